@@ -1,0 +1,1 @@
+"""Settings, steps, class orders and image selection: plain data and pure Python."""

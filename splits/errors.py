@@ -1,0 +1,74 @@
+"""The errors that cispbench raises on purpose.
+
+CispbenchError
+ +-- UsageError        a name or option that does not exist (exit code 2)
+ |    +-- SettingError     a setting, task or order that fits no data set
+ |    +-- RecipeError      an unknown key or a value of the wrong type in a recipe or ``--set``
+ +-- DataError         an image, mask or list that is missing or breaks a rule
+ +-- WeightsError      weights that are missing, unreadable or of another architecture
+ +-- MethodError       a method that cannot serve a setting or a model, or breaks the interface
+ +-- StoreError        a store or record that cannot be read or written
+ +-- RunError          a run that cannot go on (not-a-number losses, another process at work)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CispbenchError(Exception):
+    """Say what happened, with which value and where; ``hint`` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class UsageError(CispbenchError):
+    """A name, option or value that the command line does not know."""
+
+    exit_code = 2
+
+
+class SettingError(UsageError):
+    """A setting, task or order that fits no data set."""
+
+
+class RecipeError(UsageError):
+    """An unknown key or a value of the wrong type in a recipe or an override."""
+
+
+class DataError(CispbenchError):
+    """An image, mask or list file that is missing or breaks a rule of its data set."""
+
+
+class WeightsError(CispbenchError):
+    """Weights that are missing, unreadable, or of another architecture."""
+
+
+class MethodError(CispbenchError):
+    """A method that cannot serve a setting or model, or breaks the interface."""
+
+
+class StoreError(CispbenchError):
+    """A store, record or step folder that cannot be read or written."""
+
+
+class RunError(CispbenchError):
+    """A run that cannot go on."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return ``Did you mean 'x'?`` for the closest choice, else the list of all choices."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return "Known: " + ", ".join(known) + "."

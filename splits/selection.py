@@ -1,0 +1,81 @@
+"""Which images a step trains on, and the counts and digests that a user's data must reproduce."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Set
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cispbench.splits.errors import DataError, SettingError, nearest
+from cispbench.splits.settings import VOID, Setting
+from cispbench.splits.strict_yaml import load_yaml
+from cispbench.splits.tasks import dataset
+
+GoldenList = tuple[int, str]
+
+
+def select_images(presence: Mapping[str, Set[int]], setting: Setting, step: int) -> list[str]:
+    """Return the sorted ids of the images that ``step`` trains on.
+
+    ``presence``: for every image the class numbers in its mask; background (0) and void (255) may be among them and
+    are never counted. Overlapped: images with a class of the step. Disjoint: those of them whose classes have all
+    been learnt by then, in the setting's own order. A setting of a single step (``Setting.joint()``) takes every
+    image with a class. Raises SettingError for partitioned settings, DataError for a number that is no class.
+    """
+    seen = frozenset(setting.classes_seen(step)) | {0, VOID}
+    _check_numbers(presence, setting)
+    if len(setting.steps) == 1:
+        return sorted(image for image, classes in presence.items() if classes - {0, VOID})
+    if setting.scenario == "partitioned":
+        raise SettingError(
+            f"{setting.name} cannot be computed from the masks: its images were drawn with a seed that is lost.",
+            hint="Give the published list files of the partition, one a step, or choose overlapped or disjoint.",
+        )
+    new = frozenset(setting.steps[step].classes)
+    chosen = (image for image, classes in presence.items() if not new.isdisjoint(classes))
+    if setting.scenario == "disjoint":
+        return sorted(image for image in chosen if presence[image] <= seen)
+    return sorted(chosen)
+
+
+def digest(ids: Iterable[str]) -> str:
+    """Return the SHA-256 (hexadecimal) of the sorted ids joined by newlines, without one at the end."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
+def golden_steps(setting: Setting) -> list[GoldenList] | None:
+    """Return (images, SHA-256) of each step's training list, or None where no figures are shipped."""
+    if len(setting.steps) == 1:
+        return None
+    steps = _golden()[setting.dataset]["settings"].get(setting.name)
+    return None if steps is None else [(entry["images"], entry["sha256"]) for entry in steps]
+
+
+def golden_list(name: str, split: str) -> GoldenList:
+    """Return (images, SHA-256) of a data set's whole ``train`` or ``val`` list. Raises SettingError."""
+    splits = ("train", "val")
+    if split not in splits:
+        raise SettingError(f"unknown split {split!r}.", hint=nearest(split, splits))
+    entry = _golden()[dataset(name).name][split]
+    return entry["images"], entry["sha256"]
+
+
+def _check_numbers(presence: Mapping[str, Set[int]], setting: Setting) -> None:
+    """Refuse numbers that are no class, naming the first image that holds one; one union is far cheaper than a loop."""
+    legal = frozenset(range(setting.num_foreground + 1)) | {VOID}
+    if set[int]().union(*presence.values()) <= legal:
+        return
+    image, classes = min((image, classes) for image, classes in presence.items() if not classes <= legal)
+    raise DataError(
+        f"{image} holds {sorted(classes - legal)}, which is no class of {setting.dataset} "
+        f"(1 to {setting.num_foreground}; 0 background, {VOID} void).",
+        hint="Check the mask, or rebuild the index of classes.",
+    )
+
+
+@cache
+def _golden() -> dict[str, Any]:
+    figures: dict[str, Any] = load_yaml(Path(__file__).parent / "golden.yaml")
+    return figures

@@ -1,0 +1,85 @@
+"""The house plan holds: who imports whom, what a fresh start of the command line loads, and the public names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "splits": set(),
+    "results": {"splits"},
+    "harness": {"splits", "results"},
+    "methods": {"harness", "splits"},
+    "reports": {"results", "splits"},
+}
+TOP = {"cli.py", "launch.py"}  # the command line's modules may use every room, inside commands
+WITHOUT_TORCH = ("splits", "results", "reports")
+PUBLIC = {
+    "splits.settings": ["parse_setting", "Setting", "Step"],
+    "splits.selection": ["select_images"],
+    "results.scores": ["score", "Scores"],
+    "results.ledger": ["load_reported", "lint_row"],
+    "results.store": ["Store"],
+    "harness.method": ["Method", "Batch", "StepContext"],
+    "harness.evaluate": ["confusion_matrix"],
+    "methods.losses": ["unbiased_cross_entropy", "unbiased_distillation", "distillation", "bce_with_ignore"],
+    "methods.mib": ["balanced_init"],
+    "methods.plop": ["entropy", "entropy_thresholds", "pseudo_labels", "local_pod_embedding", "pod_loss"],
+    "methods.mbs": [
+        "selective_pseudo_labels", "patch_weights", "adaptive_feature_distillation",
+        "label_guided_output_distillation", "orthogonality",
+    ],
+}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_floors_below(room):
+    for path in (ROOT / room).rglob("*.py"):
+        if path.name in TOP:
+            continue
+        rooms = {name.split(".")[1] for name in imported(path) if name.startswith("cispbench.")} - {room}
+        assert rooms <= MAY_IMPORT[room], f"{path} imports {rooms - MAY_IMPORT[room]}"
+        if room in WITHOUT_TORCH:
+            assert not {name for name in imported(path) if name.split(".")[0] in ("torch", "torchvision", "timm")}
+
+
+@pytest.mark.parametrize(
+    "room", ["splits.settings", "splits.selection", "results.store", "reports.tables", "harness.cli"]
+)
+def test_a_light_room_loads_nothing_heavy(room):
+    heavy = ["torch", "torchvision", "timm", "pandas", "matplotlib"]
+    code = f"import sys, cispbench.{room}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_there_and_documented(module):
+    loaded = importlib.import_module(f"cispbench.{module}")
+    for name in PUBLIC[module]:
+        assert getattr(loaded, name).__doc__, f"{module}.{name} has no docstring"
+
+
+def test_no_harness_module_names_a_method():
+    for path in (ROOT / "harness").rglob("*.py"):
+        if path.name in TOP:
+            continue
+        text = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+        assert not text & {"mib", "plop", "mbs", "finetune", "joint"}, path
