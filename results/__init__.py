@@ -1,0 +1,1 @@
+"""Records of steps, their store, protocols and scores, and the ledger of published numbers."""

@@ -1,0 +1,156 @@
+"""The ledger: published old / new / all numbers with their sources, one YAML file a data set and scenario."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cispbench.splits.errors import CispbenchError, StoreError, nearest
+from cispbench.splits.settings import parse_setting
+from cispbench.splits.strict_yaml import load_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FOLDER = Path(__file__).parent / "reported"
+_WORDS = ("dataset", "setting", "method", "backbone", "kind", "source")
+_OPTIONAL = ("note", "assignment")
+_NUMBERS = ("old", "new", "all")
+_COLUMNS = ("dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", *_OPTIONAL)
+_KINDS = ("reported", "excerpted", "reproduced")
+_BACKGROUND_RANGE = (80, 100)
+
+
+class Row(Protocol):
+    """Anything that gives a row's fields by name: a dict, or a row of the frame of ``load_reported``."""
+
+    def __getitem__(self, key: str, /) -> Any:
+        """Return a field; KeyError where there is none."""
+
+
+def load_reported() -> pd.DataFrame:
+    """Return the whole ledger, one row a published result; what a source does not print is missing (``isna``).
+
+    Columns: dataset, setting, scenario, task, method, backbone, old, new, all (percent), kind (reported, excerpted,
+    reproduced), source, note, assignment. Raises StoreError naming the file and row that breaks a rule.
+    """
+    import pandas as pd
+
+    rows = [row for path in sorted(_FOLDER.glob("*.yaml")) for row in _read_file(path)]
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def reported_rows(setting_name: str, method: str) -> list[dict[str, Any]]:
+    """Return the published rows of a method on a setting, in the ledger's order, None where nothing is printed.
+
+    ``method``: a published or a registry name; capitals and punctuation do not count. Reads only the file of the
+    setting's data set and scenario. Raises SettingError on an unknown setting, StoreError on a broken file.
+    """
+    setting = parse_setting(setting_name)
+    path = _FOLDER / f"{setting.dataset}-{setting.scenario}.yaml"
+    if not path.exists():  # nothing published, as for the partitioned scenario
+        return []
+    wanted = _plain_name(method)
+    rows = (row for row in _read_file(path) if row["setting"] == setting.name)
+    return [dict(row) for row in rows if _plain_name(row["method"]) == wanted]
+
+
+def lint_row(row: Row) -> str:
+    """Return which means a row's numbers can be, by their arithmetic and the rounding of the printed digits.
+
+    ``without``: background is in neither ``old`` nor ``all``; ``both``: in both; ``old-without``: in ``all`` alone,
+    with an implied IoU of the background of 80 to 100; ``inconsistent``: none of them; ``incomplete``: a number is
+    missing. The first that fits is returned: with few old classes or close numbers several may.
+    """
+    printed = [_printed(row, name) for name in _NUMBERS]
+    if any(number is None for number in printed):
+        return "incomplete"
+    (old, old_error), (new, new_error), (total, total_error) = (number for number in printed if number is not None)
+    setting = parse_setting(row["setting"])
+    num_old = len(setting.steps[0].classes)
+    num_new = setting.num_foreground - num_old
+    for name, weight in (("without", num_old), ("both", num_old + 1)):
+        count = weight + num_new
+        slack = weight * old_error + num_new * new_error + count * total_error
+        if abs(weight * old + num_new * new - count * total) <= slack:
+            return name
+    count = 1 + num_old + num_new
+    background = count * total - num_old * old - num_new * new
+    slack = num_old * old_error + num_new * new_error + count * total_error
+    low, high = _BACKGROUND_RANGE
+    return "old-without" if low - slack <= background <= high + slack else "inconsistent"
+
+
+def _printed(row: Row, name: str) -> tuple[Fraction, Fraction] | None:
+    """Return a number and half a unit of its last digit, exactly; at least one decimal, as no paper prints fewer."""
+    try:
+        value = row[name]
+    except KeyError:
+        return None
+    if value is None or value != value:  # a missing number is nan in a frame
+        return None
+    digits = Decimal(repr(float(value)))
+    exponent = min(-1, int(digits.as_tuple().exponent))
+    return Fraction(digits), Fraction(10) ** exponent / 2
+
+
+def _plain_name(method: str) -> str:
+    plain = re.sub(r"[^a-z0-9]", "", method.lower())
+    return _aliases().get(plain, plain)
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    return {name: published.lower() for name, published in load_yaml(Path(__file__).parent / "aliases.yaml").items()}
+
+
+@cache
+def _read_file(path: Path) -> tuple[dict[str, Any], ...]:
+    entries = load_yaml(path)
+    if not isinstance(entries, list):
+        raise StoreError(f"{path} is no list of rows.")
+    return tuple(_read_row(entry, path, f"{path} row {place}") for place, entry in enumerate(entries, start=1))
+
+
+def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
+    problems = list(_problems(entry))
+    if problems:
+        raise StoreError(f"{place}: {'; '.join(problems)}.")
+    try:
+        setting = parse_setting(entry["setting"])
+    except CispbenchError as error:
+        raise StoreError(f"{place}: {error}") from error
+    home = f"{setting.dataset}-{setting.scenario}"
+    if (setting.name, setting.dataset) != (entry["setting"], entry["dataset"]) or home != path.stem:
+        raise StoreError(f"{place}: {entry['setting']} of {entry['dataset']} belongs in {home}.yaml as {setting.name}.")
+    row = {name: entry.get(name) for name in _COLUMNS}
+    return row | {"scenario": setting.scenario, "task": setting.task}
+
+
+def _problems(entry: Any) -> Iterator[str]:
+    if not isinstance(entry, dict):
+        yield f"{entry!r} is no mapping"
+        return
+    known = (*_WORDS, *_NUMBERS, *_OPTIONAL)
+    for key in entry:
+        if key not in known:
+            yield f"unknown key {key!r} ({nearest(str(key), known)})"
+    for name in (*_WORDS, *_NUMBERS):
+        if name not in entry:
+            yield f"{name} is missing"
+    for name in (*_WORDS, *_OPTIONAL):
+        if name in entry and not (isinstance(entry[name], str) and entry[name].strip()):
+            yield f"{name} is {entry[name]!r}, not text"
+    for name in _NUMBERS:
+        value = entry.get(name)
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= 100):
+            yield f"{name} is {value!r}, not a percentage"
+    if all(entry.get(name) is None for name in _NUMBERS):
+        yield "none of old, new and all is given"
+    if "kind" in entry and entry["kind"] not in _KINDS:
+        yield f"kind is {entry['kind']!r}, not {' or '.join(_KINDS)}"

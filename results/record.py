@@ -1,0 +1,191 @@
+"""The record of one finished step: all that decided it, what it counted and what it cost, as versioned JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from cispbench.results.record_checks import check_record, plain
+from cispbench.results.strict_fields import read_fields
+from cispbench.splits.errors import StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MethodUsed:
+    """The method with its version and the options it ran with."""
+
+    name: str
+    version: int
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", plain(self.options, "method.options"))
+
+
+@dataclass(frozen=True)
+class ModelUsed:
+    """The model: its number of ``parameters`` at the end of the step, and the pretrained ``weights`` or ``none``."""
+
+    name: str
+    parameters: int
+    weights: str
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The images: ``train_images`` of this step, ``list_sha256`` the digest of their ids, ``val_images`` tested on."""
+
+    kind: Literal["full", "mini", "synthetic"]
+    fingerprint: str
+    train_images: int
+    val_images: int
+    list_sha256: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Every term of the loss at the logged ``iterations`` (the same number of values each), already weighted."""
+
+    iterations: tuple[int, ...]
+    terms: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and training images a second; ``resumed`` says that they cover only the part after a resume."""
+
+    train_seconds: float
+    evaluate_seconds: float
+    wall_seconds: float
+    images_per_second: float
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks in bytes; no device peak where there is no accelerator."""
+
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit that ran and whether files differed from it; None where it is no checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One finished step. Making one checks it: StoreError names the first field that breaks a rule.
+
+    ``key`` is the step's content key, ``previous_key`` that of the step before, ``run_key`` that of the whole run.
+    ``learning_order``: class numbers by class index, background first; ``classes``: the numbers this step learnt.
+    ``confusion``: (C, C) counts of pixels over all classes of the data set in learning order, rows ground truth,
+    void left out. ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
+    """
+
+    schema: int
+    key: str
+    previous_key: str | None
+    run_key: str
+    setting: str
+    dataset: str
+    scenario: str
+    task: str
+    order: str
+    learning_order: tuple[int, ...]
+    step: int
+    steps: int
+    classes: tuple[int, ...]
+    method: MethodUsed
+    joint: bool
+    profile: str
+    model: ModelUsed
+    seed: int
+    data: DataUsed
+    recipe: dict[str, Any]
+    confusion: tuple[tuple[int, ...], ...]
+    losses: Losses
+    iterations: int
+    timing: Timing
+    memory: Memory
+    skipped_steps: int
+    environment: dict[str, Any]
+    git: GitState
+    quirks: tuple[str, ...]
+    created: str
+
+    def __post_init__(self) -> None:
+        # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
+        for name in ("learning_order", "classes", "quirks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("recipe", "environment"):
+            object.__setattr__(self, name, plain(getattr(self, name), name))
+        object.__setattr__(self, "confusion", tuple(tuple(row) for row in self.confusion))
+        check_record(self, SCHEMA)
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last step of its run."""
+        return self.step == self.steps - 1
+
+    def matrix(self) -> NDArray[np.int64]:
+        """Return the confusion matrix as int64 (C, C)."""
+        import numpy as np
+
+        return np.asarray(self.confusion, dtype=np.int64)
+
+    def to_json(self) -> str:
+        """Return the record as JSON text: keys sorted, one row of the confusion matrix a line, newline at the end."""
+        return _dump(plain(asdict(self), "record"), 0) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, place: str) -> StepRecord:
+        """Read what ``to_json`` wrote. Raises StoreError naming ``place``, the field and the value."""
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise StoreError(
+                f"{place} is not valid JSON: {error}.", hint="Restore it from version control, or delete it and rerun."
+            ) from error
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise StoreError(
+                f"{place}: schema is {schema}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
+            )
+        try:
+            return read_fields(cls, value, place)
+        except StoreError as error:
+            if error.message.startswith(place):
+                raise
+            raise StoreError(f"{place}: {error.message}", hint=error.hint) from error
+
+
+def confusion_rows(matrix: NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], ...]:
+    """Return an integer matrix (C, C) as the tuples that ``StepRecord.confusion`` holds."""
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def _dump(value: Any, depth: int) -> str:
+    """Write mappings with one key a line, lists of lists with one item a line, all else on one line."""
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key)}: {_dump(value[key], depth + 1)}" for key in sorted(value)]
+        opening, closing = "{", "}"
+    elif isinstance(value, list) and value and all(isinstance(item, list) for item in value):
+        lines = [json.dumps(item, allow_nan=False) for item in value]
+        opening, closing = "[", "]"
+    else:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    pad = " " * (depth + 1)
+    return f"{opening}\n" + ",\n".join(pad + line for line in lines) + f"\n{' ' * depth}{closing}"

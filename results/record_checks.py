@@ -1,0 +1,115 @@
+"""The rules of a step record beyond the types of its fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from cispbench.splits.errors import StoreError
+
+if TYPE_CHECKING:
+    from cispbench.results.record import StepRecord
+
+
+def check_record(record: StepRecord, schema: int) -> None:
+    """Raise StoreError naming every field of ``record`` that breaks a rule, with its value."""
+    found = [*_scalars(record, schema), *_classes(record), *_confusion(record), *_losses(record)]
+    if found:
+        raise StoreError(f"step record: {'; '.join(found)}.")
+
+
+def plain(value: Any, field: str) -> Any:
+    """Return ``value`` as JSON holds it (tuples become lists). Raises StoreError naming a part it cannot hold."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        if value and all(type(item) is int for item in value):
+            return list(value)
+        return [plain(item, f"{field}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, f"{field}.{key}") for key, item in value.items()}
+    raise StoreError(
+        f"step record: {field} is {value!r} ({type(value).__name__}), which JSON cannot hold.",
+        hint="Use words, finite numbers, true or false, lists, and mappings with words as keys.",
+    )
+
+
+def _scalars(record: StepRecord, schema: int) -> Iterator[str]:
+    if record.schema != schema:
+        yield f"schema is {record.schema}, not {schema}"
+    for name in ("key", "run_key", "setting", "dataset", "scenario", "task", "order", "profile"):
+        if not getattr(record, name):
+            yield f"{name} is empty"
+    for name, text in (("method.name", record.method.name), ("model.name", record.model.name)):
+        if not text:
+            yield f"{name} is empty"
+    counts: list[tuple[str, float | None]] = [
+        ("step", record.step),
+        ("seed", record.seed),
+        ("iterations", record.iterations),
+        ("skipped_steps", record.skipped_steps),
+        ("method.version", record.method.version),
+        ("model.parameters", record.model.parameters),
+        ("data.train_images", record.data.train_images),
+        ("data.val_images", record.data.val_images),
+        ("timing.train_seconds", record.timing.train_seconds),
+        ("timing.evaluate_seconds", record.timing.evaluate_seconds),
+        ("timing.wall_seconds", record.timing.wall_seconds),
+        ("timing.images_per_second", record.timing.images_per_second),
+        ("memory.peak_host_bytes", record.memory.peak_host_bytes),
+        ("memory.peak_device_bytes", record.memory.peak_device_bytes),
+    ]
+    for name, count in counts:
+        if count is not None and not (count >= 0 and math.isfinite(count)):
+            yield f"{name} is {count}, not a finite number of at least 0"
+    if record.step >= record.steps:
+        yield f"step is {record.step}, but there are {record.steps} steps"
+    if record.previous_key is not None and record.step == 0:
+        yield f"previous_key is {record.previous_key!r} at step 0"
+    if not _is_utc(record.created):
+        yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
+
+
+def _is_utc(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).utcoffset() == timedelta(0)
+    except ValueError:
+        return False
+
+
+def _classes(record: StepRecord) -> Iterator[str]:
+    order = record.learning_order
+    if not order or order[0] != 0 or sorted(order) != list(range(len(order))):
+        yield f"learning_order is {list(order)}, not 0 and then every class number once"
+    if not record.classes or not set(record.classes) <= set(order[1:]):
+        yield f"classes is {list(record.classes)}, not among the class numbers of learning_order"
+
+
+def _confusion(record: StepRecord) -> Iterator[str]:
+    count = len(record.learning_order)
+    rows = record.confusion
+    if len(rows) != count or any(len(row) != count for row in rows):
+        width = len(rows[0]) if rows else 0
+        yield f"confusion has {len(rows)} rows, the first of {width} counts, not {count} x {count}"
+    for place, row in enumerate(rows):
+        for column, value in enumerate(row):
+            if type(value) is not int or value < 0:
+                yield f"confusion[{place}][{column}] is {value!r}, not a count"
+                return
+
+
+def _losses(record: StepRecord) -> Iterator[str]:
+    logged = record.losses.iterations
+    if any(value < 0 for value in logged) or list(logged) != sorted(set(logged)):
+        yield f"losses.iterations is {list(logged)[:10]}, not rising counts"
+    for name, values in record.losses.terms.items():
+        if len(values) != len(logged):
+            yield f"losses.terms.{name} has {len(values)} values for {len(logged)} iterations"
+        for value in values:
+            if not math.isfinite(value):
+                yield f"losses.terms.{name} holds {value}, not a finite number"
+                break

@@ -1,0 +1,128 @@
+"""Scores as pure functions of a confusion matrix, a setting and a protocol; percent, nan where undefined."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cispbench.results.protocols import Protocol, load_protocol
+from cispbench.splits.errors import StoreError
+from cispbench.splits.settings import Setting
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a protocol makes of the predictions after ``step``, in percent; nan where there is nothing to score.
+
+    ``old``: mean IoU of step 0's classes, ``new``: of those of all later steps (nan at step 0), ``all``: of both.
+    ``per_class``: IoU by class index over all classes of the data set, background first; nan for a class dropped or
+    not learnt yet. ``background``: its IoU. ``harmonic``: harmonic mean of old and new. ``pixel_accuracy``: share of
+    the counted pixels that are right.
+    """
+
+    protocol: str
+    step: int
+    old: float
+    new: float
+    all: float
+    per_class: tuple[float, ...]
+    background: float
+    harmonic: float
+    pixel_accuracy: float
+
+
+def score(
+    confusion: ArrayLike, setting: Setting, step: int | None = None, protocol: str | Protocol = "strict"
+) -> Scores:
+    """Score a confusion matrix as it stands after ``step`` (default: the last) under a protocol.
+
+    ``confusion``: (C, C) counts over all C classes of the data set, background included, by class index, rows ground
+    truth. Rows of classes not learnt yet are left out (``future`` ignored or removed, which is the same once pixels
+    are counted) or counted as ground truth of the background; columns of such classes count as errors. On ADE20K
+    row 0 holds label 0, no class: a protocol that ignores it leaves the row out and scores no background.
+    For a joint run pass the setting itself, not ``setting.joint()``: old and new are told apart by its steps.
+    Raises StoreError on a wrong shape or negative counts, UsageError on an unknown protocol, SettingError on a step.
+    """
+    rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
+    step = setting.last_step if step is None else step
+    known, first = setting.num_classes(step), setting.num_classes(0)
+    counts = _counted(_as_counts(confusion, 1 + setting.num_foreground), setting, known, rules)
+    iou = _iou(counts, rules)
+    if _row_zero_is_void(setting, rules):
+        iou[0] = math.nan
+    iou[known:] = math.nan
+    old = _mean(iou[0 if rules.background_in_old else 1 : first])
+    new = _mean(iou[first:known])
+    total = float(counts.sum())
+    return Scores(
+        protocol=rules.name,
+        step=step,
+        old=old,
+        new=new,
+        all=_mean(_without_forgotten(iou[0 if rules.background_in_all else 1 :], rules)),
+        per_class=tuple(iou.tolist()),
+        background=float(iou[0]),
+        harmonic=_harmonic(old, new),
+        pixel_accuracy=100 * float(np.trace(counts)) / total if total else math.nan,
+    )
+
+
+def mean_iou(confusion: ArrayLike, protocol: str | Protocol = "strict") -> float:
+    """Return the mean IoU in percent over every row of a (C, C) matrix, under ``absent`` and ``forgotten`` alone."""
+    rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
+    return _mean(_without_forgotten(_iou(_as_counts(confusion, None), rules), rules))
+
+
+def _as_counts(confusion: ArrayLike, count: int | None) -> Floats:
+    """Return the matrix as float64, exact for counts below 2 ** 53. Raises StoreError."""
+    counts: NDArray[Any] = np.asarray(confusion)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or count not in (None, counts.shape[0]):
+        wanted = "square" if count is None else f"{count} x {count}, all classes of the data set and background"
+        raise StoreError(f"the confusion matrix has shape {counts.shape}, not {wanted}.")
+    if counts.dtype.kind not in "iuf" or not np.isfinite(counts).all() or (counts < 0).any():
+        raise StoreError(f"the confusion matrix (of type {counts.dtype}) holds entries that are no counts.")
+    return counts.astype(np.float64)
+
+
+def _row_zero_is_void(setting: Setting, rules: Protocol) -> bool:
+    return setting.dataset == "ade" and rules.void == "ignored"
+
+
+def _counted(counts: Floats, setting: Setting, known: int, rules: Protocol) -> Floats:
+    """Return a copy with the rows that the protocol leaves out emptied, or moved to the background."""
+    counts = counts.copy()
+    if _row_zero_is_void(setting, rules):
+        counts[0] = 0
+    if rules.future == "background":
+        counts[0] += counts[known:].sum(axis=0)
+    counts[known:] = 0
+    return counts
+
+
+def _iou(counts: Floats, rules: Protocol) -> Floats:
+    """Return TP / (TP + FP + FN) of every class in percent; without ground truth nan or 0, as ``absent`` says."""
+    truth, right = counts.sum(axis=1), counts.diagonal()
+    union = truth + counts.sum(axis=0) - right
+    iou: Floats = np.divide(100 * right, union, out=np.zeros_like(union), where=union > 0)
+    if rules.absent == "dropped":
+        iou[truth == 0] = math.nan
+    return iou
+
+
+def _without_forgotten(iou: Floats, rules: Protocol) -> Floats:
+    return iou[iou != 0] if rules.forgotten == "dropped" else iou
+
+
+def _mean(iou: Floats) -> float:
+    kept = iou[~np.isnan(iou)]
+    return float(kept.mean()) if kept.size else math.nan
+
+
+def _harmonic(old: float, new: float) -> float:
+    return 0.0 if old + new == 0 else 2 * old * new / (old + new)

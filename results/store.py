@@ -1,0 +1,116 @@
+"""The store of records: one JSON file a step, below ``<out>/runs``, made to be committed and compared."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
+from cispbench.results.record import StepRecord
+from cispbench.splits.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = (
+    "dataset", "setting", "scenario", "task", "order", "method", "method_version", "joint", "model", "profile",
+    "data_kind", "seed", "step", "steps", "finished", "key", "run_key", "iterations", "train_seconds", "created",
+    "record",
+)  # fmt: skip
+
+
+class Store:
+    """The records below the folder ``path``, which need not exist before the first one is written."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def place(self, record: StepRecord) -> Path:
+        """Return the file of a record: ``runs/<dataset>/<setting>/<method>/<run>/step-<k>.json``."""
+        run = f"{record.profile}-{record.model.name}-seed{record.seed}-{record.run_key[:10]}"
+        parts = (record.dataset, record.setting, record.method.name, run)
+        return self.path.joinpath("runs", *(_safe(part) for part in parts), f"step-{record.step}.json")
+
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written to, before hours of work count on it. Raises StoreError."""
+        folder = self.path / "runs"
+        make_folder(folder)
+        try:
+            # A file without a name: two processes that probe at once cannot meet, and a killed one leaves nothing.
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise explain_os_error("write to", folder, error) from error
+
+    def write(self, record: StepRecord) -> Path:
+        """Write a record and return its file; one of the same key is left as it is.
+
+        Raises StoreError if the disk refuses, or if the file holds a record of another key.
+        """
+        path = self.place(record)
+        if _exists(path):
+            there = read_record(path)
+            if (there.key, there.run_key) == (record.key, record.run_key):
+                return path
+            raise StoreError(
+                f"{path} holds another record (key {there.key[:10]}, not {record.key[:10]}).",
+                hint="Move it away, or write to another --out.",
+            )
+        make_folder(path.parent)
+        write_atomic(path, record.to_json().encode())
+        return path
+
+    def find(self, key: str, run_key: str) -> StepRecord | None:
+        """Return the record of a step's key within a run, or None. Raises StoreError if a file of it is unreadable."""
+        for path in sorted(self.path.glob(f"runs/*/*/*/*-{_safe(run_key[:10])}/step-*.json")):
+            record = read_record(path)
+            if (record.key, record.run_key) == (key, run_key):
+                return record
+        return None
+
+    def records(self) -> list[StepRecord]:
+        """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
+        paths = self.path.glob("runs/*/*/*/*/step-*.json")
+        records = [(path.parent, read_record(path)) for path in paths]
+        return [record for _, record in sorted(records, key=lambda entry: (entry[0], entry[1].step))]
+
+    def steps(self) -> pd.DataFrame:
+        """Return one row a record: its main fields, and the record itself in the column ``record``."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(record) for record in self.records()], columns=list(_COLUMNS))
+
+
+def read_record(path: Path) -> StepRecord:
+    """Read one record. Raises StoreError naming the file and what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error
+    return StepRecord.from_json(text, str(path))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StoreError(f"cannot look for {path}: {error}.", hint="Check its permissions.") from error
+
+
+def _safe(part: str) -> str:
+    """Return a name as one part of a path: no separators or colons, and nothing that climbs or hides."""
+    return re.sub(r"^\.|[^A-Za-z0-9._+-]", "_", part)
+
+
+def _row(record: StepRecord) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _COLUMNS if hasattr(record, name)}
+    return row | {
+        "method": record.method.name,
+        "method_version": record.method.version,
+        "model": record.model.name,
+        "data_kind": record.data.kind,
+        "train_seconds": record.timing.train_seconds,
+        "record": record,
+    }

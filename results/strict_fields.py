@@ -1,0 +1,104 @@
+"""Read plain JSON or YAML values into frozen dataclasses, strictly: every key known, present and of its type."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cispbench.splits.errors import StoreError, nearest
+
+T = TypeVar("T")
+
+
+def read_fields(kind: type[T], value: object, place: str) -> T:
+    """Build the dataclass ``kind`` from a mapping; lists become tuples, whole numbers are accepted as floats.
+
+    Raises StoreError naming ``place``, the field and the value: an unknown or missing key, or a wrong type.
+    """
+    built: T = _read_dataclass(kind, value, place, "")
+    return built
+
+
+def _fail(place: str, field: str, value: object, wanted: str) -> StoreError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return StoreError(f"{place}: {field or 'the whole'} is {shown}, not {wanted}.")
+
+
+def _read_dataclass(kind: type[Any], value: object, place: str, field: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _fail(place, field, value, "a mapping")
+    hints = get_type_hints(kind)
+    known = {entry.name for entry in fields(kind)}
+    for key in value:
+        if key not in known:
+            raise StoreError(f"{place}: unknown key {_join(field, str(key))!r}.", hint=nearest(str(key), known))
+    missing = sorted(known - value.keys())
+    if missing:
+        raise StoreError(f"{place}: {', '.join(_join(field, key) for key in missing)} missing.")
+    return kind(**{key: _read(hints[key], value[key], place, _join(field, key)) for key in hints if key in known})
+
+
+def _join(field: str, key: str) -> str:
+    return f"{field}.{key}" if field else key
+
+
+def _read(hint: Any, value: object, place: str, field: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _read_dataclass(hint, value, place, field)
+    origin = get_origin(hint)
+    if origin is None:
+        return _read_scalar(hint, value, place, field)
+    return _READERS[origin](get_args(hint), value, place, field)
+
+
+def _read_scalar(hint: Any, value: object, place: str, field: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise _fail(place, field, value, "a finite number")
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise _fail(place, field, value, _WORDS.get(hint, str(hint)))
+
+
+def _read_tuple(args: tuple[Any, ...], value: object, place: str, field: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _fail(place, field, value, "a list")
+    if args[0] is int and all(type(item) is int for item in value):
+        return tuple(value)  # the rows of a confusion matrix: thousands of numbers
+    return tuple(_read(args[0], item, place, f"{field}[{place_}]") for place_, item in enumerate(value))
+
+
+def _read_dict(args: tuple[Any, ...], value: object, place: str, field: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _fail(place, field, value, "a mapping with words as keys")
+    return {key: _read(args[1], item, place, _join(field, key)) for key, item in value.items()}
+
+
+def _read_literal(args: tuple[Any, ...], value: object, place: str, field: str) -> Any:
+    if value not in args:
+        raise _fail(place, field, value, " or ".join(repr(choice) for choice in args))
+    return value
+
+
+def _read_union(args: tuple[Any, ...], value: object, place: str, field: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    (inner,) = (choice for choice in args if choice is not type(None))
+    return _read(inner, value, place, field)
+
+
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_READERS: dict[Any, Callable[[tuple[Any, ...], object, str, str], Any]] = {
+    tuple: _read_tuple,
+    dict: _read_dict,
+    Literal: _read_literal,
+    Union: _read_union,
+    types.UnionType: _read_union,
+}

@@ -1,0 +1,168 @@
+"""Records: a stable text, a strict reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cispbench.results.record import Losses, StepRecord, Timing, confusion_rows
+from cispbench.splits.errors import StoreError
+
+Maker = Callable[..., StepRecord]
+
+
+def test_text_and_record_are_the_same_thing(make_record: Maker) -> None:
+    record = make_record(step=2)
+    text = record.to_json()
+    again = StepRecord.from_json(text, "here")
+    assert again == record
+    assert again.to_json() == text
+    assert again.recipe["crop"] == [512, 512]
+    assert np.array_equal(again.matrix(), np.asarray(record.confusion))
+    assert not record.finished
+    assert make_record(step=5).finished
+
+
+def test_the_text_keeps_diffs_readable(make_record: Maker) -> None:
+    record = make_record()
+    lines = record.to_json().splitlines()
+    row = json.dumps(list(record.confusion[3]))
+    assert sum(line.strip(" ,") == row for line in lines) == 1
+    keys = [line.split('"')[1] for line in lines if line.startswith(' "')]
+    assert keys == sorted(keys)
+    assert len(keys) == len(json.loads(record.to_json())) == 30
+    changed = list(map(list, record.confusion))
+    changed[3][4] += 1
+    other = make_record(confusion=changed).to_json().splitlines()
+    assert sum(ours != theirs for ours, theirs in zip(lines, other, strict=True)) == 1
+
+
+def test_a_record_of_the_first_schema_stays_readable() -> None:
+    path = Path(__file__).parent / "record_schema_1.json"
+    record = StepRecord.from_json(path.read_text(encoding="utf-8"), str(path))
+    assert record.setting == "disjoint-15-1-b"
+    assert record.learning_order[1] == 12
+    assert record.to_json() == path.read_text(encoding="utf-8")
+
+
+def edited(record: StepRecord, path: str, value: Any) -> str:
+    tree = json.loads(record.to_json())
+    *outer, last = path.split(".")
+    place = tree
+    for key in outer:
+        place = place[key]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("seeed", 1, ["unknown key 'seeed'", "'seed'"]),
+        ("method.nam", "x", ["unknown key 'method.nam'", "'name'"]),
+        ("seed", KeyError, ["seed missing"]),
+        ("timing.resumed", KeyError, ["timing.resumed missing"]),
+        ("seed", "0", ["seed is '0'", "whole number"]),
+        ("seed", True, ["seed is True", "whole number"]),
+        ("seed", 1.0, ["seed is 1.0", "whole number"]),
+        ("seed", -1, ["seed is -1"]),
+        ("joint", 1, ["joint is 1", "true or false"]),
+        ("git.dirty", "no", ["git.dirty is 'no'"]),
+        ("data.kind", "toy", ["data.kind is 'toy'", "'mini'"]),
+        ("data", [1], ["data is [1]", "mapping"]),
+        ("data.val_images", -3, ["data.val_images is -3"]),
+        ("timing.wall_seconds", "1", ["timing.wall_seconds is '1'"]),
+        ("timing.wall_seconds", -1.0, ["timing.wall_seconds is -1.0"]),
+        ("timing.wall_seconds", float("nan"), ["timing.wall_seconds is nan", "finite"]),
+        ("memory.peak_host_bytes", None, ["memory.peak_host_bytes is None"]),
+        ("recipe.lr", float("inf"), ["recipe.lr is inf"]),
+        ("losses.terms.total", [1.0], ["losses.terms.total has 1 values for 2"]),
+        ("losses.terms.total", [1.0, "x"], ["losses.terms.total[1] is 'x'"]),
+        ("losses.iterations", [10, 1], ["losses.iterations is [10, 1]"]),
+        ("quirks", "median", ["quirks is 'median'", "a list"]),
+        ("classes", [], ["classes is []"]),
+        ("classes", [21], ["classes is [21]"]),
+        ("learning_order", [0, 1, 3], ["learning_order is [0, 1, 3]"]),
+        ("confusion", [[1, 2], [3, 4]], ["confusion has 2 rows", "21 x 21"]),
+        ("step", 6, ["step is 6", "6 steps"]),
+        ("previous_key", "k", ["previous_key is 'k' at step 0"]),
+        ("created", "yesterday", ["created is 'yesterday'"]),
+        ("created", "2025-01-31T12:00:00", ["UTC"]),
+        ("created", "2025-01-31T12:00:00+02:00", ["UTC"]),
+        ("key", "", ["key is empty"]),
+        ("schema", 2, ["schema is 2", "Update cispbench"]),
+        ("schema", 0, ["schema is 0"]),
+    ],
+)
+def test_the_reader_names_place_field_and_value(make_record: Maker, path: str, value: Any, words: list[str]) -> None:
+    with pytest.raises(StoreError) as caught:
+        StepRecord.from_json(edited(make_record(), path, value), "runs/x/step-0.json")
+    assert str(caught.value).startswith("runs/x/step-0.json")
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "1", None, True])
+def test_a_confusion_matrix_holds_counts_alone(make_record: Maker, value: Any) -> None:
+    rows = [list(row) for row in make_record().confusion]
+    rows[2][5] = value
+    with pytest.raises(StoreError, match=r"confusion\[2\]"):
+        StepRecord.from_json(edited(make_record(), "confusion", rows), "place")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}'])
+def test_torn_text_is_an_error(text: str) -> None:
+    with pytest.raises(StoreError, match=r"^place"):
+        StepRecord.from_json(text, "place")
+
+
+def test_making_a_wrong_record_is_an_error_that_names_every_fault(make_record: Maker) -> None:
+    with pytest.raises(StoreError) as caught:
+        make_record(seed=-1, iterations=-2)
+    assert "seed is -1" in str(caught.value)
+    assert "iterations is -2" in str(caught.value)
+    with pytest.raises(StoreError, match=r"recipe\.path"):
+        make_record(recipe={"path": Path("x")})
+    with pytest.raises(StoreError, match=r"losses\.terms\.total holds nan"):
+        make_record(losses=Losses((1,), {"total": (float("nan"),)}))
+
+
+def test_a_matrix_becomes_plain_counts(make_record: Maker) -> None:
+    matrix = np.arange(21 * 21, dtype=np.int64).reshape(21, 21)
+    record = make_record(confusion=confusion_rows(matrix))
+    assert np.array_equal(StepRecord.from_json(record.to_json(), "x").matrix(), matrix)
+    with pytest.raises(StoreError, match="not a count"):
+        make_record(confusion=matrix)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), plain, max_size=4), st.floats(0, 1e12))
+def test_any_recipe_survives(recipe: dict[str, Any], seconds: float) -> None:
+    path = Path(__file__).parent / "record_schema_1.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree["recipe"] = recipe
+    tree["timing"]["wall_seconds"] = seconds
+    record = StepRecord.from_json(json.dumps(tree), "x")
+    assert record.recipe == recipe
+    assert record.timing == Timing(**(tree["timing"]))
+    assert StepRecord.from_json(record.to_json(), "x") == record
