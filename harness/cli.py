@@ -1,0 +1,138 @@
+"""The command line: thin, and lazy, so that ``--help`` costs nothing; a command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cispbench.splits.errors import CispbenchError, StoreError
+
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
+    help="Folder of the records (one small JSON a step, below runs/).",
+)  # fmt: skip
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+PROTOCOL = click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
+
+
+class CommandGroup(click.Group):
+    """A group that turns our errors into ``Error: ...`` and their exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; 1 for an error of the run, 2 for one of usage."""
+        try:
+            return super().invoke(context)
+        except CispbenchError as error:
+            click.echo(f"Error: {error}", err=True)
+            context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted. What is finished is kept; the same command goes on from there.", err=True)
+            context.exit(1)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="cispbench")
+def main() -> None:
+    """Train, test and compare methods of class-incremental semantic segmentation.
+
+    \b
+    Start here (no data needed, a minute or two):
+      cispbench run --method mbs --setting overlapped-100-10
+    """
+
+
+@main.command()
+@click.option("--method", required=True, help="Method to train, see `cispbench list methods`.")
+@click.option("--setting", required=True, help="<scenario>-<task>, see `cispbench list settings`.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all random choices.")
+@click.option("--profile", help="paper (the published recipe), mini (small real data) or quick (built-in scenes).")
+@click.option("--model", help="Model instead of the recipe's, see `cispbench list models`.")
+@click.option("--weights", help="Pre-trained encoder: a file, a name from `cispbench list weights`, or none.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe: optim.lr=0.002.")
+@OUT
+@click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights and checkpoints. [.cispbench]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]")
+@click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="How long to wait for another process that trains the same step. [until it ends]")  # fmt: skip
+@PROTOCOL
+@click.option("--quiet", is_flag=True, help="No progress, only the table.")
+@JSON
+def run(**choices: Any) -> None:
+    """Train a method through all steps of a setting and print old / new / all mIoU.
+
+    Without --profile, real data found means `paper` and none found means `quick`. The same command again resumes a
+    broken run, and returns at once if it is finished.
+
+    \b
+    Example:
+      cispbench run --method mbs --setting overlapped-15-1
+      cispbench run --method mib --setting disjoint-15-5 --data-root /data --set optim.batch=12
+    """
+    from cispbench.harness.launch import launch
+
+    click.echo(launch(**choices))
+
+
+@main.command("list")
+@click.argument("what", metavar="methods|settings|models|profiles|protocols|weights")
+@JSON
+def list_(what: str, as_json: bool) -> None:
+    """List what there is to choose from.
+
+    \b
+    Example:
+      cispbench list settings
+    """
+    from cispbench.harness.listing import listing
+
+    click.echo(listing(what, as_json))
+
+
+@main.command()
+@click.argument("method")
+@click.option("--setting", default="overlapped-15-1", show_default=True, help="Setting the recipe is for.")
+@click.option("--profile", default="paper", show_default=True, help="paper, mini or quick.")
+@click.option("--model", help="Model instead of the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+@JSON
+def show(method: str, as_json: bool, **choices: Any) -> None:
+    """Print a method's recipe as it would run, with its sources.
+
+    \b
+    Example:
+      cispbench show mbs --setting overlapped-100-10 --profile paper
+    """
+    from cispbench.harness.listing import show_recipe
+
+    click.echo(show_recipe(method, as_json=as_json, **choices))
+
+
+@main.command()
+@OUT
+@PROTOCOL
+@JSON
+def table(out: Path, protocol: str, as_json: bool) -> None:
+    """Print the finished runs of a store as Markdown, a table for each kind of data.
+
+    \b
+    Example:
+      cispbench table --out results --protocol mbs24
+    """
+    from cispbench.reports.tables import store_json, store_table
+    from cispbench.results.protocols import load_protocol
+    from cispbench.results.store import Store
+
+    load_protocol(protocol)
+    store = Store(out)
+    if not store.path.is_dir():
+        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+    click.echo(store_json(store, protocol) if as_json else store_table(store, protocol))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Images and masks out of files, by Pillow: what breaks a rule is a DataError with the file, the rule and the cure."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cispbench.splits.errors import DataError
+from cispbench.splits.settings import VOID
+from cispbench.splits.tasks import dataset as find_dataset
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_AGAIN = "Get the file from the data set's archive again."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two files of one image."""
+
+    image: Path
+    mask: Path
+
+
+def read_image(path: Path) -> Tensor:
+    """Read an image of any colour mode as RGB, uint8 (3, H, W). Raises DataError."""
+    try:
+        with Image.open(path) as image:
+            # A copy: Pillow's own buffer is read-only, which torch cannot express.
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise missing("image", path) from error
+    except _BROKEN as error:
+        raise _unreadable("image", path, error) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (height, width) from its header alone. Raises DataError."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except FileNotFoundError as error:
+        raise missing("image", path) from error
+    except _BROKEN as error:
+        raise _unreadable("image", path, error) from error
+
+
+def read_pair(pair: Pair, dataset: str) -> tuple[Tensor, Tensor]:
+    """Read an image, uint8 (3, H, W), and its mask, uint8 (H, W) in the data set's numbers. Raises DataError."""
+    image = read_image(pair.image)
+    mask, _ = decode_mask(pair.mask, read_bytes(pair.mask), dataset)
+    check_sizes(pair, (image.shape[1], image.shape[2]), (mask.height, mask.width))
+    return image, torch.from_numpy(np.array(mask))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a mask's file as it is. Raises DataError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise missing("mask", path) from error
+    except OSError as error:
+        raise _unreadable("mask", path, error) from error
+
+
+def decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, frozenset[int]]:
+    """Decode a mask's bytes; return it with the class numbers it holds, neither 0 nor 255 among them.
+
+    Palette or grey PNG of at most 8 bits a pixel (grey: exactly 8, since decoders stretch fewer to 0..255).
+    Raises DataError for anything else and for a value that is no class of the data set.
+    """
+    _check_header(path, content)
+    try:
+        mask = Image.open(io.BytesIO(content))
+        mask.load()
+    except _BROKEN as error:
+        raise _unreadable("mask", path, error) from error
+    # Pillow counts in C: a sixth of what numpy.unique costs.
+    values = frozenset(value for value, count in enumerate(mask.histogram()) if count)
+    home = find_dataset(dataset)
+    illegal = values - set(range(home.classes + 1)) - {VOID}
+    if illegal:
+        raise _no_class(path, mask, sorted(illegal), home.title, home.classes)
+    return mask, values - {0, VOID}
+
+
+def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Raise DataError unless image and mask have the same (height, width)."""
+    if image != mask:
+        raise DataError(
+            f"the mask {pair.mask} has {mask[0]} x {mask[1]} pixels, its image {pair.image} {image[0]} x {image[1]}"
+            " (height x width); both must be the same.",
+            hint="Resize neither or both, or get them from the data set's archive again.",
+        )
+
+
+def missing(what: str, path: Path) -> DataError:
+    """Return the error for an image or a mask that does not exist."""
+    return DataError(f"the {what} {path} does not exist.", hint="Unpack the data set again, or take it off its list.")
+
+
+def _unreadable(what: str, path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"the {what} {path} is truncated or unreadable ({reason}).", hint=_AGAIN)
+
+
+def _check_header(path: Path, content: bytes) -> None:
+    if not content.startswith(_PNG):
+        raise DataError(f"the mask {path} is no PNG.", hint="Masks are palette or 8-bit grey PNGs of class numbers.")
+    if len(content) < 33:
+        raise _unreadable("mask", path, EOFError(f"only {len(content)} bytes"))
+    bits, colour = content[24], content[25]
+    if colour != 3 and (colour, bits) != (0, 8):
+        raise DataError(
+            f"the mask {path} is a {bits}-bit {_COLOUR_TYPES.get(colour, 'unknown')} PNG; "
+            "masks are palette or 8-bit grey PNGs of class numbers.",
+            hint="Turn colours into class numbers by the data set's palette, or get the original mask.",
+        )
+
+
+def _no_class(path: Path, mask: Image.Image, illegal: list[int], title: str, classes: int) -> DataError:
+    row, column = np.argwhere(np.asarray(mask) == illegal[0])[0].tolist()
+    others = f" (and {', '.join(map(str, illegal[1:]))})" if len(illegal) > 1 else ""
+    return DataError(
+        f"the mask {path} holds the value {illegal[0]}, first at row {row}, column {column}{others}, "
+        f"which is no class of {title} (legal: 0 background, 1 to {classes}, {VOID} void).",
+        hint="Masks hold the data set's own class numbers: get the original mask.",
+    )

@@ -1,0 +1,117 @@
+"""Moves of an image together with its mask, on torchvision's own kinds of tensor; chance comes from a generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Generator = torch.Generator | None
+# torch's 8-bit resizing with antialiasing returns garbage, or fails, where the result is one pixel wide.
+SMALLEST = 2
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """An image, tv_tensors.Image (3, H, W), and its mask, tv_tensors.Mask (H, W); both uint8.
+
+    torchvision's functions tell them apart by type alone: a plain tensor would be taken for a picture, and classes
+    would be blended at every edge.
+    """
+
+    image: Any
+    mask: Any
+
+    @classmethod
+    def wrap(cls, image: Tensor, mask: Tensor) -> Joint:
+        """Mark the two tensors as what they are."""
+        _, tv_tensors = torchvision()
+        return cls(tv_tensors.Image(image), tv_tensors.Mask(mask))
+
+    def unwrap(self) -> tuple[Tensor, Tensor]:
+        """Return both as plain tensors."""
+        return self.image.as_subclass(Tensor), self.mask.as_subclass(Tensor)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    def resize(self, size: tuple[int, int]) -> Joint:
+        """Resize to (height, width), at least SMALLEST: the image bilinearly, antialiased, the mask to the nearest."""
+        if size == self.size:
+            return self
+        functional, tv_tensors = torchvision()
+        image = functional.resize(self.image, list(size), antialias=True)
+        # torchvision gives a Mask NEAREST, whose grid lies up to half a pixel beside the image's (and, in versions
+        # before 0.29, whatever is asked for). NEAREST_EXACT is Pillow's nearest, which the released code uses.
+        exact = functional.InterpolationMode.NEAREST_EXACT
+        mask = functional.resize(tv_tensors.Image(self.mask), list(size), interpolation=exact)
+        return Joint(image, tv_tensors.Mask(mask[0]))
+
+    def pad(self, crop: int, label: int) -> Joint:
+        """Pad to at least ``crop`` x ``crop``, the content in the middle: the image with 0, the mask with ``label``."""
+        high, wide = (max(0, crop - side) for side in self.size)
+        if not (high or wide):
+            return self
+        functional, _ = torchvision()
+        padding = [wide // 2, high // 2, wide - wide // 2, high - high // 2]
+        return Joint(functional.pad(self.image, padding, fill=0), functional.pad(self.mask, padding, fill=label))
+
+    def cut(self, top: int, left: int, height: int, width: int) -> Joint:
+        """Cut out a box that lies inside."""
+        functional, _ = torchvision()
+        box = (top, left, height, width)
+        return Joint(functional.crop(self.image, *box), functional.crop(self.mask, *box))
+
+
+def torchvision() -> tuple[Any, Any]:
+    """Return torchvision's functional transforms and tv_tensors, imported on the first call: that takes seconds."""
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import functional
+
+    return functional, tv_tensors
+
+
+def short_side_size(size: tuple[int, int], short: int | None) -> tuple[int, int]:
+    """Return (height, width) after the shorter side is brought to ``short`` pixels (None: unchanged)."""
+    height, width = size
+    if short is None:
+        return size
+    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+
+def area_box(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
+) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a random box inside (height, width) = ``size``.
+
+    Its share of the area lies in ``scale``, its width / height in ``ratio`` (drawn on a log scale); boxes that do not
+    fit are drawn again, ten times in all, then the largest central box with an allowed aspect is taken: the rule of
+    torchvision's RandomResizedCrop, with the same draws in the same order.
+    """
+    height, width = size
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(_ATTEMPTS):
+        area = height * width * uniform(*scale, generator)
+        aspect = math.exp(uniform(low, high, generator))
+        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            return whole(height - tall, generator), whole(width - wide, generator), tall, wide
+    wide = max(1, min(width, round(height * ratio[1])))
+    tall = max(1, min(height, round(width / ratio[0])))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def uniform(low: float, high: float, generator: Generator) -> float:
+    """Draw a number from [low, high)."""
+    return torch.empty(1).uniform_(low, high, generator=generator).item()
+
+
+def whole(last: int, generator: Generator) -> int:
+    """Draw a whole number from 0 to ``last``, both included."""
+    return int(torch.randint(0, last + 1, (1,), generator=generator).item())

@@ -1,0 +1,189 @@
+"""Which classes each image holds, and the data set's fingerprint: read from all masks once, then from a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cispbench.harness.data.decode import Pair, check_sizes, decode_mask, image_size, missing, read_bytes
+from cispbench.results.atomic import make_folder, write_atomic
+from cispbench.splits.errors import DataError
+
+Progress = Callable[[int, int], None]
+Pairs = Mapping[str, Mapping[str, Pair]]
+Presence = dict[str, dict[str, frozenset[int]]]
+_FORMAT = 1
+_CHUNK = 64
+_NAMED = 5
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Index:
+    """``fingerprint``: hexadecimal, equal for equal data anywhere. ``presence``: split -> id -> class numbers."""
+
+    fingerprint: str
+    presence: Presence
+
+
+@dataclass(frozen=True)
+class _Stat:
+    """One pair of files as the file system describes it."""
+
+    split: str
+    image_id: str
+    pair: Pair
+    mask_bytes: int
+    mask_mtime_ns: int
+    image_bytes: int
+
+
+def build_index(dataset: str, pairs: Pairs, cache: Path, progress: Progress | None = None) -> Index:
+    """Return the index of the data set's ``pairs`` (split -> id -> files), from the cache if nothing has changed.
+
+    All masks are read in parallel, and checked: colour mode, size against the image, values. ``progress`` is called
+    with (done, total) from this thread. The cache file below ``cache/index`` is named after sizes and times of the
+    files, never after paths, so a folder that moves keeps it. Raises DataError naming up to five offending files,
+    StoreError for a cache that cannot be written.
+    """
+    stats = sorted(_stat_all(pairs), key=lambda stat: (stat.split, stat.image_id))
+    path = cache / "index" / f"{_quick_key(dataset, stats)}.json"
+    index = _load(path, dataset, pairs)
+    if index is None:
+        # First, so that a folder nobody may write to is known before minutes of reading.
+        make_folder(path.parent)
+        index = _read_all(dataset, stats, pairs, progress)
+        write_atomic(path, _dump(index, dataset))
+    return index
+
+
+def _stat_all(pairs: Pairs) -> list[_Stat]:
+    items = [(split, image_id, pair) for split, part in pairs.items() for image_id, pair in part.items()]
+    return _without_errors(_parallel(_stat, items), len(items))
+
+
+def _stat(item: tuple[str, str, Pair]) -> _Stat:
+    split, image_id, pair = item
+    what, path = "image", pair.image
+    try:
+        image = path.stat()
+        what, path = "mask", pair.mask
+        mask = path.stat()
+    except FileNotFoundError as error:
+        raise missing(what, path) from error
+    except OSError as error:
+        raise DataError(f"the {what} {path} cannot be looked at ({error}).", hint="Check its permissions.") from error
+    return _Stat(split, image_id, pair, mask.st_size, mask.st_mtime_ns, image.st_size)
+
+
+def _quick_key(dataset: str, stats: Iterable[_Stat]) -> str:
+    lines = [f"{dataset} {_FORMAT}"]
+    lines += [f"{s.split}\t{s.image_id}\t{s.mask_bytes}\t{s.mask_mtime_ns}\t{s.image_bytes}" for s in stats]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, progress: Progress | None) -> Index:
+    def inspect(stat: _Stat) -> tuple[str, frozenset[int]]:
+        content = read_bytes(stat.pair.mask)
+        mask, classes = decode_mask(stat.pair.mask, content, dataset)
+        check_sizes(stat.pair, image_size(stat.pair.image), (mask.height, mask.width))
+        return hashlib.sha256(content).hexdigest(), classes
+
+    found = _without_errors(_parallel(inspect, stats, progress), len(stats))
+    presence: Presence = {split: {} for split in pairs}
+    lines = [dataset]
+    for stat, (digest, classes) in zip(stats, found, strict=True):
+        lines.append(f"{stat.split}\t{stat.image_id}\t{digest}\t{stat.image_bytes}")
+        presence[stat.split][stat.image_id] = classes
+    return Index(hashlib.sha256("\n".join(lines).encode()).hexdigest(), presence)
+
+
+def _parallel(
+    function: Callable[[_Item], _Result], items: list[_Item], progress: Progress | None = None
+) -> Iterator[_Result | DataError]:
+    """Yield the function's result, or the DataError it raised, item by item.
+
+    Threads, because Pillow, SHA-256 and the disk release the interpreter's lock: as fast as processes, which would
+    have to start and to send their results.
+    """
+
+    def work(chunk: list[_Item]) -> list[_Result | DataError]:
+        return [_caught(function, item) for item in chunk]
+
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    done = 0
+    executor = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
+    try:
+        for results in executor.map(work, chunks):
+            yield from results
+            done += len(results)
+            if progress is not None:
+                progress(done, len(items))
+    finally:
+        # Ctrl-C must not wait for thousands of masks.
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _caught(function: Callable[[_Item], _Result], item: _Item) -> _Result | DataError:
+    try:
+        return function(item)
+    except DataError as error:
+        return error
+
+
+def _without_errors(results: Iterable[_Result | DataError], total: int) -> list[_Result]:
+    good: list[_Result] = []
+    errors: list[DataError] = []
+    for result in results:
+        if isinstance(result, DataError):
+            errors.append(result)
+        else:
+            good.append(result)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        named = "".join(f"\n  {error.message}" for error in errors[:_NAMED])
+        more = f"\n  and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+        raise DataError(f"{len(errors)} of {total} images or masks break a rule:{named}{more}\n", hint=errors[0].hint)
+    return good
+
+
+def _dump(index: Index, dataset: str) -> bytes:
+    presence = {
+        split: {image_id: sorted(classes) for image_id, classes in part.items()}
+        for split, part in index.presence.items()
+    }
+    record = {"format": _FORMAT, "dataset": dataset, "fingerprint": index.fingerprint, "presence": presence}
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def _load(path: Path, dataset: str, pairs: Pairs) -> Index | None:
+    try:
+        return _parse(json.loads(path.read_bytes()), dataset, pairs)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(f"the index {path} is corrupt ({error}); it is made anew from the masks.", stacklevel=3)
+        return None
+
+
+def _parse(record: Any, dataset: str, pairs: Pairs) -> Index:
+    fingerprint, stored = record["fingerprint"], record["presence"]
+    if (record["format"], record["dataset"]) != (_FORMAT, dataset) or len(bytes.fromhex(fingerprint)) != 32:
+        raise ValueError("its head is not what was written")
+    if {split: set(part) for split, part in stored.items()} != {split: set(part) for split, part in pairs.items()}:
+        raise ValueError("it lists other images")
+    presence = {
+        split: {image_id: frozenset(classes) for image_id, classes in part.items()} for split, part in stored.items()
+    }
+    if not all(isinstance(number, int) for part in presence.values() for found in part.values() for number in found):
+        raise ValueError("a class is no number")
+    return Index(fingerprint, presence)

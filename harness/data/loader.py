@@ -1,0 +1,224 @@
+"""Batches of a step's images: in an order and with an augmentation that depend on the seed alone.
+
+Neither the number of workers nor the place where an epoch is resumed changes a batch, and no global generator
+(torch, numpy, random) is read or moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cispbench.harness.data.labels import Void, relabel, to_table
+from cispbench.harness.data.source import Source
+from cispbench.harness.data.transforms import EvalView, TrainView, build_eval, build_train
+from cispbench.harness.data.workers import Labelled, Sample, batches_of, stack, stack_by_size
+from cispbench.harness.method import Batch
+from cispbench.splits.errors import DataError
+
+
+class Draw(NamedTuple):
+    """One sample of training: the epoch, the place in the epoch's order, and the image's place in ``ids``."""
+
+    epoch: int
+    position: int
+    image: int
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The order of training: which draws make which batch."""
+
+    images: int
+    batch_size: int
+    seed: int
+    drop_last: bool
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.images, self.batch_size)
+        return max(1, whole + (1 if rest and not self.drop_last else 0))
+
+    def batches(self, epoch: int, start: int) -> Iterator[list[Draw]]:
+        """Yield the batches of an epoch from ``start`` on, then those of all epochs after it, without an end."""
+        yield from self._epoch(epoch)[start:]
+        for later in itertools.count(epoch + 1):
+            yield from self._epoch(later)
+
+    def _epoch(self, epoch: int) -> list[list[Draw]]:
+        order = torch.randperm(self.images, generator=_generator("order", self.seed, epoch)).tolist()
+        size = self.batch_size
+        if len(order) < size:
+            order = (order * -(-size // len(order)))[:size]
+        draws = [Draw(epoch, position, image) for position, image in enumerate(order)]
+        return [draws[number * size : (number + 1) * size] for number in range(len(self))]
+
+
+class TrainSet(Dataset[Sample]):
+    """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), id.
+
+    ``table``: 256 labels, see ``labels.to_table``, applied before the view: what ``view.pad_label`` adds stays as it
+    is whatever ``void`` does with the data's own void. ``cache`` keeps decoded images in memory, each worker its own.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        ids: Sequence[str],
+        table: Sequence[int] | Tensor,
+        view: TrainView,
+        seed: int,
+        void: Void = "void",
+        cache: bool = False,
+    ) -> None:
+        self.ids = tuple(ids)
+        self._images = _Images(source, split, to_table(table, void))
+        self._transform = build_train(view)
+        self._seed = seed
+        self._kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        stream = _generator("sample", self._seed, *draw)
+        return *self._transform(*self._read(draw.image), stream), self.ids[draw.image]
+
+    def _read(self, image: int) -> tuple[Tensor, Tensor]:
+        if self._kept is None:
+            return self._images.read(self.ids[image])
+        if image not in self._kept:
+            self._kept[image] = self._images.read(self.ids[image])
+        return self._kept[image]
+
+
+class TrainLoader:
+    """Epochs of full batches over a step's images.
+
+    An epoch is a permutation drawn from (seed, epoch), cut into batches; ``drop_last`` leaves an incomplete one out.
+    Fewer images than a batch: the permutation is repeated until one batch is full, which is then the whole epoch.
+    ``workers``: processes that decode ahead (0: none); after a whole epoch they go on with the next one, until
+    ``close`` or the end of the loader. ``pin_memory``: page-locked batches; by default exactly where CUDA is
+    available. Other arguments as in ``TrainSet``. Raises DataError if there are no images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ids: Sequence[str],
+        table: Sequence[int] | Tensor,
+        view: TrainView,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        drop_last: bool = True,
+        cache: bool = False,
+        void: Void = "void",
+        pin_memory: bool | None = None,
+    ) -> None:
+        if not ids:
+            raise DataError("a step has no training images.", hint="Use more data, or another task.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        self._set = TrainSet(source, "train", ids, table, view, seed, void, cache)
+        self._order = _Order(len(self._set), batch_size, seed, drop_last)
+        self._workers, self._pin_memory = workers, pin_memory
+        self._kept: tuple[int, Iterator[Labelled]] | None = None
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        return len(self._order)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch (from 0), from batch ``start`` on; earlier ones are never decoded.
+
+        Raises ValueError if the epoch has no such batch (``start == len(self)`` is empty), DataError for data that
+        break a rule.
+        """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start is a batch from 0 to {len(self)}, not {start}")
+        return self._iterate(epoch, start)
+
+    def close(self) -> None:
+        """End the workers; a later epoch starts new ones."""
+        self._kept = None
+
+    def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
+        if start == len(self):
+            return
+        stream = self._stream(epoch, start)
+        for number in range(start, len(self)):
+            images, target, ids = next(stream)
+            if number == len(self) - 1:
+                self._kept = epoch + 1, stream
+            yield Batch(images, target, tuple(ids))
+
+    def _stream(self, epoch: int, start: int) -> Iterator[Labelled]:
+        """Return all batches from here on: those that the epoch before has left if they fit, else new ones."""
+        kept, self._kept = self._kept, None
+        if kept is not None and (epoch, start) == (kept[0], 0):
+            return kept[1]
+        return batches_of(self._set, self._order.batches(epoch, start), stack, self._workers, self._pin_memory)
+
+
+class EvalLoader:
+    """Every image of ``ids`` once, in order: (images float32 (b, 3, H, W), target int64 (b, H, W), ids).
+
+    Neighbours of the same size share a batch of at most ``batch_size``; nothing is ever padded to fill one, so
+    whatever is counted over the pixels does not depend on the size of the batches. Arguments as in ``TrainLoader``.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        ids: Sequence[str],
+        table: Sequence[int] | Tensor,
+        view: EvalView,
+        batch_size: int,
+        workers: int = 0,
+        pin_memory: bool | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        self.ids = tuple(ids)
+        self._set = _EvalSet(_Images(source, split, to_table(table)), view)
+        self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
+
+    def __iter__(self) -> Iterator[Labelled]:
+        plan = [list(self.ids[start : start + self._batch_size]) for start in range(0, len(self.ids), self._batch_size)]
+        for groups in batches_of(self._set, plan, stack_by_size, self._workers, self._pin_memory):
+            for images, target, ids in groups:
+                yield images, target, tuple(ids)
+
+
+class _Images:
+    """Images of a split with their labels."""
+
+    def __init__(self, source: Source, split: str, table: Tensor) -> None:
+        self._source, self._split, self._table = source, split, table
+
+    def read(self, image_id: str) -> tuple[Tensor, Tensor]:
+        image, mask = self._source.read(self._split, image_id)
+        return image, relabel(mask, self._table, place=f"the mask of the {self._split} image {image_id}")
+
+
+class _EvalSet(Dataset[Sample]):
+    def __init__(self, images: _Images, view: EvalView) -> None:
+        self._images, self._transform = images, build_eval(view)
+
+    def __getitem__(self, image_id: str) -> Sample:
+        return *self._transform(*self._images.read(image_id)), image_id
+
+
+def _generator(*parts: object) -> torch.Generator:
+    """Return a generator seeded by the hash of the parts."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

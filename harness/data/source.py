@@ -1,0 +1,156 @@
+"""Where images come from: the protocol every source keeps, and the folders of real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from cispbench.harness.data import ade, voc
+from cispbench.harness.data.decode import Pair, read_pair
+from cispbench.harness.data.index import Presence, Progress, build_index
+from cispbench.splits.errors import DataError
+from cispbench.splits.selection import digest, golden_list
+from cispbench.splits.tasks import dataset as find_dataset
+
+SPLITS = ("train", "val")
+ENVIRONMENT = "CISPBENCH_DATA"
+DEFAULT_ROOT = Path("data")
+Kind = Literal["full", "mini", "synthetic"]
+
+
+class Source(Protocol):
+    """Images with masks, in a ``train`` and a ``val`` split.
+
+    ``dataset``: ``voc`` or ``ade``. ``kind``: ``full`` (the published lists), ``mini`` (other images of the data
+    set) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints, wherever they lie.
+    """
+
+    @property
+    def dataset(self) -> str:
+        """Return ``voc`` or ``ade``."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """Return what sort of data this is."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the digest of the data."""
+        ...
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Return the split's image names, sorted."""
+        ...
+
+    def presence(self, split: str) -> dict[str, frozenset[int]]:
+        """Return the class numbers in each image's mask; background (0) and void (255) are never among them."""
+        ...
+
+    def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
+        """Return the image, uint8 (3, H, W), and its mask, uint8 (H, W), in class numbers; 255 is void."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Real data in a folder; made by ``find_source``, which has checked every file. Keeps the protocol ``Source``."""
+
+    dataset: str
+    kind: Kind
+    fingerprint: str
+    folder: Path
+    pairs: Mapping[str, Mapping[str, Pair]]
+    classes: Presence
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Return the split's image names, sorted."""
+        return tuple(sorted(self.pairs[split]))
+
+    def presence(self, split: str) -> dict[str, frozenset[int]]:
+        """Return the class numbers in each image's mask; background (0) and void (255) are never among them."""
+        return dict(self.classes[split])
+
+    def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
+        """Return the image, uint8 (3, H, W), and its mask, uint8 (H, W), in class numbers. Raises DataError."""
+        pair = self.pairs[split].get(image_id)
+        if pair is None:
+            raise DataError(
+                f"{self.folder} has no {split} image {image_id!r}.",
+                hint=f"Its {split} list has {len(self.pairs[split])} images; was the id taken from other data?",
+            )
+        return read_pair(pair, self.dataset)
+
+
+class _Reader(Protocol):
+    """What a module of a data set offers: folders to look in, relative to the root, and what one is known by."""
+
+    FOLDERS: tuple[str, ...]
+    MARKERS: tuple[str, ...]
+    HOW_TO_GET: str
+
+    def list_pairs(self, folder: Path, split: str) -> dict[str, Pair]: ...
+
+
+def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Progress | None = None) -> FolderSource:
+    """Open the data set where ``locate`` finds it, and index it (read from ``cache`` if nothing has changed).
+
+    ``progress`` is called with (done, total) while masks are read. Raises DataError where nothing is found, listing
+    what was looked for and how to get the data, and for any list, image or mask that breaks a rule.
+    """
+    folder = locate(dataset, data_root)
+    if folder is None:
+        raise not_found(dataset, data_root)
+    pairs = {split: _reader(dataset).list_pairs(folder, split) for split in SPLITS}
+    index = build_index(dataset, pairs, cache, progress)
+    return FolderSource(dataset, _kind(dataset, pairs), index.fingerprint, folder, pairs, index.presence)
+
+
+def locate(dataset: str, data_root: Path | None) -> Path | None:
+    """Return the folder that holds the data set, complete or not, or None if there is none.
+
+    Looked at below ``data_root``, else the folder the environment variable CISPBENCH_DATA names, else ``./data``.
+    """
+    reader = _reader(dataset)
+    root, _ = _root(data_root)
+    for folder in reader.FOLDERS:
+        if any((root / folder / marker).is_dir() for marker in reader.MARKERS):
+            return root / folder
+    return None
+
+
+def not_found(dataset: str, data_root: Path | None) -> DataError:
+    """Return the error that says where ``locate`` has looked, for what, and how to get the data."""
+    reader = _reader(dataset)
+    root, origin = _root(data_root)
+    title = find_dataset(dataset).title
+    if not root.is_dir():
+        looked = f"the folder {root} ({origin}) does not exist."
+    else:
+        places = ", ".join(str(root / folder) for folder in reader.FOLDERS)
+        looked = f"looked below {root} ({origin}) for {' or '.join(reader.MARKERS)} in each of {places}."
+    choice = f"Choose another folder by --data-root or {ENVIRONMENT}."
+    return DataError(f"no {title} found: {looked}", hint=f"{reader.HOW_TO_GET} {choice}")
+
+
+def _root(data_root: Path | None) -> tuple[Path, str]:
+    if data_root is not None:
+        return data_root, "--data-root"
+    named = os.environ.get(ENVIRONMENT)
+    return (Path(named), ENVIRONMENT) if named else (DEFAULT_ROOT, "the default")
+
+
+def _reader(dataset: str) -> _Reader:
+    readers: dict[str, _Reader] = {"voc": voc, "ade": ade}
+    return readers[find_dataset(dataset).name]
+
+
+def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> Kind:
+    published = all((len(pairs[split]), digest(pairs[split])) == golden_list(dataset, split) for split in SPLITS)
+    return "full" if published else "mini"

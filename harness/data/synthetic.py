@@ -1,0 +1,167 @@
+"""Scenes drawn from (seed, index) alone: VOC's or ADE20K's number of classes without a single file.
+
+A class is recognisable only by its look: a shape, two colours and a texture. Scenes hold several objects on a
+cluttered background; as in the real data, objects of future and old classes stand beside those of a step, so
+forgetting and background shift happen for the same reasons.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cispbench.splits.classes import class_names
+
+Field = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+VERSION = 1  # raised whenever a scene's pixels change
+SHAPES = ("disc", "square", "diamond", "triangle", "cross")
+TEXTURES = ("plain", "stripes", "checks", "dots", "rings")
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a class looks: shape and texture by name, two RGB colours in 0..1."""
+
+    shape: str
+    texture: str
+    colours: tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+@cache
+def look_of(number: int) -> Look:
+    """Return the look of class ``number`` (1 upwards); neighbours in number are far apart in hue."""
+    hue = (number * 0.618034) % 1.0
+    second = (hue + 0.17 + 0.23 * (number % 4)) % 1.0
+    bright = (1.0, 0.72)[(number // 7) % 2]
+    first = colorsys.hsv_to_rgb(hue, 0.9, bright)
+    other = colorsys.hsv_to_rgb(second, 0.75, (0.55, 0.95)[number % 2])
+    return Look(SHAPES[(number + number // 5) % 5], TEXTURES[(number * 2 + number // 25) % 5], (first, other))
+
+
+class SyntheticSource:
+    """A data source of drawn scenes; see ``cispbench.harness.data.source.Source``.
+
+    ``size`` is the side of a scene in pixels, ``objects`` the least and most objects of one scene.
+    """
+
+    kind: Literal["synthetic"] = "synthetic"
+
+    def __init__(
+        self, dataset: str, *, train: int = 1024, val: int = 256, size: int = 48, objects: tuple[int, int] = (2, 4)
+    ) -> None:
+        self.dataset = dataset
+        self.size = size
+        self.objects = objects
+        self.num_foreground = len(class_names(dataset)) - 1
+        self._counts = {"train": train, "val": val}
+        self._scenes: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        parts = [dataset, VERSION, train, val, size, *objects]
+        probe = b"".join(tensor.numpy().tobytes() for index in range(8) for tensor in self._scene("train", index))
+        self.fingerprint = hashlib.sha256(repr(parts).encode() + hashlib.sha256(probe).digest()).hexdigest()
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Return the names of all scenes of ``split`` ("train" or "val")."""
+        return tuple(f"{split}_{index:05d}" for index in range(self._counts[split]))
+
+    def presence(self, split: str) -> dict[str, frozenset[int]]:
+        """Return the classes present in each scene."""
+        found = {}
+        for image_id in self.ids(split):
+            _, mask = self.read(split, image_id)
+            found[image_id] = frozenset(int(value) for value in np.unique(mask.numpy()) if 0 < value < VOID)
+        return found
+
+    def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
+        """Return a scene: uint8 (3, S, S) and its mask, uint8 (S, S), with a void rim around each object."""
+        return self._scene(split, int(image_id.rsplit("_", 1)[1]))
+
+    def _scene(self, split: str, index: int) -> tuple[Tensor, Tensor]:
+        key = (split, index)
+        if key not in self._scenes:
+            seed = (VERSION, ("train", "val").index(split), index, self.num_foreground)
+            image, mask = draw_scene(np.random.default_rng(seed), self.num_foreground, self.size, self.objects)
+            self._scenes[key] = (torch.from_numpy(image), torch.from_numpy(mask))
+        return self._scenes[key]
+
+
+def synthetic_source(dataset: str) -> SyntheticSource:
+    """Return the scenes of a data set as the profile quick uses them: ADE20K's hold more objects, as in the real."""
+    if dataset == "ade":
+        return SyntheticSource(dataset, train=1024, val=256, objects=(7, 10))
+    return SyntheticSource(dataset)
+
+
+def draw_scene(
+    rng: np.random.Generator, num_foreground: int, size: int, objects: tuple[int, int]
+) -> tuple[Pixels, Pixels]:
+    """Draw one scene: uint8 image (3, S, S) and mask (S, S)."""
+    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
+    image = _background(rng, rows, columns, size)
+    mask = np.zeros((size, size), np.uint8)
+    count = int(rng.integers(objects[0], objects[1] + 1))
+    for number in rng.choice(num_foreground, count, replace=False) + 1:
+        look = look_of(int(number))
+        radius = size * rng.uniform(0.14, 0.24)
+        centre = rng.uniform(radius * 0.7, size - radius * 0.7, 2)
+        turn = rng.uniform(-0.4, 0.4)
+        dy, dx = rows - centre[0], columns - centre[1]
+        u = (np.cos(turn) * dx + np.sin(turn) * dy) / radius
+        v = (np.cos(turn) * dy - np.sin(turn) * dx) / radius
+        distance = _distance(look.shape, u, v)
+        inside = distance <= 1.0
+        paint = _paint(look, u, v, rng)
+        image[:, inside] = paint[:, inside]
+        rim = (distance > 1.0) & (distance <= 1.0 + 0.8 / radius)
+        mask[rim] = VOID
+        mask[inside] = number
+    image += rng.normal(0.0, 0.03, image.shape).astype(np.float32)
+    return (np.clip(image, 0.0, 1.0) * 255).astype(np.uint8), mask
+
+
+def _background(rng: np.random.Generator, rows: Field, columns: Field, size: int) -> Field:
+    """A soft gradient of two dull colours with a few waves: never the look of a class."""
+    base, step = rng.uniform(0.25, 0.65, (3, 1, 1)), rng.uniform(-0.15, 0.15, (3, 1, 1))
+    angle, waves, phase = rng.uniform(0, np.pi), rng.uniform(1.0, 4.0), rng.uniform(0, 6.28)
+    along = (np.cos(angle) * rows + np.sin(angle) * columns) / size
+    return np.asarray(base + step * np.sin(6.28 * waves * along + phase)[None], np.float32)
+
+
+def _distance(shape: str, u: Field, v: Field) -> Field:
+    """Return a field that is at most 1 inside the shape of radius 1."""
+    across, along = np.abs(u), np.abs(v)
+    fields = {
+        "disc": np.hypot(u, v),
+        "square": np.maximum(across, along) / 0.86,
+        "diamond": (across + along) / 1.2,
+        "triangle": np.maximum(-v / 0.7, (across * 1.8 + v) / 1.1),
+        "cross": np.minimum(np.maximum(across, along / 0.42), np.maximum(along, across / 0.42)),
+    }
+    return np.asarray(fields[shape], np.float32)
+
+
+def _paint(look: Look, u: Field, v: Field, rng: np.random.Generator) -> Field:
+    """Return the colours (3, S, S) of an object, with a little change of light from object to object."""
+    light = rng.uniform(0.8, 1.1)
+    first, second = (np.asarray(c, np.float32)[:, None, None] * light for c in look.colours)
+    if look.texture == "plain":
+        chosen = v > 0.55
+    elif look.texture == "stripes":
+        chosen = np.sin(9.0 * u) > 0.2
+    elif look.texture == "checks":
+        chosen = np.sin(7.0 * u) * np.sin(7.0 * v) > 0.0
+    elif look.texture == "dots":
+        chosen = np.sin(8.0 * u) + np.sin(8.0 * v) > 1.0
+    else:
+        chosen = np.sin(10.0 * np.hypot(u, v)) > 0.1
+    return np.where(chosen[None], second, first).astype(np.float32)

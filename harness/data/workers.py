@@ -1,0 +1,85 @@
+"""How samples become batches, in this process or in workers, and how an error in a worker arrives as it was raised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cispbench.splits.errors import DataError
+
+Sample = tuple[Tensor, Tensor, str]
+Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
+
+
+def batches_of(
+    samples: Dataset[Sample],
+    plan: Iterable[Any],
+    stack: Callable[[list[Sample]], Any],
+    workers: int,
+    pin_memory: bool | None,
+) -> Iterator[Any]:
+    """Yield ``stack([samples[key], ...])`` for each list of keys in ``plan``, in its order.
+
+    ``workers`` processes run ahead of the reader (0: none) and end with the iterator. ``pin_memory``: page-locked
+    tensors; None means exactly where CUDA is available. Raises the DataError of a sample as it was raised.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Catching(samples),
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=_Stacking(stack),
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        # Its own generator: without one, every pass would draw from torch's global stream.
+        generator=torch.Generator(),
+    )
+    # The loop alone holds the iterator: whatever ends it, an error too, ends the workers at once. Left to the garbage
+    # collector, torch would wait five seconds for each.
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def stack(samples: list[Sample]) -> Labelled:
+    """Stack samples of one size: float32 (B, 3, H, W), int64 (B, H, W), ids."""
+    images, targets, ids = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(targets).long(), ids
+
+
+def stack_by_size(samples: list[Sample]) -> list[Labelled]:
+    """Stack neighbours of the same size, in order."""
+    groups: list[list[Sample]] = []
+    for sample in samples:
+        if groups and groups[-1][0][0].shape == sample[0].shape:
+            groups[-1].append(sample)
+        else:
+            groups.append([sample])
+    return [stack(group) for group in groups]
+
+
+class _Catching(Dataset[Any]):
+    """Hands a DataError on in the place of a sample: torch would wrap what a worker raises in another message."""
+
+    def __init__(self, inner: Dataset[Sample]) -> None:
+        self._inner = inner
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self._inner[key]
+        except DataError as error:
+            return error
+
+
+class _Stacking:
+    """Calls ``stack`` on samples, unless one of them is an error, which is then the batch."""
+
+    def __init__(self, stack: Callable[[list[Sample]], Any]) -> None:
+        self._stack = stack
+
+    def __call__(self, samples: list[Any]) -> Any:
+        errors = [sample for sample in samples if isinstance(sample, DataError)]
+        return errors[0] if errors else self._stack(samples)

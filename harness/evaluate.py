@@ -1,0 +1,63 @@
+"""Count test pixels: the confusion matrix of a model over all classes of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.optimisation import autocast
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Count pixels by (target, prediction): int64 (C, C), rows = target, on the device of the inputs.
+
+    ``prediction`` and ``target`` are integer tensors of one shape; pixels whose target is ``ignore_index`` are left
+    out. Raises ValueError for different shapes or a value outside 0..C-1.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    target, prediction = target.flatten().long(), prediction.flatten().long()
+    kept = target != ignore_index
+    pairs = (target * num_classes + prediction)[kept]
+    inside = (prediction[kept] >= 0) & (prediction[kept] < num_classes) & (target[kept] >= 0)
+    if pairs.numel() and not bool((inside & (target[kept] < num_classes)).all()):
+        raise ValueError(f"a class is outside 0..{num_classes - 1}")
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: IncrementalModel,
+    batches: Iterable[tuple[Tensor, Tensor, tuple[str, ...]]],
+    num_classes: int,
+    device: torch.device,
+    precision: str,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return the confusion matrix, int64 (C, C) on the CPU, of a model over test batches.
+
+    ``batches`` yields images (b, 3, H, W), targets (b, H, W) with indices over all ``num_classes`` classes of the
+    data set, and names. Counts are integers and every image is seen once, so nothing depends on how images are
+    batched but the rounding of the network itself.
+    """
+    model.eval()
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    done = 0
+    for images, target, names in batches:
+        with autocast(device, precision):
+            logits = model(images.to(device, non_blocking=True)).logits
+        total += _count(logits.argmax(1), target.to(device, non_blocking=True), num_classes)
+        done += len(names)
+        if progress is not None:
+            progress(done)
+    return total.cpu()
+
+
+def _count(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Count as ``confusion_matrix`` does, without its checks: no wait for the device; void falls in an extra bin."""
+    pairs = torch.where(target == 255, num_classes**2, target * num_classes + prediction)
+    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2 + 1)
+    return counts[: num_classes**2].view(num_classes, num_classes)

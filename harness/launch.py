@@ -1,0 +1,152 @@
+"""From the command line's words to a run, and from its records to what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cispbench.harness.data.source import Source, find_source, locate
+from cispbench.harness.data.synthetic import synthetic_source
+from cispbench.harness.plan import RunPlan, plan_run
+from cispbench.harness.progress import ProgressView, index_progress, make_view
+from cispbench.harness.recipe import Recipe, load_strict
+from cispbench.harness.recipe_files import PROFILES, load_recipe, parse_override
+from cispbench.harness.registry import load_method
+from cispbench.harness.run import RunOptions, RunResult, execute
+from cispbench.harness.step_store import StepStore, default_steps_dir
+from cispbench.harness.weights_choice import WeightsChoice, check_weights, choose_weights
+from cispbench.reports.tables import run_table, step_line
+from cispbench.results.protocols import load_protocol
+from cispbench.results.record import StepRecord
+from cispbench.results.scores import score
+from cispbench.results.store import Store
+from cispbench.splits.errors import MethodError, SettingError, UsageError, nearest
+from cispbench.splits.settings import Setting, parse_setting
+from cispbench.splits.tasks import dataset
+
+BANNER = """\
+No {title} found ({places}): this run uses the built-in synthetic scenes (profile quick).
+Its numbers show that everything works and how methods differ; they are NOT comparable with published ones.
+For the real thing: cispbench run ... --data-root FOLDER (see "Data" in the README)."""
+
+
+def launch(
+    *, method: str, setting: str, seed: int, profile: str | None, model: str | None, weights: str | None,
+    data_root: Path | None, overrides: Sequence[str], out: Path, steps_dir: Path | None, device: str,
+    workers: int | None, wait: float | None, protocol: str, quiet: bool, as_json: bool,
+) -> str:  # fmt: skip
+    """Run ``cispbench run`` and return the text for standard output. Raises CispbenchError."""
+    load_protocol(protocol)
+    chosen, where = parse_setting(setting), choose_device(device)
+    if chosen.scenario == "partitioned":
+        raise SettingError(
+            f"{chosen.name}: MiB's partition was drawn with a seed that is lost, and its image lists are not shipped.",
+            hint="Use overlapped or disjoint.",
+        )
+    cls = load_method(method)
+    steps = StepStore(steps_dir or default_steps_dir())
+    with make_view(quiet=quiet or as_json) as view:
+        falls_back = profile is None and data_root is None and locate(chosen.dataset, None) is None
+        profile = profile or ("quick" if falls_back else "paper")
+        recipe = load_recipe(cls, chosen, profile, model, overrides)
+        worker = cls(load_strict(cls.Options, recipe.method, "method"))
+        reason = worker.unsupported(chosen, recipe.model)
+        if reason is not None:
+            raise MethodError(f"{method} cannot run {chosen.name} with {recipe.model}: {reason}")
+        check_weights(weights or recipe.weights, recipe.model)
+        source = open_source(chosen, profile, data_root, steps.root, view)
+        choice = choose_weights(weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights))
+        recipe = _fit_weights(recipe, choice, overrides, view)
+        plan = plan_run(setting=chosen, method=worker, recipe=recipe, profile=profile, seed=seed, source=source,
+                        weights_sha256=choice.sha256)  # fmt: skip
+        options = RunOptions(
+            records=Store(out), steps=steps, device=where, view=view, workers=_workers(workers, where), wait=wait,
+            load_encoder=choice.load, on_step=lambda record: view.end_step(step_line(record, protocol)),
+        )  # fmt: skip
+        if falls_back:
+            view.note(_banner(chosen))
+        result = execute(plan, options)
+    return _as_json(result, plan, protocol) if as_json else _as_text(result, plan, out, protocol)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
+        raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no device {name!r}: torch sees {torch.cuda.device_count()} of its kind.",
+                         hint="Use --device cpu, or a number below that.")  # fmt: skip
+    return torch.device(name)
+
+
+def open_source(setting: Setting, profile: str, data_root: Path | None, cache: Path, view: ProgressView) -> Source:
+    """Return the data of a profile: synthetic scenes for ``quick``, the data set's folder for the others."""
+    if profile not in PROFILES:
+        raise UsageError(f"unknown profile {profile!r}.", hint=nearest(profile, PROFILES))
+    if profile != "quick":
+        return find_source(setting.dataset, data_root, cache, index_progress(view))
+    if data_root is not None:
+        raise UsageError(f"the profile quick draws its own scenes; --data-root {data_root} would be ignored.",
+                         hint="Use --profile mini or paper, or leave --data-root out.")  # fmt: skip
+    return synthetic_source(setting.dataset)
+
+
+def _fit_weights(recipe: Recipe, choice: WeightsChoice, overrides: Sequence[str], view: ProgressView) -> Recipe:
+    """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics."""
+    recipe = replace(recipe, weights=choice.label)
+    if choice.load is None:
+        if recipe.freeze_batch_norm:
+            view.note("random start: the encoder's batch norms are trained, not frozen")
+        return replace(recipe, freeze_batch_norm=False)
+    if any("normalise" in parse_override(text).get("data", {}) for text in overrides):
+        return recipe
+    if choice.normalise is None:
+        view.note(f"weights {choice.label}: unknown here, images are normalised as data.normalise says: "
+                  f"{recipe.data.normalise}")  # fmt: skip
+        return recipe
+    return replace(recipe, data=replace(recipe.data, normalise=choice.normalise))
+
+
+def _banner(setting: Setting) -> str:
+    places = f"CISPBENCH_DATA: {os.environ.get('CISPBENCH_DATA') or 'not set'}, ./data: nothing of it"
+    return BANNER.format(title=dataset(setting.dataset).title, places=f"--data-root: not given, {places}")
+
+
+def _workers(asked: int | None, device: torch.device) -> int:
+    if asked is not None:
+        return asked
+    return min(8, len(os.sched_getaffinity(0))) if device.type == "cuda" else 0
+
+
+def _as_text(result: RunResult, plan: RunPlan, out: Path, protocol: str) -> str:
+    text = run_table(result.records, protocol)
+    if result.finished_before:
+        text = f"This run was finished before; nothing was trained.\n\n{text}"
+    last: StepRecord = result.records[-1]
+    return f"\n{text}\n\nRecords: {Store(out).place(last).parent}"
+
+
+def _as_json(result: RunResult, plan: RunPlan, protocol: str) -> str:
+    steps: list[dict[str, Any]] = []
+    for record in result.records:
+        scores = score(record.matrix(), plan.setting, None if record.joint else record.step, protocol)
+        numbers = {name: _finite(getattr(scores, name)) for name in ("old", "new", "all", "harmonic")}
+        steps.append({"step": record.step, "key": record.key, **numbers})
+    return json.dumps(
+        {"method": plan.method.name, "setting": plan.setting.name, "seed": plan.seed, "profile": plan.profile,
+         "data": plan.source.kind, "protocol": protocol, "run_key": plan.run_key, "trained": result.trained,
+         "steps": steps}
+    )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return None if value != value else value

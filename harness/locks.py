@@ -1,0 +1,134 @@
+"""One process at a time in a folder: a file lock that dies with its holder, beside a note of who holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cispbench.results.atomic import explain_os_error, write_atomic
+from cispbench.splits.errors import RunError, StoreError
+
+LOCK = "lock"
+HOLDER = "lock.holder.json"
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: process id, start in UTC (ISO 8601, seconds), what it does, and a hash of its host's name."""
+
+    pid: int
+    since: str
+    what: str
+    host: str
+
+
+@contextmanager
+def run_lock(
+    folder: Path, what: str, wait: float | None, *, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold ``folder`` for this process; ``what`` tells others what is being done ("training step 3").
+
+    ``wait``: seconds to wait for another holder, 0 not to wait, None to wait without limit; ``on_wait`` is told once,
+    in one line, that it waits. The system frees the lock when its holder dies, so a note left behind means nothing.
+    Raises RunError if the other holder stays, StoreError if the folder is missing or cannot be written.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"cannot lock {folder}: there is no such folder.", hint="Create it, or name another one.")
+    lock = FileLock(folder / LOCK)
+    try:
+        _acquire(lock, folder, wait, on_wait)
+        try:
+            _write_holder(folder, what)
+        except BaseException:
+            lock.release()
+            raise
+    except NotImplementedError as error:
+        raise StoreError(f"cannot lock {folder}: {error}.", hint="Use a file system that knows locks.") from error
+    except OSError as error:
+        raise explain_os_error("lock", folder, error) from error
+    try:
+        yield
+    finally:
+        # Removed before the release, for afterwards it may be the next holder's; left behind it does no harm.
+        with suppress(OSError):
+            (folder / HOLDER).unlink()
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable[[str], None] | None) -> None:
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+        return
+    if wait != 0:
+        if on_wait is not None:
+            limit = "until it ends" if wait is None else f"up to {wait:g} s"
+            on_wait(f"{_busy(folder)}; waiting {limit}")
+        with suppress(Timeout):
+            lock.acquire(timeout=-1 if wait is None else wait, poll_interval=POLL_SECONDS)
+            return
+    waited = f" It was waited for {wait:g} s." if wait else ""
+    raise RunError(
+        f"{_busy(folder)}.{waited}",
+        hint="Wait for it to end or stop it; what it has finished is kept, and the same command goes on from there.",
+    )
+
+
+def _busy(folder: Path) -> str:
+    """Say who is at work; a note that no living process wrote is not believed."""
+    holder = read_holder(folder)
+    if holder is None:
+        return f"another process is already at work on {folder}"
+    here = holder.host == _host()
+    if here and not _alive(holder.pid):
+        return f"another process is already at work on {folder}"
+    start = datetime.fromisoformat(holder.since)
+    day = "" if start.date() == datetime.now(UTC).date() else f"{start:%Y-%m-%d} "
+    machine = "on this machine" if here else "on another machine"
+    return (
+        f"another process (pid {holder.pid}, since {day}{start:%H:%M:%S} UTC, {machine}) is already at work on "
+        f"{folder}: {holder.what}"
+    )
+
+
+def read_holder(folder: Path) -> Holder | None:
+    """Return the note of the last holder of ``folder``'s lock, None if there is none that can be read.
+
+    The note alone does not tell whether the lock is still held.
+    """
+    try:
+        holder = Holder(**json.loads((folder / HOLDER).read_text(encoding="utf-8")))
+        datetime.fromisoformat(holder.since)
+    except (OSError, ValueError, TypeError):
+        return None
+    return holder if isinstance(holder.pid, int) else None
+
+
+def _write_holder(folder: Path, what: str) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = Holder(pid=os.getpid(), since=since, what=what, host=_host())
+    write_atomic(folder / HOLDER, (json.dumps(asdict(holder)) + "\n").encode())
+
+
+def _host() -> str:
+    """Hash the host's name: enough to tell two machines apart, and nothing that names one."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:16]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

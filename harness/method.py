@@ -1,0 +1,138 @@
+"""The contract of a method: what a network step is asked, in which order, and what it may touch.
+
+For every step the harness grows the model by the step's classes and then calls
+
+1. ``initialise(context)``: set the new classes' parameters (the model has grown, nothing is trained yet);
+2. ``before_training(context, batches)``: optional pass over the step's training batches (thresholds, statistics);
+3. ``losses(batch, output, previous, context)``: for every batch, named terms whose sum is minimised;
+4. ``after_training(context)``: optional, before the step's weights are published.
+
+A method never touches the optimiser, files, devices, other processes or the test images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from cispbench.splits.settings import Setting
+
+if TYPE_CHECKING:
+    from cispbench.harness.models.interface import IncrementalModel
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images of one step with their labels.
+
+    ``images``: float32 (B, 3, H, W), normalised. ``target``: int64 (B, H, W); 0 background, from ``old_classes``
+    upwards the step's own classes in order of learning, 255 void. ``ids``: the B image names.
+    """
+
+    images: Tensor
+    target: Tensor
+    ids: tuple[str, ...]
+
+    def to(self, device: Any) -> Batch:
+        """Return the batch with both tensors on ``device`` (asynchronously where memory is pinned)."""
+        return Batch(self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True), self.ids)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model computes for a batch, with C classes, features of width D on an h x w grid of tokens.
+
+    ``logits``: (B, C, H, W), at the size of the images. ``masks``: (B, C, h, w), the logits before up-sampling.
+    ``patches``: (B, h*w, D), the features the classifier reads, before any normalisation.
+    ``class_features``: (B, C, D), the classes' side of the classifier (projected class tokens, or the rows of a
+    linear classifier). ``stages``: the encoder's stages (B, D_i, h_i, w_i), shallow to deep, then the decoder's
+    map (B, D, h, w) as the last one. ``class_tokens``: (C, D), the classes' learnt parameters.
+    """
+
+    logits: Tensor
+    masks: Tensor
+    patches: Tensor
+    class_features: Tensor
+    class_tokens: Tensor
+    stages: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a method may know of the step it serves.
+
+    ``old_classes`` counts the classes known before the step, background included (0 at step 0);
+    ``new_classes`` counts those the step adds (background included at step 0); ``num_classes`` is their sum.
+    """
+
+    setting: Setting
+    step: int
+    old_classes: int
+    new_classes: int
+    model: IncrementalModel
+    previous: IncrementalModel | None
+
+    @property
+    def num_classes(self) -> int:
+        """All classes known at the end of the step, background included."""
+        return self.old_classes + self.new_classes
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a method that has none."""
+
+
+class Method(ABC):
+    """A way of learning a step; see the module's docstring for the order of the calls.
+
+    ``name`` is the entry point's name, ``version`` is raised whenever results may change (it is part of every
+    step's key). ``joint``: the method learns all classes in a single step, with full labels. ``shared_base``: step
+    0 is plain cross-entropy without the method's options, so its base model serves every such method.
+    ``Options`` is a frozen dataclass: the recipe's ``method`` section is read into it, strictly.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    joint: ClassVar[bool] = False
+    shared_base: ClassVar[bool] = True
+    Options: ClassVar[type[Any]] = NoOptions
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = self.Options() if options is None else options
+
+    def unsupported(self, setting: Setting, model: str) -> str | None:
+        """Return why the method cannot serve this setting with this model, or None if it can."""
+        return None
+
+    def initialise(self, context: StepContext) -> None:  # noqa: B027 (optional)
+        """Set the parameters of the classes that the step adds; by default they stay as the model made them."""
+
+    def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:  # noqa: B027 (optional)
+        """Measure what the step needs; ``batches`` is one pass over its training data (read only when iterated)."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the loss's terms by name, each a differentiable scalar, already weighted.
+
+        ``previous`` is the previous model's output for the same images (without gradients), None at step 0.
+        """
+
+    def after_training(self, context: StepContext) -> None:  # noqa: B027 (optional)
+        """Finish the step, before its weights are published."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors that a resumed step, or the next step, needs besides the model.
+
+        Thresholds or importances, for example. They are kept in checkpoints and published with the step.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 (optional)
+        """Take back what ``state_dict`` returned: on a resume, and before ``initialise`` what the step before left."""

@@ -1,0 +1,172 @@
+"""Encoders at output stride 16: ResNet and MobileNetV2 (torchvision), ViT (timm), and a small CNN for quick runs.
+
+A convolutional encoder returns its last map and the stages (shallow to deep, as they are before their last
+activation); a ViT returns tokens, their grid and the outputs of four blocks as maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+Activation = type[nn.Module]
+
+
+def leaky_relu() -> nn.Module:
+    """Return the activation of in-place ABN: leaky ReLU of slope 0.01."""
+    return nn.LeakyReLU(0.01)
+
+
+class ResNetEncoder(nn.Module):
+    """torchvision's ResNet-18/34/50/101 with the last stage dilated instead of strided.
+
+    ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu".
+    """
+
+    def __init__(self, name: str, activation: str = "leaky_relu") -> None:
+        super().__init__()
+        from torchvision.models import get_model
+
+        net: Any = get_model(name, weights=None)
+        _dilate(net.layer4)
+        act = leaky_relu if activation == "leaky_relu" else nn.ReLU
+        for module in net.modules():
+            if hasattr(module, "relu"):
+                module.relu = act()
+        self.net = net
+        del net.fc, net.avgpool
+        self.width: int = net.inplanes
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take (B, 3, H, W); return (B, E, H/16, W/16) and four stages."""
+        net = self.net
+        x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+        stages = []
+        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+            *first, last = stage
+            for block in first:
+                x = block(x)
+            before = _block_before_activation(last, x)
+            stages.append(before)
+            x = last.relu(before)
+        return x, tuple(stages)
+
+
+def _dilate(stage: nn.Module) -> None:
+    """Trade a stage's stride of 2 for a dilation of 2, in every block, as the released networks do."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (2, 2)
+
+
+def _block_before_activation(block: Any, x: Tensor) -> Tensor:
+    """Run a residual block up to the sum, leaving its last activation to the caller."""
+    convolutions = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+    if hasattr(block, "conv3"):
+        convolutions.append((block.conv3, block.bn3))
+    branch = x
+    for number, (convolution, norm) in enumerate(convolutions):
+        branch = norm(convolution(branch))
+        if number + 1 < len(convolutions):
+            branch = block.relu(branch)
+    return branch + (x if block.downsample is None else block.downsample(x))
+
+
+class MobileNetEncoder(nn.Module):
+    """torchvision's MobileNetV2 without its last 1x1 convolution; the stage of stride 32 is dilated."""
+
+    STAGE_ENDS = (3, 6, 13, 17)
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import mobilenet_v2
+
+        features: Any = mobilenet_v2(weights=None).features
+        self.features = features[:18]
+        for block in self.features[14:]:
+            for module in block.modules():
+                if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                    module.stride = (1, 1)
+                    module.dilation = module.padding = (2, 2)
+        self.width = 320
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take (B, 3, H, W); return (B, 320, H/16, W/16) and four stages (linear bottlenecks: no activation)."""
+        x, stages = images, []
+        for number, block in enumerate(self.features):
+            x = block(x)
+            if number in self.STAGE_ENDS:
+                stages.append(x)
+        return x, tuple(stages)
+
+
+class TinyCNN(nn.Module):
+    """Four small convolutional stages at stride 4, for quick runs of the DeepLab family."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        sizes = [(3, width // 2, 2), (width // 2, width, 1), (width, width, 2), (width, width, 1)]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=s, padding=1, bias=False), nn.BatchNorm2d(b)) for a, b, s in sizes
+        )
+        self.activation = leaky_relu()
+        self.width = width
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take (B, 3, H, W); return (B, E, H/4, W/4) and four stages."""
+        x, stages = images, []
+        for layer in self.layers:
+            before = layer(x)
+            stages.append(before)
+            x = self.activation(before)
+        return x, tuple(stages)
+
+
+class ViTEncoder(nn.Module):
+    """timm's ViT at any size of image, fused attention; stages are four evenly spaced blocks."""
+
+    patch = 16
+
+    def __init__(self, name: str, image_size: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        from timm import create_model
+
+        vit: Any = create_model(
+            name,
+            pretrained=False,
+            num_classes=0,
+            global_pool="",
+            img_size=image_size,
+            dynamic_img_size=True,
+            drop_path_rate=drop_path,
+        )
+        self.vit = vit
+        depth = len(vit.blocks)
+        self.taken = [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.width: int = vit.embed_dim
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
+        """Take (B, 3, H, W), sides multiples of 16; return tokens (B, n, E), grid (h, w) and stages (B, E, h, w)."""
+        vit: Any = self.vit
+        x, stages = vit.forward_intermediates(images, indices=self.taken, output_fmt="NCHW")
+        height, width = stages[-1].shape[-2:]
+        return x[:, vit.num_prefix_tokens :], (height, width), tuple(stages)
+
+
+class TokenEncoder(nn.Module):
+    """Show a convolutional encoder's map to the Segmenter as tokens, after a layer norm."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width = width
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
+        """Take (B, 3, H, W); return tokens (B, n, E), grid (h, w) and the stages."""
+        x, stages = self.encoder(images)
+        tokens = functional.layer_norm(x.flatten(2).transpose(1, 2), (self.width,))
+        return tokens, (x.shape[-2], x.shape[-1]), stages

@@ -1,0 +1,113 @@
+"""The transformer block of the decoder and of the small encoder, with fused attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through ``scaled_dot_product_attention``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be split over {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take and return (B, n, D)."""
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take and return (B, n, D)."""
+        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with stochastic depth: a sample's branch is left out with rate ``drop_path``."""
+
+    def __init__(self, width: int, heads: int, *, drop_path: float = 0.0, hidden: int | None = None) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.mlp = FeedForward(width, hidden or 4 * width)
+        self.drop_path = drop_path
+        for layer in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take and return (B, n, D)."""
+        x = x + self._drop(self.attn(self.norm1(x)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = 1.0 - self.drop_path
+        kept = torch.empty(branch.shape[0], 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep)
+        return branch * kept / keep
+
+
+class TinyViT(nn.Module):
+    """A small ViT for the synthetic scenes: a convolutional stem of stride 4, learnt positions, a few blocks.
+
+    The stem follows Xiao et al., "Early convolutions help transformers see better" (NeurIPS 2021): a ViT that starts
+    from random weights learns within a minute only with convolutions below it. Group norm keeps images independent.
+    """
+
+    def __init__(self, *, width: int = 64, depth: int = 2, heads: int = 2, grid: int = 12) -> None:
+        super().__init__()
+        half = width // 2
+        self.stem = nn.Sequential(
+            *_stem_layer(3, half, stride=2),
+            *_stem_layer(half, width, stride=1),
+            *_stem_layer(width, width, stride=2),
+            nn.Conv2d(width, width, 1),
+        )
+        self.pos_embed = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.width = width
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
+        """Take (B, 3, H, W) with sides of a multiple of 4; return tokens, their grid and the blocks' outputs."""
+        x = self.stem(images)
+        height, width = x.shape[-2:]
+        place: Tensor = self.pos_embed
+        if place.shape[-2:] != (height, width):
+            place = functional.interpolate(place, size=(height, width), mode="bicubic", align_corners=False)
+        tokens = (x + place).flatten(2).transpose(1, 2)
+        stages = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            stages.append(tokens.transpose(1, 2).unflatten(2, (height, width)))
+        return self.norm(tokens), (height, width), tuple(stages)
+
+
+def _stem_layer(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(8, outputs),
+        nn.GELU(),
+    )

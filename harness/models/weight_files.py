@@ -1,0 +1,121 @@
+"""Files of weights: read without running pickled code, and loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cispbench.splits.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# What torch.load was seen to raise for damaged files.
+FILE_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError),
+    *(ArithmeticError, pickle.PickleError),
+)
+RESNETS = {(2, False): "18", (6, False): "34", (6, True): "50", (23, True): "101", (36, True): "152"}
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits. Raises WeightsError if it cannot be read."""
+    try:
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error}.") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors on the CPU: .safetensors, or .pth / .pt with tensors alone, never other objects.
+
+    The dict may lie one level down as ``state_dict``, ``model`` or ``model_state``; ``module.`` before a name is
+    dropped. Raises WeightsError for whatever else the file is or holds.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise WeightsError(f"{path} is no file of weights by its name.", hint="Known: .safetensors, .pth, .pt.")
+    try:
+        with warnings.catch_warnings():
+            # Said before torch refuses a file for the very same reason, which the error then gives.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+    except (*FILE_ERRORS, SafetensorError) as error:
+        hint = "Fetch it anew if it is damaged; save it again as a plain dict of tensors if it holds more than that."
+        raise WeightsError(f"cannot read the weights in {path}: {_reason(error)}.", hint=hint) from error
+    for key in ("state_dict", "model", "model_state"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no named tensors but {type(content).__name__}.", hint="Save a state_dict.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{path} holds {type(value).__name__} as {key!r}.", hint="Save the tensors alone.")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Say in words why torch could not read a file; its advice to run the pickle nevertheless is not handed on."""
+    text = str(error)
+    if refused := re.search(r"unsupported global:? (?:GLOBAL )?([\w.]+)", text, re.IGNORECASE):
+        return f"it holds {refused[1]}, which is no tensor and is not run"
+    if isinstance(error, (pickle.PickleError, LookupError, EOFError)):
+        return "it is no file of tensors, or it is damaged"
+    return text.strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+
+
+def load_backbone(module: nn.Module, state: Mapping[str, Tensor], *, place: str, ignore: tuple[str, ...] = ()) -> None:
+    """Copy ``state`` into ``module``, all of it or nothing; ``place`` says in errors where the state came from.
+
+    Names that begin with one of ``ignore`` ("fc.", "classifier.", "head.") may be left over, and BatchNorm's counters
+    (``num_batches_tracked``, unused at a fixed momentum) may be missing, as in files of before PyTorch 0.4.1.
+    Raises WeightsError with the first names that are missing, left over or of another shape.
+    """
+    expected: dict[str, Tensor] = module.state_dict()
+    problems = [
+        f"{key}: expected {_shape(expected, key)}, found {_shape(state, key)}"
+        for key in [*expected, *(key for key in state if key not in expected and not key.startswith(ignore))]
+        if _shape(expected, key) != _shape(state, key)
+        and not (key.endswith("num_batches_tracked") and key not in state)
+    ]
+    if problems:
+        wanted, found = likely_architecture(expected) or type(module).__name__, likely_architecture(state)
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(
+            f"{place} does not fit {wanted}: {'; '.join(problems[:3])}{more}.",
+            hint=f"The weights look like {found or 'no network known here'}; name a model and weights that fit.",
+        )
+    module.load_state_dict({key: state[key] for key in expected if key in state}, strict=False)
+
+
+def likely_architecture(state: Mapping[str, Tensor]) -> str | None:
+    """Guess a network from its tensors' names ("ResNet-101", "MobileNetV2", "ViT, 12 blocks of width 768")."""
+    if blocks := _count(state, r"(?:^|\.)layer3\.(\d+)\.conv1\.weight$"):
+        depth = RESNETS.get((blocks, any(key.endswith("layer3.0.conv3.weight") for key in state)))
+        return f"ResNet-{depth}" if depth else "a ResNet of another depth"
+    if blocks := _count(state, r"(?:^|\.)blocks\.(\d+)\.attn\.qkv\.weight$"):
+        width = next(value.shape[-1] for key, value in state.items() if key.endswith("attn.qkv.weight"))
+        return f"ViT, {blocks} blocks of width {width}"
+    return "MobileNetV2" if _count(state, r"(?:^|\.)features\.(\d+)\.conv\.0\.0\.weight$") == 17 else None
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({found[1] for key in state if (found := re.search(pattern, key))})
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> str:
+    return str(tuple(state[key].shape)) if key in state else "nothing"

@@ -1,0 +1,208 @@
+"""Pre-trained weights by name: the table, the download that resumes, and the checksum."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from cispbench.harness.locks import run_lock
+from cispbench.harness.models.weight_files import file_sha256
+from cispbench.splits.errors import StoreError, UsageError, WeightsError, nearest
+from cispbench.splits.strict_yaml import load_yaml
+
+Progress = Callable[[int, int | None], None]
+
+TABLE = Path(__file__).with_name("weights.yaml")
+BLOCK_BYTES = 1 << 18
+NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsEntry:
+    """One entry of ``weights.yaml``, whose first lines say what the fields mean."""
+
+    name: str
+    url: str
+    architecture: str
+    normalise: Literal["imagenet", "half"]
+    source: str
+    licence: str
+    file: str = ""
+    sha256: str | None = None
+    sha256_prefix: str | None = None
+    bytes: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The file's name on disk."""
+        return self.file or self.url.rsplit("/", 1)[-1]
+
+    @property
+    def digits(self) -> str:
+        """The known leading digits of the SHA-256, none if it is unknown."""
+        return self.sha256 or self.sha256_prefix or ""
+
+
+def load_table(path: Path | None = None) -> dict[str, WeightsEntry]:
+    """Read the known weights by name. Raises WeightsError for fields that are unknown, missing or out of range."""
+    path = TABLE if path is None else path
+    known = {field.name for field in fields(WeightsEntry)} - {"name"}
+    needed = {"url", "architecture", "normalise", "source", "licence"}
+    table = {}
+    for name, row in load_yaml(path).items():
+        place = f"the weights {name!r} in {path}"
+        for key in sorted(row.keys() - known):
+            raise WeightsError(f"{place} have an unknown field {key!r}.", hint=nearest(key, known))
+        if lacking := sorted(needed - row.keys()):
+            raise WeightsError(f"{place} lack {', '.join(lacking)}.", hint="Add what is missing.")
+        if not row.keys() & {"sha256", "sha256_prefix"}:
+            raise WeightsError(f"{place} lack a checksum.", hint="Add sha256 (null if unknown) or sha256_prefix.")
+        if row["normalise"] not in ("imagenet", "half") or not row["url"].startswith(("http:", "https:", "file:")):
+            hint = "The URL is one of http, https or file; normalise is imagenet or half."
+            raise WeightsError(f"{place} have url: {row['url']}, normalise: {row['normalise']}.", hint=hint)
+        table[name] = WeightsEntry(name=name, **row)
+    return table
+
+
+def fetch(
+    name: str,
+    folder: Path,
+    *,
+    retries: int = 4,
+    timeout: float = 30.0,
+    allow_unverified: bool = False,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Path:
+    """Return the file of the weights ``name`` in ``folder``, checked, and downloaded first if it is not there.
+
+    A broken download goes on where it stopped, after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
+    (seconds) is for each answer. ``progress`` is given the bytes done and in all (None if unknown), ``note`` single
+    lines (standard error by default). Without a known checksum nothing is downloaded unless ``allow_unverified``; the
+    file's own SHA-256 is noted then, and ``file_sha256`` gives it for the record.
+    Raises UsageError for an unknown name, WeightsError if no file is to be had or its checksum is wrong.
+    """
+    table = load_table()
+    if name not in table:
+        raise UsageError(f"no weights are called {name!r}.", hint=nearest(name, table))
+    entry, say = table[name], note or _to_stderr
+    target = folder / entry.file_name
+    if not target.is_file():
+        if not entry.digits and not allow_unverified:
+            hint = f"Allow it by --weights {name}; or fetch it yourself, as {target} or for --weights FILE."
+            raise WeightsError(f"what {entry.url} serves cannot be verified: its checksum is not known.", hint=hint)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with run_lock(folder, f"fetching the weights {name}", None, on_wait=say):
+                if not target.is_file():
+                    part = _download(entry, target, retries, timeout, progress, say)
+                    _verify(entry, part)
+                    part.replace(target)
+        except (OSError, StoreError) as error:
+            raise WeightsError(f"cannot store the weights {name!r} as {target}: {error}.") from error
+    digest = _verify(entry, target)
+    if not entry.digits:
+        say(f"weights {name}: not verified, for no checksum is known; the SHA-256 of {target} is {digest}")
+    return target
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _verify(entry: WeightsEntry, path: Path) -> str:
+    """Return the file's SHA-256; a file with a wrong one is removed."""
+    digest, size = file_sha256(path), path.stat().st_size
+    if digest.startswith(entry.digits) and entry.bytes in (None, size):
+        return digest
+    with suppress(OSError):
+        path.unlink()
+    digits = f"SHA-256 {entry.digits}{'' if entry.sha256 else '...'}" if entry.digits else ""
+    wanted = " and ".join(filter(None, [digits, f"{entry.bytes} bytes" if entry.bytes else ""]))
+    raise WeightsError(
+        f"the weights {entry.name!r} in {path} have SHA-256 {digest} and {size} bytes, those of {entry.url} {wanted}. "
+        f"The file {'could not be' if path.exists() else 'was'} removed.",
+        hint="The same command fetches it anew; if that ends like this too, what the URL serves has changed.",
+    )
+
+
+def _download(
+    entry: WeightsEntry,
+    target: Path,
+    retries: int,
+    timeout: float,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> Path:
+    """Download into ``<target>.part``, in as many goes as it takes; raise WeightsError if that fails."""
+    part = target.with_name(target.name + ".part")
+    if not entry.digits:
+        # Nothing would tell that the URL's file has changed since another process began with it.
+        part.unlink(missing_ok=True)
+    attempt = 0
+    while True:
+        try:
+            _transfer(entry, part, timeout, progress)
+            return part
+        except NETWORK_ERRORS as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+                if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    part.unlink(missing_ok=True)
+            if attempt >= retries or not _may_pass(error, entry.url):
+                raise WeightsError(
+                    f"cannot fetch the weights {entry.name!r} from {entry.url}: {error}.",
+                    hint=f"Fetch that URL by other means and put the file as {target.name} into {target.parent}, or "
+                    "give a file of your own by --weights FILE, or start from random values by --weights none.",
+                ) from error
+            say(f"weights {entry.name}: {error}; trying again in {2**attempt} s")
+        time.sleep(2**attempt)
+        attempt += 1
+
+
+def _may_pass(error: Exception, url: str) -> bool:
+    """Tell whether a failure may be over at the next attempt."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (408, 416, 425, 429) or error.code >= 500
+    certificate = isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
+    return not certificate and not url.startswith("file:")
+
+
+def _transfer(entry: WeightsEntry, part: Path, timeout: float, progress: Progress | None) -> None:
+    """Append to ``part`` what it lacks, or write it anew if the server sends the whole file."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "cispbench"} | ({"Range": f"bytes={start}-"} if start else {})
+    with urllib.request.urlopen(urllib.request.Request(entry.url, headers=headers), timeout=timeout) as response:
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        if resumed and not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise http.client.HTTPException("the server sent another part of the file than it was asked for")
+        done = start if resumed else 0
+        length = response.headers["Content-Length"]
+        total = done + int(length) if length else entry.bytes
+        with part.open("ab" if resumed else "wb") as out:
+            while block := _read_block(response):
+                out.write(block)
+                done += len(block)
+                if progress is not None:
+                    progress(done, total)
+    if total is not None and done < total:
+        raise http.client.HTTPException(f"the connection ended after {done} of {total} bytes")
+
+
+def _read_block(response: Any) -> bytes:
+    try:
+        block: bytes = response.read(BLOCK_BYTES)
+    except OSError as error:
+        # Told apart from a full disk, which no further attempt would mend.
+        raise urllib.error.URLError(error) from error
+    return block

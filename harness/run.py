@@ -1,0 +1,243 @@
+"""A run: the steps of a setting in order, each trained once, tested, and recorded."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cispbench.harness.data.loader import EvalLoader, TrainLoader
+from cispbench.harness.data.transforms import EvalView, TrainView
+from cispbench.harness.evaluate import evaluate
+from cispbench.harness.locks import run_lock
+from cispbench.harness.method import StepContext
+from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.plan import PlannedStep, RunPlan
+from cispbench.harness.progress import ProgressView
+from cispbench.harness.recording import step_manifest, step_record
+from cispbench.harness.seeds import derive_seed, seed_everything
+from cispbench.harness.step_store import CHECKPOINT, METHOD, DamagedStepError, StepStore
+from cispbench.harness.training import StepTraining, TrainingJob, TrainingLog
+from cispbench.results.record import StepRecord
+from cispbench.results.store import Store
+from cispbench.splits.errors import MethodError
+
+CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run works: no choice of the experiment, though devices differ in their rounding.
+
+    ``load_encoder`` puts pre-trained weights into a fresh model (None for a random start).
+    """
+
+    records: Store
+    steps: StepStore
+    device: torch.device
+    view: ProgressView
+    workers: int = 0
+    wait: float | None = None
+    load_encoder: Callable[[IncrementalModel], None] | None = None
+    on_step: Callable[[StepRecord], None] | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The records of all steps; ``trained`` counts the steps trained now."""
+
+    records: list[StepRecord]
+    trained: int
+    finished_before: bool = False
+
+
+def execute(plan: RunPlan, options: RunOptions) -> RunResult:
+    """Train and test what is missing of a run, in order; what is there is left as it is.
+
+    Raises RunError, StoreError, DataError or MethodError; whatever is finished by then stays.
+    """
+    found = [options.records.find(step.key, plan.run_key) for step in plan.steps]
+    if all(found):
+        return RunResult([record for record in found if record is not None], trained=0, finished_before=True)
+    options.records.prepare()
+    run = _Run(plan, options)
+    records = []
+    for planned, record in zip(plan.steps, found, strict=True):
+        if record is None:
+            run.provide(planned.step)
+            record = step_record(plan, planned, run.evaluation(planned), options.steps.manifest(planned.key))
+            options.records.write(record)
+        records.append(record)
+        if options.on_step is not None:
+            options.on_step(record)
+    return RunResult(records, run.trained)
+
+
+class _Run:
+    """The work of one run, step by step."""
+
+    def __init__(self, plan: RunPlan, options: RunOptions) -> None:
+        self.plan, self.options, self.store = plan, options, options.steps
+        self.trained = 0
+
+    def provide(self, step: int) -> None:
+        """See to it that the step is in the step store, training it (and what it builds on) if it is not."""
+        planned = self.plan.steps[step]
+        if self._intact(planned.key):
+            return
+        if step > 0:
+            self.provide(step - 1)
+        with self._lock(planned) as work:
+            if self._intact(planned.key, set_aside=True):
+                return
+            started = time.perf_counter()
+            model, log, iterations = self._train(planned, work / CHECKPOINT)
+            self._check_shared_base(step)
+            seconds = log.wall_before + time.perf_counter() - started
+            manifest = step_manifest(planned, model, log, iterations, seconds, self.options.device)
+            self.store.publish(planned.key, model.state_dict(), self.plan.method.state_dict(), manifest)
+        self.trained += 1
+
+    def _check_shared_base(self, step: int) -> None:
+        method = self.plan.method
+        if step == 0 and method.shared_base and method.state_dict():
+            raise MethodError(
+                f"{method.name} keeps {', '.join(method.state_dict())} after step 0, which other methods share.",
+                hint="Set shared_base = False in its class.",
+            )
+
+    @contextmanager
+    def _lock(self, planned: PlannedStep) -> Iterator[Path]:
+        """Hold a step against other processes, swept of what killed ones left; yields its working folder."""
+        plan, folder = self.plan, self.store.work(planned.key)
+        what = f"step {planned.step} of {plan.method.name} on {plan.setting.name}, seed {plan.seed}"
+        with run_lock(folder, what, self.options.wait, on_wait=self.options.view.note):
+            self.store.sweep(planned.key)
+            yield folder
+
+    def _intact(self, key: str, set_aside: bool = False) -> bool:
+        """Whether the step is published and sound; who holds its lock may move a damaged one out of the way."""
+        if not self.store.has(key):
+            return False
+        try:
+            self.store.load(key)
+            self.store.load(key, METHOD)
+        except DamagedStepError as error:
+            if set_aside:
+                aside = self.store.set_aside(key)
+                self.options.view.note(f"{error} It is kept as {aside.name} and the step is trained anew.")
+            return False
+        return True
+
+    def model_after(self, step: int) -> IncrementalModel:
+        """Build the model as it is after ``step``, with its published weights."""
+        model = self._bare_model()
+        for index in range(step + 1):
+            model.grow(self.plan.trained.new_classes(index))
+        model.load_state_dict(self.store.load(self.plan.steps[step].key))
+        return model
+
+    def _bare_model(self) -> IncrementalModel:
+        model = build_model(self.plan.recipe.model, self.plan.recipe.data.crop)
+        model.freeze_batch_norm = self.plan.recipe.freeze_batch_norm
+        return model
+
+    def _train(self, planned: PlannedStep, checkpoint: Path) -> tuple[IncrementalModel, TrainingLog, int]:
+        plan, options, step = self.plan, self.options, planned.step
+        seed_everything(derive_seed(plan.seed, "model", step))
+        previous = None
+        if step == 0:
+            model = self._bare_model()
+            if options.load_encoder is not None:
+                options.load_encoder(model)
+        else:
+            model = self.model_after(step - 1)
+            previous = copy.deepcopy(model).to(options.device).eval().requires_grad_(False)
+            kept = self.store.load(plan.steps[step - 1].key, METHOD)
+            plan.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
+            seed_everything(derive_seed(plan.seed, "growth", step))
+        model.grow(plan.trained.new_classes(step))
+        model.to(options.device)
+        context = StepContext(
+            plan.trained, step, plan.trained.old_classes(step), plan.trained.new_classes(step), model, previous
+        )
+        plan.method.initialise(context)
+        phase = plan.recipe.phase(step)
+        job = TrainingJob(
+            method=plan.method,
+            context=context,
+            loader=self._train_loader(planned, phase.batch),
+            phase=phase,
+            device=options.device,
+            seed=derive_seed(plan.seed, "training", step),
+            checkpoint=checkpoint,
+            view=options.view,
+            images=len(planned.images),
+        )
+        return model, StepTraining(job).run(), job.iterations
+
+    def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
+        recipe, source = self.plan.recipe.data, self.plan.source
+        view = TrainView(
+            crop=recipe.crop,
+            resize_short=recipe.resize_short,
+            method=recipe.resize,
+            scale=(recipe.scale[0], recipe.scale[1]),
+            ratio=(recipe.ratio[0], recipe.ratio[1]),
+            flip=recipe.flip,
+            pad_label=recipe.pad_label,
+            normalise=recipe.normalise,
+        )
+        return TrainLoader(
+            source,
+            planned.images,
+            self.plan.trained.label_table(planned.step),
+            view,
+            batch,
+            seed=derive_seed(self.plan.seed, "data", planned.step),
+            workers=self.options.workers,
+            cache=self._fits_in_memory(planned.images),
+            void=recipe.void,
+            pin_memory=self.options.device.type == "cuda",
+        )
+
+    def _fits_in_memory(self, images: tuple[str, ...]) -> bool:
+        if self.options.workers:
+            return False
+        image, mask = self.plan.source.read("train", images[0])
+        return len(images) * (image.numel() + mask.numel()) * 1.3 < CACHE_BYTES
+
+    def evaluation(self, planned: PlannedStep) -> dict[str, Any]:
+        """Return the step's confusion matrix and the seconds it took, from the store where it is known."""
+        known = self.store.evaluation(planned.key, self.plan.evaluation_key)
+        if known is not None:
+            return known
+        with self._lock(planned):
+            return self.store.evaluation(planned.key, self.plan.evaluation_key) or self._evaluate(planned)
+
+    def _evaluate(self, planned: PlannedStep) -> dict[str, Any]:
+        plan, recipe, started = self.plan, self.plan.recipe, time.perf_counter()
+        ids = plan.source.ids("val")
+        view = EvalView(recipe.evaluation.resize_short, recipe.evaluation.crop, recipe.data.normalise)
+        loader = EvalLoader(
+            plan.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, self.options.workers
+        )
+        model = self.model_after(planned.step).to(self.options.device)
+        matrix = evaluate(
+            model,
+            loader,
+            plan.setting.num_foreground + 1,
+            self.options.device,
+            recipe.optim.precision,
+            lambda done: self.options.view.evaluating(done, len(ids)),
+        )
+        content = {"confusion": matrix.tolist(), "seconds": time.perf_counter() - started, "images": len(ids)}
+        self.store.write_evaluation(planned.key, plan.evaluation_key, content)
+        return content
