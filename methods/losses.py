@@ -1,0 +1,84 @@
+"""Losses that several methods share: pure functions of tensors.
+
+Notation: B images of H x W pixels, C classes of the model being trained, O classes of the previous model (background
+included), N = C - O new ones. ``target`` is int64 (B, H, W) with 0 background, O..C-1 new classes, 255 void.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+VOID = 255
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy over non-void pixels; 0 (with a gradient of 0) where all pixels are void.
+
+    ``logits`` (B, C, H, W), ``target`` (B, H, W).
+    """
+    total = functional.cross_entropy(logits.float(), target, ignore_index=VOID, reduction="sum")
+    return total / (target != VOID).sum().clamp(min=1)
+
+
+def unbiased_cross_entropy(
+    logits: Tensor, target: Tensor, old_classes: int, reduction: Literal["mean", "none"] = "mean"
+) -> Tensor:
+    """Cross-entropy whose background is "anything learnt before": p(0) sums the softmax over all O old classes.
+
+    Labels below ``old_classes`` count as background; void pixels cost 0. ``reduction="none"`` returns (B, H, W),
+    "mean" a scalar over all pixels, void ones in the count, as MiB's released train.py takes it. Source: MiB
+    (Cermelli et al., CVPR 2020), equation 5.
+    """
+    logits = logits.float()
+    void = target == VOID
+    background = target < old_classes
+    total = logits.logsumexp(1)
+    of_background = logits[:, : max(old_classes, 1)].logsumexp(1)
+    index = target.masked_fill(background | void, 0).unsqueeze(1)
+    score = torch.where(background, of_background, logits.gather(1, index).squeeze(1))
+    loss = (total - score).masked_fill(void, 0.0)
+    return loss if reduction == "none" else loss.mean()
+
+
+def unbiased_distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0) -> Tensor:
+    """Distil the previous model, matching its background with background plus all new classes.
+
+    ``logits`` (B, C, H, W), ``old_logits`` (B, O, H, W), multiplied by ``alpha``. Sum over old classes divided by O,
+    mean over pixels. Source: MiB (Cermelli et al., CVPR 2020), equations 7 and 8.
+    """
+    logits, old = logits.float(), (old_logits.float() * alpha).softmax(1)
+    known = old.shape[1]
+    total = logits.logsumexp(1)
+    background = torch.cat([logits[:, :1], logits[:, known:]], 1).logsumexp(1) - total
+    # The old classes' term, sum q (z - total), without keeping log-probabilities for every class.
+    others = (old[:, 1:] * logits[:, 1:known]).sum(1) - old[:, 1:].sum(1) * total
+    return -((old[:, 0] * background + others) / known).mean()
+
+
+def distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0) -> Tensor:
+    """Distil the previous model over its own classes: new channels are cut off before the log-softmax.
+
+    ``logits`` (B, C, H, W), ``old_logits`` (B, O, H, W), multiplied by ``alpha``. Mean over pixels and old classes.
+    Source: LwF as in MiB's released code (fcdl94/MiB, utils/loss.py, KnowledgeDistillationLoss).
+    """
+    known = old_logits.shape[1]
+    soft = (old_logits.float() * alpha).softmax(1)
+    return -(soft * logits[:, :known].float().log_softmax(1)).mean(1).mean()
+
+
+def bce_with_ignore(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of every class against the one-hot target, summed over classes, mean over non-void pixels.
+
+    ``logits`` (B, C, H, W); 0 where all pixels are void. Source: fcdl94/MiB, utils/loss.py,
+    BCEWithLogitsLossWithIgnoreIndex.
+    """
+    classes = logits.shape[1]
+    void = target == VOID
+    one_hot = functional.one_hot(target.masked_fill(void, 0), classes).movedim(-1, 1)
+    one_hot = one_hot.to(torch.float32)
+    loss = functional.binary_cross_entropy_with_logits(logits.float(), one_hot, reduction="none").sum(1)
+    return loss.masked_fill(void, 0.0).sum() / (~void).sum().clamp(min=1)

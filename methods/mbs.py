@@ -1,0 +1,158 @@
+"""MBS: Mitigating Background Shift in class-incremental semantic segmentation (Park et al., ECCV 2024).
+
+Released code: github.com/RoadoneP/ECCV2024_MBS at dc83e50.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cispbench.harness.method import Batch, Method, Output, StepContext
+from cispbench.methods.losses import VOID, cross_entropy
+
+
+@dataclass(frozen=True)
+class MBSOptions:
+    """MBS's options; each of its parts can be switched off, which is the paper's ablation.
+
+    ``distillation`` is lambda, the weight of the output distillation (25 on VOC, 50 on ADE20K).
+    """
+
+    threshold: float = 0.7
+    distillation: float = 25.0
+    pseudo_labels: bool = True
+    patch_distillation: bool = True
+    class_distillation: bool = True
+    output_distillation: bool = True
+    label_guidance: bool = True
+    orthogonality: bool = True
+    token_init: bool = True
+
+
+def selective_pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float = 0.7) -> Tensor:
+    """Label background pixels where the previous model is sure of an old class, drop those where it wavers.
+
+    ``target`` (B, H, W), ``old_logits`` (B, O, H, W). A background pixel takes the best class if that is not
+    background and its probability reaches ``threshold``; else it becomes void where the old classes together are
+    more probable than background. Source: MBS, section 3.2.
+    """
+    probabilities = old_logits.float().softmax(1)
+    best, label = probabilities.max(1)
+    background = target == 0
+    sure = background & (label != 0) & (best >= threshold)
+    target = torch.where(sure, label, target)
+    wavering = (target == 0) & (probabilities[:, 0] < probabilities[:, 1:].sum(1))
+    return target.masked_fill(wavering, VOID)
+
+
+def patch_weights(old_masks: Tensor, labels: Tensor, new_classes: Sequence[int]) -> Tensor:
+    """Weigh each patch by how little it belongs to new classes.
+
+    ``old_masks`` (B, O, h, w): the previous model's masks on the patch grid; ``labels`` (B, h, w): the pseudo-
+    labelled target there. Returns (B, h, w): 1 on old classes, 0 on new classes and void, elsewhere the previous
+    model's probability of background. Source: MBS, section 3.3.
+    """
+    weights = old_masks.float().softmax(1)[:, 0]
+    new = torch.isin(labels, torch.as_tensor(list(new_classes), device=labels.device))
+    old = (labels != 0) & ~new & (labels != VOID)
+    return weights.masked_fill(old, 1.0).masked_fill(new | (labels == VOID), 0.0)
+
+
+def adaptive_feature_distillation(features: Tensor, old_features: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the squared difference of (B, n, D) features, a mean or weighted by (B, n).
+
+    Weighted: the sum over the number of entries whose weight is positive; 0 where there is none.
+    Source: MBS, equations 5 and 6.
+    """
+    squared = (features.float() - old_features.float()) ** 2
+    if weights is None:
+        return squared.mean()
+    weights = weights.unsqueeze(-1)
+    entries = (weights > 0).sum() * squared.shape[-1]
+    return (weights * squared).sum() / entries.clamp(min=1)
+
+
+def label_guided_output_distillation(logits: Tensor, old_logits: Tensor, target: Tensor) -> Tensor:
+    """Distil the previous model's output, handing its background to the new class where the label says so.
+
+    ``logits`` (B, C, H, W), ``old_logits`` (B, O, H, W), ``target`` (B, H, W): ground truth of the step. The soft
+    target is padded with zeros to C; on pixels of a new class that class takes the background's probability. Mean
+    over pixels and C classes. Source: MBS, equation 8.
+    """
+    logits = logits.float()
+    soft = old_logits.float().softmax(1)
+    known, classes = soft.shape[1], logits.shape[1]
+    is_new = (target >= known) & (target != VOID)
+    background = soft[:, 0]
+    log_total = logits.logsumexp(1)
+    # -sum_c q_c (z_c - log sum exp z), term by term, so that no (B, C, H, W) of log-probabilities is kept.
+    others = (soft[:, 1:] * logits[:, 1:known]).sum(1)
+    place = torch.where(is_new, target, torch.zeros_like(target)).unsqueeze(1)
+    moved = background * logits.gather(1, place).squeeze(1)
+    return (log_total * soft.sum(1) - others - moved).mean() / classes
+
+
+def orthogonality(class_tokens: Tensor, new_classes: Sequence[int], weight: float) -> Tensor:
+    """Push the new classes' tokens away from all others.
+
+    ``class_tokens`` (C, D) or (B, C, D); L2-normalised; similarities of the new tokens with all tokens (detached),
+    their own and exact zeros left out; mean of absolute values times ``weight``. Source: MBS, equation 9.
+    """
+    tokens = functional.normalize(class_tokens.float(), dim=-1)
+    chosen = torch.as_tensor(list(new_classes), device=tokens.device)
+    similarity = tokens[..., chosen, :] @ tokens.detach().transpose(-1, -2)
+    own = functional.one_hot(chosen, tokens.shape[-2]).bool()
+    similarity = similarity.masked_fill(own, 0.0).abs()
+    return weight * similarity.sum() / (similarity > 0).sum().clamp(min=1)
+
+
+class MBS(Method):
+    """Selective pseudo-labels, adaptive feature and label-guided output distillation, orthogonal tokens."""
+
+    name = "mbs"
+    Options = MBSOptions
+    options: MBSOptions
+
+    @torch.no_grad()
+    def initialise(self, context: StepContext) -> None:
+        """Copy the background's token into the new classes; gains and biases of the new group stay 1 and 0."""
+        if context.step > 0 and self.options.token_init:
+            groups = context.model.class_groups()
+            groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the five terms of the released code (those switched on)."""
+        if previous is None:
+            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        options = self.options
+        target = batch.target
+        if options.pseudo_labels:
+            target = selective_pseudo_labels(target, previous.logits, options.threshold)
+        terms = {"cross_entropy": cross_entropy(output.logits, target)}
+        if options.patch_distillation:
+            weights = self._weights(target, previous, context)
+            terms["patch_distillation"] = adaptive_feature_distillation(output.patches, previous.patches, weights)
+        if options.class_distillation:
+            old = output.class_features[:, : context.old_classes]
+            terms["class_distillation"] = adaptive_feature_distillation(old, previous.class_features)
+        if options.output_distillation:
+            guide = batch.target if options.label_guidance else torch.zeros_like(batch.target)
+            kept = label_guided_output_distillation(output.logits, previous.logits, guide)
+            terms["output_distillation"] = options.distillation * kept
+        if options.orthogonality:
+            new = range(context.old_classes, context.num_classes)
+            weight = context.new_classes / context.num_classes
+            terms["orthogonality"] = orthogonality(output.class_tokens, new, weight)
+        return terms
+
+    @staticmethod
+    def _weights(target: Tensor, previous: Output, context: StepContext) -> Tensor:
+        grid = previous.masks.shape[-2:]
+        small = functional.interpolate(target.unsqueeze(1).float(), size=grid, mode="nearest").squeeze(1).long()
+        new = range(context.old_classes, context.num_classes)
+        return patch_weights(previous.masks, small, new).flatten(1)

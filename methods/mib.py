@@ -1,0 +1,69 @@
+"""MiB: Modeling the Background (Cermelli et al., CVPR 2020; released code github.com/fcdl94/MiB at 1c58983)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cispbench.harness.method import Batch, Method, Output, StepContext
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.methods.losses import VOID, cross_entropy, unbiased_cross_entropy, unbiased_distillation
+
+
+@dataclass(frozen=True)
+class MiBOptions:
+    """MiB's options: the weight and temperature of the distillation, and how void enters the mean."""
+
+    distillation: float = 10.0
+    alpha: float = 1.0
+    void_in_mean: bool = True
+    balanced_init: bool = True
+
+
+def balanced_init(old_weight: Tensor, old_bias: Tensor, new_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Start new classifiers from the background's, splitting its probability evenly.
+
+    ``old_weight`` (O, ...), ``old_bias`` (O,). Returns new weights (N, ...), new biases (N,) and the old biases
+    with the background's own lowered by log(N + 1). Source: MiB, section 3.3; fcdl94/MiB, segmentation_module.py.
+    """
+    bias = old_bias[0] - math.log(new_classes + 1)
+    new_weight = old_weight[:1].expand(new_classes, *old_weight.shape[1:]).clone()
+    old_bias_after = old_bias.clone()
+    old_bias_after[0] = bias
+    return new_weight, bias.expand(new_classes).clone(), old_bias_after
+
+
+@torch.no_grad()
+def start_from_background(model: IncrementalModel) -> None:
+    """Apply ``balanced_init`` to the group of classes that the model added last."""
+    *old, new = model.class_groups()
+    weight, bias, old_bias = balanced_init(old[0].rows, old[0].bias, new.bias.numel())
+    new.rows.copy_(weight)
+    new.bias.copy_(bias)
+    old[0].bias.copy_(old_bias)
+
+
+class MiB(Method):
+    """Unbiased cross-entropy, unbiased distillation, and classifiers that start from the background's."""
+
+    name = "mib"
+    Options = MiBOptions
+    options: MiBOptions
+
+    def initialise(self, context: StepContext) -> None:
+        """Start the new classes from the background."""
+        if context.step > 0 and self.options.balanced_init:
+            start_from_background(context.model)
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the unbiased cross-entropy and, from step 1 on, the distillation."""
+        if previous is None:
+            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        per_pixel = unbiased_cross_entropy(output.logits, batch.target, context.old_classes, reduction="none")
+        pixels = per_pixel.numel() if self.options.void_in_mean else (batch.target != VOID).sum().clamp(min=1)
+        cost = per_pixel.sum() / pixels
+        kept = unbiased_distillation(output.logits, previous.logits, self.options.alpha)
+        return {"cross_entropy": cost, "distillation": self.options.distillation * kept}

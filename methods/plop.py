@@ -1,0 +1,231 @@
+"""PLOP: Learning without Forgetting for Continual Semantic Segmentation (Douillard et al., CVPR 2021).
+
+Released code: github.com/arthurdouillard/CVPR2021_PLOP at 4b4a060.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cispbench.harness.method import Batch, Method, Output, StepContext
+from cispbench.methods.losses import VOID, cross_entropy
+from cispbench.methods.mib import start_from_background
+from cispbench.splits.errors import MethodError
+
+Median = Literal["released", "true"]
+
+
+@dataclass(frozen=True)
+class PLOPOptions:
+    """PLOP's options: weights of local POD, its scales, and how the entropy thresholds are found."""
+
+    pod: float = 0.01
+    pod_logits: float = 0.0005
+    scales: tuple[int, ...] = (1, 2, 4)
+    bins: int = 100
+    minimum: float = 0.001
+    median: Median = "released"
+    adaptive_factor: bool = True
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W); yes, the mean over classes."""
+    classes = probabilities.shape[1]
+    return -(probabilities * torch.log(probabilities + 1e-8)).mean(1) / math.log(classes)
+
+
+def entropy_thresholds(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    total_classes: int,
+    bins: int = 100,
+    minimum: float = 0.001,
+    median: Median = "released",
+) -> tuple[Tensor, float]:
+    """Measure, for each class the previous model predicts on background pixels, the median of its entropy.
+
+    ``batches`` yields (target (B, H, W), old_logits (B, O, H, W)). Returns thresholds (C,), at least ``minimum``,
+    and the largest entropy log(C) by which entropies are divided. ``median="released"`` keeps the released code's
+    walk over the histogram (CVPR2021_PLOP, train.py, find_median), which adds bin numbers where it means counts.
+    """
+    largest = math.log(total_classes)
+    histogram: Tensor | None = None
+    for target, old_logits in batches:
+        if histogram is None:
+            histogram = torch.zeros(total_classes * bins, dtype=torch.int64, device=target.device)
+        probabilities = old_logits.float().softmax(1)
+        background = target == 0
+        values = entropy(probabilities)[background] / largest
+        predicted = probabilities.argmax(1)[background]
+        place = predicted * bins + (values * bins).long().clamp(max=bins - 1)
+        histogram += torch.bincount(place, minlength=total_classes * bins)
+    if histogram is None:
+        raise ValueError("entropy thresholds need at least one batch")
+    walk = _released_median if median == "released" else _true_median
+    rows = histogram.view(total_classes, bins).tolist()
+    values_of = [max(walk(row), minimum) if sum(row) else minimum for row in rows]
+    return torch.tensor(values_of, dtype=torch.float32, device=histogram.device), largest
+
+
+def _released_median(counts: Sequence[int]) -> float:
+    """Walk the bins as released: the running sum grows by the bin's number, not by its count."""
+    bins, half, running = len(counts), sum(counts) / 2, 0.0
+    border, count = 0.0, 0
+    for number in range(bins):
+        border = number / bins
+        count = counts[int(border * bins)]
+        if running <= half <= running + count:
+            break
+        running += border * bins
+    missing = half - running
+    within = missing / count if count else math.copysign(math.inf, missing) if missing else math.nan
+    return border + within / bins
+
+
+def _true_median(counts: Sequence[int]) -> float:
+    """Return the median of a histogram on [0, 1], linear within its bin."""
+    bins, half, running = len(counts), sum(counts) / 2, 0
+    for number, count in enumerate(counts):
+        if count and running + count >= half:
+            return (number + (half - running) / count) / bins
+        running += count
+    return 1.0
+
+
+def pseudo_labels(
+    target: Tensor, old_logits: Tensor, thresholds: Tensor, max_entropy: float, old_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Fill background pixels with confident predictions of the previous model; the others become void.
+
+    ``target`` (B, H, W), ``old_logits`` (B, O, H, W), ``thresholds`` (C,). Returns the new target and, per image,
+    the share of background pixels kept: kept / (background + 1e-6), (B,). Source: PLOP, section 3.3.
+    """
+    probabilities = old_logits.float().softmax(1)
+    predicted = probabilities.argmax(1)
+    background = target < old_classes
+    sure = entropy(probabilities) / max_entropy < thresholds[predicted]
+    kept = background & sure
+    filled = torch.where(kept, predicted, target.masked_fill(background, VOID))
+    factor = kept.flatten(1).sum(1).float() / (background.flatten(1).sum(1).float() + 1e-6)
+    return filled, factor
+
+
+def local_pod_embedding(x: Tensor, scales: Sequence[int] = (1, 2, 4)) -> Tensor:
+    """Pool (B, D, H, W) over the columns and over the rows of s x s blocks, for every scale s; returns (B, .).
+
+    A block's side is W // s; scales with blocks of no pixel are an error of the caller. Source: PLOP, equation 6.
+    """
+    parts = []
+    for scale in scales:
+        side = x.shape[3] // scale
+        for i in range(scale):
+            for j in range(scale):
+                block = x[..., i * side : (i + 1) * side, j * side : (j + 1) * side]
+                parts += [block.mean(3).flatten(1), block.mean(2).flatten(1)]
+    return torch.cat(parts, 1)
+
+
+def pod_loss(
+    features: Sequence[Tensor],
+    old_features: Sequence[Tensor],
+    logits: Tensor,
+    old_logits: Tensor,
+    old_classes: int,
+    new_classes: int,
+    factor: float,
+    logits_factor: float,
+    scales: Sequence[int] = (1, 2, 4),
+) -> Tensor:
+    """Return local POD over feature maps (each (B, D_i, h_i, w_i)) and logits (B, C, h, w) / (B, O, h, w).
+
+    Maps are squared; the new classes' logits are summed into the background's. Norm of the difference per image,
+    mean over images, times factor and sqrt(C / N), mean over the maps. Source: PLOP, section 3.2; its released
+    utils/loss.py (features_distillation).
+    """
+    logits = logits.float()
+    background = logits[:, :1] + logits[:, old_classes:].sum(1, keepdim=True)
+    narrowed = torch.cat([background, logits[:, 1:old_classes]], 1)
+    pairs = [*zip(features, old_features, strict=True), (narrowed, old_logits)]
+    weights = [factor] * len(features) + [logits_factor]
+    losses = []
+    for (new, old), weight in zip(pairs, weights, strict=True):
+        a = local_pod_embedding(new.float() ** 2, scales)
+        b = local_pod_embedding(old.float() ** 2, scales)
+        losses.append(weight * torch.linalg.vector_norm(a - b, dim=1).mean())
+    return torch.stack(losses).mean() * math.sqrt((old_classes + new_classes) / new_classes)
+
+
+class PLOP(Method):
+    """Pseudo-labels by entropy, cross-entropy scaled by their share, and local POD distillation."""
+
+    name = "plop"
+    Options = PLOPOptions
+    options: PLOPOptions
+    thresholds: Tensor | None = None
+
+    def initialise(self, context: StepContext) -> None:
+        """Start the new classes from the background, as MiB does."""
+        if context.step > 0:
+            start_from_background(context.model)
+
+    def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:
+        """Measure the entropy thresholds in one pass over the step's data."""
+        if context.previous is None:
+            return
+        pairs = self._predictions(context, batches)
+        options = self.options
+        self.thresholds, _ = entropy_thresholds(
+            pairs, context.num_classes, options.bins, options.minimum, options.median
+        )
+
+    @staticmethod
+    def _predictions(context: StepContext, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        assert context.previous is not None
+        for batch in batches:
+            with torch.inference_mode():
+                yield batch.target, context.previous(batch.images).logits
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the cross-entropy on pseudo-labelled targets and the POD distillation."""
+        if previous is None or self.thresholds is None:
+            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        self._check_grid(output)
+        largest = math.log(context.num_classes)
+        target, factor = pseudo_labels(batch.target, previous.logits, self.thresholds, largest, context.old_classes)
+        per_pixel = functional.cross_entropy(output.logits.float(), target, ignore_index=VOID, reduction="none")
+        if self.options.adaptive_factor:
+            per_pixel = per_pixel * factor[:, None, None]
+        pod = pod_loss(
+            output.stages,
+            previous.stages,
+            output.masks,
+            previous.masks,
+            context.old_classes,
+            context.new_classes,
+            self.options.pod,
+            self.options.pod_logits,
+            self.options.scales,
+        )
+        return {"cross_entropy": per_pixel.mean(), "pod": pod}
+
+    def _check_grid(self, output: Output) -> None:
+        narrowest = min(*(stage.shape[3] for stage in output.stages), output.masks.shape[3])
+        if narrowest < max(self.options.scales):
+            raise MethodError(
+                f"plop cuts feature maps into {max(self.options.scales)} blocks, but one is {narrowest} wide.",
+                hint="Use larger crops (--set data.crop=...) or fewer scales (--set method.scales=[1,2]).",
+            )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the thresholds, which cost a pass over the data."""
+        return {} if self.thresholds is None else {"thresholds": self.thresholds}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the thresholds back."""
+        self.thresholds = state.get("thresholds")

@@ -1,0 +1,113 @@
+"""Losses against slow, obvious loops written from the papers' equations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cispbench.methods import losses, mbs, plop
+
+
+def scene(seed: int, classes: int, old: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, 3, 4, generator=generator, dtype=torch.float64).float()
+    old_logits = torch.randn(2, old, 3, 4, generator=generator)
+    legal = torch.tensor([0, 255, *range(old, classes)])
+    target = legal[torch.randint(len(legal), (2, 3, 4), generator=generator)]
+    return logits, old_logits, target
+
+
+sizes = st.tuples(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 3))
+
+
+def pixels(logits, target):
+    for b in range(target.shape[0]):
+        for i in range(target.shape[1]):
+            for j in range(target.shape[2]):
+                yield logits[b, :, i, j].double().softmax(0), int(target[b, i, j]), (b, i, j)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes)
+def test_unbiased_cross_entropy_is_minus_log_of_summed_probability(size):
+    seed, old, new = size
+    logits, _, target = scene(seed, old + new, old)
+    ours = losses.unbiased_cross_entropy(logits, target, old, "none")
+    for p, label, place in pixels(logits, target):
+        expected = 0.0 if label == 255 else -math.log(p[:old].sum() if label < old else p[label])
+        assert math.isclose(float(ours[place]), expected, rel_tol=1e-4, abs_tol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes)
+def test_unbiased_distillation_matches_background_with_background_and_new(size):
+    seed, old, new = size
+    logits, old_logits, target = scene(seed, old + new, old)
+    total, count = 0.0, 0
+    for p, _, (b, i, j) in pixels(logits, target):
+        q = old_logits[b, :, i, j].double().softmax(0)
+        total -= float(q[0] * torch.log(p[0] + p[old:].sum()) + (q[1:] * torch.log(p[1:old])).sum()) / old
+        count += 1
+    assert math.isclose(
+        float(losses.unbiased_distillation(logits, old_logits)), total / count, rel_tol=1e-4, abs_tol=1e-6
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes)
+def test_label_guided_distillation_moves_the_background_to_the_new_class(size):
+    seed, old, new = size
+    logits, old_logits, target = scene(seed, old + new, old)
+    total, count = 0.0, 0
+    for p, label, (b, i, j) in pixels(logits, target):
+        q = torch.zeros(old + new, dtype=torch.float64)
+        q[:old] = old_logits[b, :, i, j].double().softmax(0)
+        if old <= label < 255:
+            q[label], q[0] = q[0].clone(), 0.0
+        total -= float((q * p.log()).sum()) / (old + new)
+        count += 1
+    ours = mbs.label_guided_output_distillation(logits, old_logits, target)
+    assert math.isclose(float(ours), total / count, rel_tol=1e-4, abs_tol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40))
+def test_true_median_of_the_histogram(values):
+    bins = 10
+    counts = [values.count(number) for number in range(bins)]
+    ours = plop._true_median(counts)
+    below = sum(counts[: int(ours * bins)])
+    assert 0.0 <= ours <= 1.0
+    assert below <= len(values) / 2 + 1e-9 <= sum(counts[: math.ceil(ours * bins - 1e-9) or 1]) + 1e-6
+
+
+def test_thresholds_with_the_true_median_split_the_pixels_in_half():
+    generator = torch.Generator().manual_seed(0)
+    old_logits = 3 * torch.randn(4, 3, 40, 40, generator=generator)
+    target = torch.zeros(4, 40, 40, dtype=torch.int64)
+    thresholds, largest = plop.entropy_thresholds([(target, old_logits)], 5, median="true")
+    filled, factor = plop.pseudo_labels(target, old_logits, thresholds, largest, 3)
+    assert torch.isfinite(thresholds).all()
+    assert 0.45 < float((filled != 255).float().mean()) < 0.55
+    assert torch.allclose(factor, (filled != 255).flatten(1).float().mean(1), atol=1e-4)
+
+
+def test_losses_of_void_only_targets_are_zero_and_differentiable():
+    logits = torch.randn(1, 4, 3, 3, requires_grad=True)
+    void = torch.full((1, 3, 3), 255)
+    for value in (
+        losses.cross_entropy(logits, void),
+        losses.unbiased_cross_entropy(logits, void, 2),
+        losses.bce_with_ignore(logits, void),
+    ):
+        assert float(value.detach()) == 0.0
+        (grad,) = torch.autograd.grad(value, logits, retain_graph=True)
+        assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_patch_distillation_without_any_weight_is_zero():
+    patches, old = torch.randn(1, 4, 3, requires_grad=True), torch.randn(1, 4, 3)
+    assert float(mbs.adaptive_feature_distillation(patches, old, torch.zeros(1, 4)).detach()) == 0.0
