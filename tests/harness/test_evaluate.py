@@ -1,0 +1,74 @@
+"""The confusion matrix against a loop and against torchmetrics; evaluation against batching."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cispbench.harness.evaluate import confusion_matrix, evaluate
+from cispbench.harness.method import Output
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_against_a_loop(seed, classes):
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(classes, (3, 4, 5), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    prediction = torch.randint(classes, (3, 4, 5), generator=generator)
+    expected = np.zeros((classes, classes), np.int64)
+    for t, p in zip(target.flatten().tolist(), prediction.flatten().tolist(), strict=True):
+        if t != 255:
+            expected[t, p] += 1
+    ours = confusion_matrix(prediction, target, classes)
+    assert ours.dtype == torch.int64
+    np.testing.assert_array_equal(ours.numpy(), expected)
+
+
+def test_against_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(5, (2, 16, 16), generator=generator)
+    target[:, :2] = 255
+    prediction = torch.randint(5, (2, 16, 16), generator=generator)
+    theirs = multiclass_confusion_matrix(prediction, target, num_classes=5, ignore_index=255)
+    assert torch.equal(confusion_matrix(prediction, target, 5), theirs)
+
+
+def test_wrong_shapes_and_classes_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        confusion_matrix(torch.zeros(2, 2), torch.zeros(2, 3), 4)
+    with pytest.raises(ValueError, match=r"outside 0\.\.3"):
+        confusion_matrix(torch.full((2, 2), 4), torch.zeros(2, 2), 4)
+    with pytest.raises(ValueError, match=r"outside 0\.\.3"):
+        confusion_matrix(torch.zeros(2, 2), torch.full((2, 2), 9), 4)
+
+
+class Brightness(torch.nn.Module):
+    """Predict a pixel's class from its own value, so that nothing but counting is tested."""
+
+    def forward(self, images):
+        level = (images[:, 0] * 3).round().long().clamp(0, 3)
+        logits = torch.nn.functional.one_hot(level, 4).movedim(-1, 1).float()
+        empty = torch.empty(0)
+        return Output(logits, empty, empty, empty, empty)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_counts_do_not_depend_on_the_batch(batch):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(7, 3, 6, 6, generator=generator)
+    target = torch.randint(4, (7, 6, 6), generator=generator)
+    target[:, 0] = 255
+    names = tuple(map(str, range(7)))
+    batches = [(images[i : i + batch], target[i : i + batch], names[i : i + batch]) for i in range(0, 7, batch)]
+    seen = []
+    total = evaluate(Brightness(), batches, 4, torch.device("cpu"), "fp32", seen.append)
+    prediction = Brightness()(images).logits.argmax(1)
+    assert torch.equal(total, confusion_matrix(prediction, target, 4))
+    assert total.sum() == 7 * 30
+    assert seen[-1] == 7
