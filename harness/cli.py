@@ -8,6 +8,10 @@ from typing import Any
 
 import click
 
+from cispbench.harness.commands.data import data
+from cispbench.harness.commands.importing import import_
+from cispbench.harness.commands.ledger import ledger
+from cispbench.harness.commands.method import method
 from cispbench.splits.errors import CispbenchError, StoreError
 
 OUT = click.option(
@@ -132,6 +136,10 @@ def table(out: Path, protocol: str, as_json: bool) -> None:
     if not store.path.is_dir():
         raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
     click.echo(store_json(store, protocol) if as_json else store_table(store, protocol))
+
+
+for group in (data, import_, ledger, method):
+    main.add_command(group)
 
 
 if __name__ == "__main__":

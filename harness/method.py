@@ -52,7 +52,8 @@ class Output:
     ``patches``: (B, h*w, D), the features the classifier reads, before any normalisation.
     ``class_features``: (B, C, D), the classes' side of the classifier (projected class tokens, or the rows of a
     linear classifier). ``stages``: the encoder's stages (B, D_i, h_i, w_i), shallow to deep, then the decoder's
-    map (B, D, h, w) as the last one. ``class_tokens``: (C, D), the classes' learnt parameters.
+    map (B, D, h, w) as the last one. ``encoded``: (B, E, h, w), the encoder's last map, as the decoder reads it.
+    ``class_tokens``: (C, D), the classes' learnt parameters.
     """
 
     logits: Tensor
@@ -60,6 +61,7 @@ class Output:
     patches: Tensor
     class_features: Tensor
     class_tokens: Tensor
+    encoded: Tensor
     stages: tuple[Tensor, ...] = ()
 
 

@@ -84,6 +84,7 @@ class DeepLabV3(IncrementalModel):
             patches=decoded.flatten(2).transpose(1, 2),
             class_features=rows.expand(images.shape[0], -1, -1),
             class_tokens=rows,
+            encoded=x,
             stages=(*stages, decoded),
         )
 

@@ -111,6 +111,7 @@ class Segmenter(IncrementalModel):
             patches=patches,
             class_features=class_features,
             class_tokens=torch.cat(list(self.decoder.cls_emb), dim=1)[0],
+            encoded=tokens.transpose(1, 2).unflatten(2, (height, width)),
             stages=(*stages, decoded),
         )
 

@@ -55,7 +55,7 @@ class Brightness(torch.nn.Module):
         level = (images[:, 0] * 3).round().long().clamp(0, 3)
         logits = torch.nn.functional.one_hot(level, 4).movedim(-1, 1).float()
         empty = torch.empty(0)
-        return Output(logits, empty, empty, empty, empty)
+        return Output(logits, empty, empty, empty, empty, empty)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
