@@ -13,6 +13,7 @@ import torch
 
 from cispbench.harness.data.source import Source, find_source, locate
 from cispbench.harness.data.synthetic import synthetic_source
+from cispbench.harness.imported import ImportedStep, find_imported
 from cispbench.harness.plan import RunPlan, plan_run
 from cispbench.harness.progress import ProgressView, index_progress, make_view
 from cispbench.harness.recipe import Recipe, load_strict
@@ -40,6 +41,7 @@ def launch(
     *, method: str, setting: str, seed: int, profile: str | None, model: str | None, weights: str | None,
     data_root: Path | None, overrides: Sequence[str], out: Path, steps_dir: Path | None, device: str,
     workers: int | None, wait: float | None, protocol: str, quiet: bool, as_json: bool,
+    start_from: str | None = None, until: int | None = None,
 ) -> str:  # fmt: skip
     """Run ``cispbench run`` and return the text for standard output. Raises CispbenchError."""
     load_protocol(protocol)
@@ -49,6 +51,8 @@ def launch(
             f"{chosen.name}: MiB's partition was drawn with a seed that is lost, and its image lists are not shipped.",
             hint="Use overlapped or disjoint.",
         )
+    if until is not None and until > chosen.last_step:
+        raise UsageError(f"--until {until}: the last step of {chosen.name} is {chosen.last_step}.")
     cls = load_method(method)
     steps = StepStore(steps_dir or default_steps_dir())
     with make_view(quiet=quiet or as_json) as view:
@@ -59,20 +63,45 @@ def launch(
         reason = worker.unsupported(chosen, recipe.model)
         if reason is not None:
             raise MethodError(f"{method} cannot run {chosen.name} with {recipe.model}: {reason}")
-        check_weights(weights or recipe.weights, recipe.model)
+        start = _start(start_from, steps, chosen, recipe, weights)
+        if start is None:
+            check_weights(weights or recipe.weights, recipe.model)
         source = open_source(chosen, profile, data_root, steps.root, view)
-        choice = choose_weights(weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights))
-        recipe = _fit_weights(recipe, choice, overrides, view)
+        if start is None:
+            choice = choose_weights(
+                weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights)
+            )
+            recipe = _fit_weights(recipe, choice, overrides, view)
+        else:
+            choice = WeightsChoice(f"imported:{start.code}", start.sha256)
+            recipe = replace(recipe, weights=choice.label)
         plan = plan_run(setting=chosen, method=worker, recipe=recipe, profile=profile, seed=seed, source=source,
-                        weights_sha256=choice.sha256)  # fmt: skip
+                        weights_sha256=choice.sha256, start=start)  # fmt: skip
         options = RunOptions(
             records=Store(out), steps=steps, device=where, view=view, workers=_workers(workers, where), wait=wait,
-            load_encoder=choice.load, on_step=lambda record: view.end_step(step_line(record, protocol)),
+            load_encoder=choice.load, on_step=lambda record: view.end_step(step_line(record, protocol)), until=until,
         )  # fmt: skip
         if falls_back:
             view.note(_banner(chosen))
         result = execute(plan, options)
     return _as_json(result, plan, protocol) if as_json else _as_text(result, plan, out, protocol)
+
+
+def _start(
+    prefix: str | None, steps: StepStore, setting: Setting, recipe: Recipe, weights: str | None
+) -> ImportedStep | None:
+    """Return the imported step that the run goes on from. Raises UsageError where the two do not fit."""
+    if prefix is None:
+        return None
+    if weights is not None:
+        raise UsageError(
+            f"--start-from brings all weights; --weights {weights} would be ignored.", hint="Leave it out."
+        )
+    start = find_imported(steps, prefix)
+    reason = start.unfit(setting, recipe.model, recipe.data.crop)
+    if reason is not None:
+        raise UsageError(f"the run cannot go on from the imported step {start.key[:10]}: {reason}.")
+    return start
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cispbench.harness.data.source import Source
+from cispbench.harness.imported import ImportedStep
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.recipe import Recipe
@@ -36,7 +37,10 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run before it starts. ``trained`` is the setting as the method learns it (one step for a joint method)."""
+    """A run before it starts. ``trained`` is the setting as the method learns it (one step for a joint method).
+
+    ``steps`` begins with step 0, or with an imported step from which the run goes on.
+    """
 
     setting: Setting
     trained: Setting
@@ -48,6 +52,10 @@ class RunPlan:
     weights_sha256: str | None
     steps: tuple[PlannedStep, ...]
     evaluation_key: str
+
+    def planned(self, step: int) -> PlannedStep:
+        """Return the plan of ``step``, by its index in the setting."""
+        return self.steps[step - self.steps[0].step]
 
     @property
     def run_key(self) -> str:
@@ -72,12 +80,16 @@ def plan_run(
     seed: int,
     source: Source,
     weights_sha256: str | None,
+    start: ImportedStep | None = None,
 ) -> RunPlan:
-    """Select every step's images and derive every key. Raises DataError for a step without images."""
+    """Select every step's images and derive every key. Raises DataError for a step without images.
+
+    ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out.
+    """
     trained = setting.joint() if method.joint else setting
     presence = source.presence("train")
     steps: list[PlannedStep] = []
-    for step in range(len(trained.steps)):
+    for step in range(start.step if start else 0, len(trained.steps)):
         images = select_images(presence, trained, step)
         if not images:
             classes = ", ".join(map(str, trained.steps[step].classes))
@@ -88,6 +100,9 @@ def plan_run(
             )
         previous = steps[-1].key if steps else None
         list_sha256 = digest(images)
+        if start and step == start.step:
+            steps.append(PlannedStep(step, tuple(images), list_sha256, start.key, None))
+            continue
         content = {
             "training": TRAINING_VERSION,
             "models": MODELS_VERSION,

@@ -27,7 +27,7 @@ from cispbench.harness.step_store import CHECKPOINT, METHOD, DamagedStepError, S
 from cispbench.harness.training import StepTraining, TrainingJob, TrainingLog
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
-from cispbench.splits.errors import MethodError
+from cispbench.splits.errors import MethodError, StoreError
 
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
 
@@ -36,7 +36,8 @@ CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
 class RunOptions:
     """Where and how a run works: no choice of the experiment, though devices differ in their rounding.
 
-    ``load_encoder`` puts pre-trained weights into a fresh model (None for a random start).
+    ``load_encoder`` puts pre-trained weights into a fresh model (None for a random start); ``until`` is the last step
+    to train and test (None: the setting's last).
     """
 
     records: Store
@@ -47,6 +48,7 @@ class RunOptions:
     wait: float | None = None
     load_encoder: Callable[[IncrementalModel], None] | None = None
     on_step: Callable[[StepRecord], None] | None = None
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ def execute(plan: RunPlan, options: RunOptions) -> RunResult:
 
     Raises RunError, StoreError, DataError or MethodError; whatever is finished by then stays.
     """
-    found = [options.records.find(step.key, plan.run_key) for step in plan.steps]
+    wanted = [planned for planned in plan.steps if options.until is None or planned.step <= options.until]
+    found = [options.records.find(planned.key, plan.run_key) for planned in wanted]
     if all(found):
         return RunResult([record for record in found if record is not None], trained=0, finished_before=True)
     options.records.prepare()
     run = _Run(plan, options)
     records = []
-    for planned, record in zip(plan.steps, found, strict=True):
+    for planned, record in zip(wanted, found, strict=True):
         if record is None:
             run.provide(planned.step)
             record = step_record(plan, planned, run.evaluation(planned), options.steps.manifest(planned.key))
@@ -89,9 +92,14 @@ class _Run:
 
     def provide(self, step: int) -> None:
         """See to it that the step is in the step store, training it (and what it builds on) if it is not."""
-        planned = self.plan.steps[step]
+        planned = self.plan.planned(step)
         if self._intact(planned.key):
             return
+        if step > 0 and planned.previous_key is None:
+            raise StoreError(
+                f"the imported step {planned.key[:10]} is missing or damaged in {self.store.root}.",
+                hint="Import its checkpoint again.",
+            )
         if step > 0:
             self.provide(step - 1)
         with self._lock(planned) as work:
@@ -141,7 +149,7 @@ class _Run:
         model = self._bare_model()
         for index in range(step + 1):
             model.grow(self.plan.trained.new_classes(index))
-        model.load_state_dict(self.store.load(self.plan.steps[step].key))
+        model.load_state_dict(self.store.load(self.plan.planned(step).key))
         return model
 
     def _bare_model(self) -> IncrementalModel:
@@ -160,7 +168,7 @@ class _Run:
         else:
             model = self.model_after(step - 1)
             previous = copy.deepcopy(model).to(options.device).eval().requires_grad_(False)
-            kept = self.store.load(plan.steps[step - 1].key, METHOD)
+            kept = self.store.load(plan.planned(step - 1).key, METHOD)
             plan.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
             seed_everything(derive_seed(plan.seed, "growth", step))
         model.grow(plan.trained.new_classes(step))

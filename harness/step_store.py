@@ -50,6 +50,11 @@ class StepStore:
         make_folder(path)
         return path
 
+    def published(self) -> list[str]:
+        """Return the keys of all published steps, sorted."""
+        names = {path.parent.name for path in self.root.glob(f"steps/*/{MANIFEST}")}
+        return sorted(name for name in names if "." not in name)  # a dot marks drafts and damaged steps
+
     def has(self, key: str) -> bool:
         """Whether the step is published: its manifest is what makes it so."""
         return (self.folder(key) / MANIFEST).is_file()

@@ -78,3 +78,36 @@ def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = 
 @pytest.fixture
 def make_record() -> Callable[..., StepRecord]:
     return build_record
+
+
+class Deviations:
+    """What a test measured against a recorded output: the largest deviation, to be told at the end of the session."""
+
+    def __init__(self, record: Callable[[str, object], None]) -> None:
+        self._record = record
+
+    def note(self, name: str, deviation: float, bound: float) -> None:
+        """Keep a deviation with the bound that it is held against."""
+        self._record("deviation", [name, deviation, bound])
+
+
+@pytest.fixture
+def deviations(record_property: Callable[[str, object], None]) -> Deviations:
+    return Deviations(record_property)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the largest deviation from every recorded output, where golden tests were asked for (-m golden)."""
+    if "golden" not in config.option.markexpr:
+        return
+    worst: dict[str, tuple[float, float]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for key, value in getattr(report, "user_properties", []):
+                if key == "deviation" and report.when == "call":
+                    name, deviation, bound = value
+                    worst[name] = max(worst.get(name, (-1.0, bound)), (float(deviation), float(bound)))
+    if worst:
+        terminalreporter.section("largest deviation from each recorded output")
+        for name, (deviation, bound) in sorted(worst.items()):
+            terminalreporter.line(f"{name:<58} {deviation:9.2e}  (bound {bound:.0e})")

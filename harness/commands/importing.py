@@ -1,6 +1,8 @@
-"""``cispbench import``: Turn checkpoints of released code into steps of a run."""
+"""``cispbench import``: turn checkpoints of released code into steps of a run."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -8,3 +10,53 @@ import click
 @click.group("import")
 def import_() -> None:
     """Turn checkpoints of released code into steps of a run."""
+
+
+@import_.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--from", "code", required=True, help="Code base that wrote it: mib, plop or mbs.")
+@click.option("--setting", required=True, help="<scenario>-<task> that it was trained on.")
+@click.option("--model", help="Model that it fills. [the code base's usual one]")
+@click.option("--crop", type=click.IntRange(min=16), default=512, show_default=True,
+              help="Side of the training images, for a ViT's position grid.")  # fmt: skip
+@click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights and checkpoints. [.cispbench]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+def checkpoint(
+    file: Path, code: str, setting: str, model: str | None, crop: int, steps_dir: Path | None, as_json: bool
+) -> None:
+    """Make a released checkpoint a step that can be evaluated and trained further.
+
+    Files are read without running pickled code: one that holds more than tensors and plain values is refused.
+
+    \b
+    Example:
+      cispbench import checkpoint 15-5-voc_MiB_0.pth --from mib --setting overlapped-15-5
+      cispbench run --method mib --setting overlapped-15-5 --start-from KEY --until 0 --data-root /data
+    """
+    import json
+    from dataclasses import asdict
+
+    from cispbench.harness.imported import import_checkpoint
+    from cispbench.harness.models.released import released_code
+    from cispbench.harness.step_store import StepStore, default_steps_dir
+    from cispbench.splits.settings import parse_setting
+
+    chosen, store = parse_setting(setting), StepStore(steps_dir or default_steps_dir())
+    step = import_checkpoint(file, code, chosen, store, model, crop)
+    if as_json:
+        click.echo(json.dumps(asdict(step)))
+        return
+    norms = "|gamma| + 1e-5 of in-place ABN became plain scales" if step.in_place_abn else "norms taken as they are"
+    click.echo(
+        f"Imported {file} as step {step.step}/{chosen.last_step} of {chosen.name}\n"
+        f"  model {step.model}, {step.parameters:,} parameters, {len(step.classes) - 1} classes and background\n"
+        f"  from {released_code(code).source}; {norms}\n"
+        f"  key {step.key}\n\n"
+        f"Evaluate it:  cispbench run --method {code} --setting {chosen.name} --start-from {step.key[:12]} "
+        f"--until {step.step} --data-root FOLDER"
+    )
+    if step.step < chosen.last_step:
+        click.echo(
+            f"Go on:        cispbench run --method {code} --setting {chosen.name} --start-from {step.key[:12]} "
+            "--data-root FOLDER"
+        )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cispbench.harness.models.interface import IncrementalModel
 
-VERSION = 1  # raised whenever a model's numbers change: part of every step's key
+VERSION = 2  # raised whenever a model's numbers change: part of every step's key
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,17 @@ def _build_encoder(spec: ModelSpec, image_size: int) -> nn.Module:
     from cispbench.harness.models.transformer import TinyViT
 
     if spec.encoder.startswith("resnet"):
-        return encoders.ResNetEncoder(spec.encoder, spec.activation)
+        from torchvision.models import get_model
+
+        return encoders.ResNetEncoder(get_model(spec.encoder, weights=None), spec.activation)
     if spec.encoder.startswith("vit"):
-        return encoders.ViTEncoder(spec.encoder, image_size, spec.encoder_drop_path)
+        from timm import create_model
+
+        vit = create_model(
+            spec.encoder, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=True,
+            drop_path_rate=spec.encoder_drop_path,
+        )  # fmt: skip
+        return encoders.ViTEncoder(vit)
     if spec.encoder == "mobilenetv2":
         return encoders.MobileNetEncoder()
     if spec.encoder == "tiny-cnn":

@@ -20,16 +20,13 @@ def leaky_relu() -> nn.Module:
 
 
 class ResNetEncoder(nn.Module):
-    """torchvision's ResNet-18/34/50/101 with the last stage dilated instead of strided.
+    """A ResNet of torchvision (``net``, changed in place) with the last stage dilated instead of strided.
 
     ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu".
     """
 
-    def __init__(self, name: str, activation: str = "leaky_relu") -> None:
+    def __init__(self, net: Any, activation: str = "leaky_relu") -> None:
         super().__init__()
-        from torchvision.models import get_model
-
-        net: Any = get_model(name, weights=None)
         _dilate(net.layer4)
         act = leaky_relu if activation == "leaky_relu" else nn.ReLU
         for module in net.modules():
@@ -127,26 +124,23 @@ class TinyCNN(nn.Module):
 
 
 class ViTEncoder(nn.Module):
-    """timm's ViT at any size of image, fused attention; stages are four evenly spaced blocks."""
+    """A ViT of timm (``vit``: no head, no pooling, any image size), fused attention; stages are four of its blocks.
+
+    Its layer norms take 1e-5 as epsilon, as in Segmenter's and MBS's released code (segm/model/vit.py), not timm's
+    1e-6: with small activations the difference shows in the fourth digit of the logits.
+    """
 
     patch = 16
+    EPSILON = 1e-5
 
-    def __init__(self, name: str, image_size: int, drop_path: float = 0.0) -> None:
+    def __init__(self, vit: Any) -> None:
         super().__init__()
-        from timm import create_model
-
-        vit: Any = create_model(
-            name,
-            pretrained=False,
-            num_classes=0,
-            global_pool="",
-            img_size=image_size,
-            dynamic_img_size=True,
-            drop_path_rate=drop_path,
-        )
+        for module in vit.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = self.EPSILON
         self.vit = vit
         depth = len(vit.blocks)
-        self.taken = [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.taken = [max(depth * (i + 1) // 4 - 1, 0) for i in range(4)]
         self.width: int = vit.embed_dim
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:

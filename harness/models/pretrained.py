@@ -27,20 +27,22 @@ def load_encoder(model: IncrementalModel, state: Mapping[str, Tensor], place: st
     elif isinstance(encoder, MobileNetEncoder):
         load_backbone(encoder, dict(state), place=place, ignore=("classifier.", "features.18."))
     elif isinstance(encoder, ViTEncoder):
-        load_backbone(encoder.vit, _resampled(encoder.vit, dict(state)), place=place, ignore=("head.",))
+        load_backbone(encoder.vit, resampled(encoder, state), place=place, ignore=("head.",))
     else:
         raise WeightsError(
             f"{place}: the encoder {type(encoder).__name__} has no pre-trained weights.", hint="Use --weights none."
         )
 
 
-def _resampled(vit: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    from timm.layers.pos_embed import resample_abs_pos_embed
+def resampled(encoder: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Return the state with a ViT's position embedding (its name after ``prefix``) fitted to the encoder's grid."""
+    key, fitted = f"{prefix}pos_embed", dict(state)
+    if isinstance(encoder, ViTEncoder) and key in fitted and fitted[key].ndim == 3:
+        from timm.layers.pos_embed import resample_abs_pos_embed
 
-    target: Any = vit
-    key = "pos_embed"
-    if key in state and state[key].ndim == 3 and state[key].shape != target.pos_embed.shape:
-        state[key] = resample_abs_pos_embed(
-            state[key], list(target.patch_embed.grid_size), num_prefix_tokens=target.num_prefix_tokens
-        )
-    return state
+        vit: Any = encoder.vit
+        if fitted[key].shape != vit.pos_embed.shape:
+            fitted[key] = resample_abs_pos_embed(
+                fitted[key], list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_tokens
+            )
+    return fitted

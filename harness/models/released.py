@@ -1,0 +1,145 @@
+"""Checkpoints of the papers' released code, translated into the parameter names of our models.
+
+``abn-deeplab`` (MiB, PLOP): a residual network ``body.mod1`` to ``body.mod5`` with blocks counted from 1, the head,
+and a classifier ``cls.k`` for every step. Its norms are in-place ABN, whose scale is |gamma| + 1e-5, or, where
+batch counters are present, plain batch norms. ``segmenter`` (MBS): a ViT and the mask transformer, whose first
+group of classes is the background alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cispbench.splits.errors import UsageError, WeightsError, nearest
+from cispbench.splits.strict_yaml import load_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cispbench.harness.models.interface import IncrementalModel
+
+ABN_EPSILON = 1e-5  # inplace_abn adds it to |gamma|
+COUNTER = "num_batches_tracked"
+_BLOCK = re.compile(r"^body\.mod(\d)\.block(\d+)\.(?:convs\.)?")
+_NAMES = (
+    (re.compile(r"^body\.mod1\."), "encoder.net."),
+    (re.compile(r"(?<=\.)proj_conv(?=\.)"), "downsample.0"),
+    (re.compile(r"(?<=\.)proj_bn(?=\.)"), "downsample.1"),
+    (re.compile(r"^cls\."), "classifiers."),
+)
+_DROPPED = ("encoder.vit.head.", "encoder.vit.head_dist.")  # the ImageNet classifier that the release carries along
+_GROUPS = {"abn-deeplab": re.compile(r"classifiers\.(\d+)\.bias$"), "segmenter": re.compile(r"mask_norm\.bias\.(\d+)$")}
+
+
+@dataclass(frozen=True)
+class ReleasedCode:
+    """A code base: where it is from, its naming ``layout``, and the ``models`` that it can fill."""
+
+    name: str
+    source: str
+    layout: Literal["abn-deeplab", "segmenter"]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReleasedState:
+    """A checkpoint in our names: ``groups`` counts the classes added at each growth (background in the first one).
+
+    ``in_place_abn``: the scales were converted from in-place ABN's.
+    """
+
+    state: dict[str, Tensor]
+    groups: tuple[int, ...]
+    in_place_abn: bool
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = load_yaml(Path(__file__).parent / "released.yaml")
+    return entries
+
+
+def released_names() -> list[str]:
+    """Return the names of the code bases whose checkpoints can be imported."""
+    return list(_table())
+
+
+def released_code(name: str) -> ReleasedCode:
+    """Return a code base by name. Raises UsageError with the nearest name."""
+    if name not in _table():
+        raise UsageError(f"checkpoints of {name!r} cannot be imported.", hint=nearest(name, released_names()))
+    entry = _table()[name]
+    return ReleasedCode(name, entry["source"], entry["layout"], tuple(entry["models"]))
+
+
+def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedState:
+    """Return a released state dict in our names; ``place`` says in errors where it came from.
+
+    Raises WeightsError if it holds no classes, which is what a file of another code base looks like.
+    """
+    names = {key: _translated(key, layout) for key in state}
+    renamed = {new: state[key] for key, new in names.items() if not new.startswith(_DROPPED)}
+    groups = _class_groups(renamed, layout)
+    if not groups:
+        found = ", ".join(list(state)[:3])
+        raise WeightsError(
+            f"{place} holds no classifier of the layout {layout}: its first names are {found}.",
+            hint="Is --from the code base that wrote it?",
+        )
+    in_place = layout == "abn-deeplab" and not any(key.endswith(COUNTER) for key in renamed)
+    if in_place:
+        renamed = _plain_norms(renamed)
+    return ReleasedState(renamed, groups, in_place)
+
+
+def _translated(key: str, layout: str) -> str:
+    if layout == "segmenter":
+        return key.replace("encoder.", "encoder.vit.", 1) if key.startswith("encoder.") else key
+    if block := _BLOCK.match(key):
+        stage, number = int(block[1]) - 1, int(block[2]) - 1
+        key = f"encoder.net.layer{stage}.{number}.{key[block.end() :]}"
+    for pattern, ours in _NAMES:
+        key = pattern.sub(ours, key)
+    return key
+
+
+def _class_groups(state: Mapping[str, Tensor], layout: str) -> tuple[int, ...]:
+    found = {int(match[1]): value.numel() for key, value in state.items() if (match := _GROUPS[layout].search(key))}
+    if sorted(found) != list(range(len(found))):
+        return ()
+    sizes = [found[number] for number in range(len(found))]
+    if layout == "segmenter" and len(sizes) > 1:  # the background comes with the first growth
+        sizes = [sizes[0] + sizes[1], *sizes[2:]]
+    return tuple(sizes)
+
+
+def _plain_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state with the scale of every norm as in-place ABN computes it: |gamma| + 1e-5."""
+    import torch
+
+    norms = {key.removesuffix("running_mean") for key in state if key.endswith(".running_mean")}
+    plain = {
+        key: value.abs() + ABN_EPSILON if key.endswith(".weight") and key.removesuffix("weight") in norms else value
+        for key, value in state.items()
+    }
+    return plain | {f"{norm}{COUNTER}": torch.tensor(0) for norm in norms}
+
+
+def load_released(model: IncrementalModel, released: ReleasedState, place: str) -> None:
+    """Grow a bare model by the checkpoint's groups and copy the weights into it, all of them or nothing.
+
+    A ViT's position embedding is resampled to the model's grid. Raises WeightsError with the first names that are
+    missing, left over or of another shape.
+    """
+    from cispbench.harness.models.pretrained import resampled
+    from cispbench.harness.models.weight_files import load_backbone
+
+    for classes in released.groups:
+        model.grow(classes)
+    state = resampled(model.sections()["encoder"], released.state, "encoder.vit.")
+    load_backbone(model, state, place=place)
