@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cispbench.splits.errors import DataError, SettingError, nearest
-from cispbench.splits.settings import VOID, Setting
+from cispbench.splits.settings import VOID, Setting, parse_setting
 from cispbench.splits.strict_yaml import load_yaml
 from cispbench.splits.tasks import dataset
 
@@ -51,6 +51,12 @@ def golden_steps(setting: Setting) -> list[GoldenList] | None:
         return None
     steps = _golden()[setting.dataset]["settings"].get(setting.name)
     return None if steps is None else [(entry["images"], entry["sha256"]) for entry in steps]
+
+
+def golden_settings(name: str) -> list[Setting]:
+    """Return the settings of a data set for which figures are shipped, in their file's order. Raises SettingError."""
+    home = dataset(name).name
+    return [parse_setting(f"{home}:{setting}") for setting in _golden()[home]["settings"]]
 
 
 def golden_list(name: str, split: str) -> GoldenList:

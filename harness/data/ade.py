@@ -13,15 +13,15 @@ HOW_TO_GET = "Unpack ADEChallengeData2016.zip there (its images/ and annotations
 _FOLDERS = {"train": "training", "val": "validation"}
 
 
-def list_pairs(folder: Path, split: str) -> dict[str, Pair]:
+def list_pairs(folder: Path, split: str, masks_only: bool = False) -> dict[str, Pair]:
     """Return the split's images with their masks by id, the stem of the file's name; the files are not read.
 
     An image without a mask, or a mask without an image, is listed with both paths: whoever reads it finds out.
-    Raises DataError for a folder that is missing or empty.
+    ``masks_only``: the folder of the images is not looked at. Raises DataError for a folder that is missing or empty.
     """
     images, masks = folder / "images" / _FOLDERS[split], folder / "annotations" / _FOLDERS[split]
     stems: set[str] = set()
-    for part, suffix in ((images, ".jpg"), (masks, ".png")):
+    for part, suffix in ((images, ".jpg"), (masks, ".png"))[masks_only:]:
         if not part.is_dir():
             raise DataError(f"the folder {part} does not exist.", hint=HOW_TO_GET)
         found = {path.stem for path in part.iterdir() if path.suffix == suffix}

@@ -8,11 +8,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cispbench.harness.data.decode import Pair, check_sizes, decode_mask, image_size, missing, read_bytes
+from cispbench.harness.data.decode import Pair, check_sizes, decode_mask, image_size, missing, read_bytes, read_image
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.splits.errors import DataError
 
@@ -28,60 +29,87 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Index:
-    """``fingerprint``: hexadecimal, equal for equal data anywhere. ``presence``: split -> id -> class numbers."""
+    """``fingerprint``: hexadecimal, equal for equal data anywhere. ``presence``: split -> id -> class numbers.
+
+    ``path``: the cache file; ``cached``: whether it has served, so that no mask was read.
+    """
 
     fingerprint: str
     presence: Presence
+    path: Path = field(compare=False)
+    cached: bool = field(compare=False)
 
 
 @dataclass(frozen=True)
 class _Stat:
-    """One pair of files as the file system describes it."""
+    """One pair of files as the file system describes it; ``image_bytes`` is None where only masks are looked at."""
 
     split: str
     image_id: str
     pair: Pair
     mask_bytes: int
     mask_mtime_ns: int
-    image_bytes: int
+    image_bytes: int | None
 
 
-def build_index(dataset: str, pairs: Pairs, cache: Path, progress: Progress | None = None) -> Index:
+def build_index(
+    dataset: str, pairs: Pairs, cache: Path, progress: Progress | None = None, masks_only: bool = False
+) -> Index:
     """Return the index of the data set's ``pairs`` (split -> id -> files), from the cache if nothing has changed.
 
     All masks are read in parallel, and checked: colour mode, size against the image, values. ``progress`` is called
     with (done, total) from this thread. The cache file below ``cache/index`` is named after sizes and times of the
-    files, never after paths, so a folder that moves keeps it. Raises DataError naming up to five offending files,
-    StoreError for a cache that cannot be written.
+    files, never after paths, so a folder that moves keeps it. ``masks_only``: no image is looked at, and the
+    fingerprint is another than the whole data's. Raises DataError naming up to five offending files, StoreError for a
+    cache that cannot be written.
     """
-    stats = sorted(_stat_all(pairs), key=lambda stat: (stat.split, stat.image_id))
+    stats = sorted(_stat_all(pairs, masks_only), key=lambda stat: (stat.split, stat.image_id))
     path = cache / "index" / f"{_quick_key(dataset, stats)}.json"
     index = _load(path, dataset, pairs)
     if index is None:
         # First, so that a folder nobody may write to is known before minutes of reading.
         make_folder(path.parent)
-        index = _read_all(dataset, stats, pairs, progress)
+        index = _read_all(dataset, stats, pairs, path, progress)
         write_atomic(path, _dump(index, dataset))
     return index
 
 
-def _stat_all(pairs: Pairs) -> list[_Stat]:
+def find_broken(
+    dataset: str, pairs: Pairs, progress: Progress | None = None, masks_only: bool = False
+) -> list[DataError]:
+    """Decode every image (unless ``masks_only``) and mask to its last pixel; return an error for each broken file."""
+    chosen = [pair for part in pairs.values() for pair in part.values()]
+    images = [] if masks_only else [partial(_decode_image, pair.image) for pair in chosen]
+    masks = [partial(_decode_mask, pair.mask, dataset) for pair in chosen]
+    results = _parallel(lambda decode: decode(), [*images, *masks], progress)
+    return [result for result in results if isinstance(result, DataError)]
+
+
+def _decode_image(path: Path) -> None:
+    read_image(path)
+
+
+def _decode_mask(path: Path, dataset: str) -> None:
+    decode_mask(path, read_bytes(path), dataset)
+
+
+def _stat_all(pairs: Pairs, masks_only: bool) -> list[_Stat]:
     items = [(split, image_id, pair) for split, part in pairs.items() for image_id, pair in part.items()]
-    return _without_errors(_parallel(_stat, items), len(items))
+    return _without_errors(_parallel(partial(_stat, masks_only), items), len(items))
 
 
-def _stat(item: tuple[str, str, Pair]) -> _Stat:
+def _stat(masks_only: bool, item: tuple[str, str, Pair]) -> _Stat:
     split, image_id, pair = item
     what, path = "image", pair.image
     try:
-        image = path.stat()
+        image_bytes = None if masks_only else path.stat().st_size
         what, path = "mask", pair.mask
         mask = path.stat()
     except FileNotFoundError as error:
         raise missing(what, path) from error
     except OSError as error:
         raise DataError(f"the {what} {path} cannot be looked at ({error}).", hint="Check its permissions.") from error
-    return _Stat(split, image_id, pair, mask.st_size, mask.st_mtime_ns, image.st_size)
+    return _Stat(split, image_id, pair, mask.st_size, mask.st_mtime_ns, image_bytes)
 
 
 def _quick_key(dataset: str, stats: Iterable[_Stat]) -> str:
@@ -90,11 +118,12 @@ def _quick_key(dataset: str, stats: Iterable[_Stat]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, progress: Progress | None) -> Index:
+def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, path: Path, progress: Progress | None) -> Index:
     def inspect(stat: _Stat) -> tuple[str, frozenset[int]]:
         content = read_bytes(stat.pair.mask)
         mask, classes = decode_mask(stat.pair.mask, content, dataset)
-        check_sizes(stat.pair, image_size(stat.pair.image), (mask.height, mask.width))
+        if stat.image_bytes is not None:
+            check_sizes(stat.pair, image_size(stat.pair.image), (mask.height, mask.width))
         return hashlib.sha256(content).hexdigest(), classes
 
     found = _without_errors(_parallel(inspect, stats, progress), len(stats))
@@ -103,7 +132,7 @@ def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, progress: Progress
     for stat, (digest, classes) in zip(stats, found, strict=True):
         lines.append(f"{stat.split}\t{stat.image_id}\t{digest}\t{stat.image_bytes}")
         presence[stat.split][stat.image_id] = classes
-    return Index(hashlib.sha256("\n".join(lines).encode()).hexdigest(), presence)
+    return Index(hashlib.sha256("\n".join(lines).encode()).hexdigest(), presence, path, cached=False)
 
 
 def _parallel(
@@ -167,7 +196,7 @@ def _dump(index: Index, dataset: str) -> bytes:
 
 def _load(path: Path, dataset: str, pairs: Pairs) -> Index | None:
     try:
-        return _parse(json.loads(path.read_bytes()), dataset, pairs)
+        return _parse(json.loads(path.read_bytes()), dataset, pairs, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -175,7 +204,7 @@ def _load(path: Path, dataset: str, pairs: Pairs) -> Index | None:
         return None
 
 
-def _parse(record: Any, dataset: str, pairs: Pairs) -> Index:
+def _parse(record: Any, dataset: str, pairs: Pairs, path: Path) -> Index:
     fingerprint, stored = record["fingerprint"], record["presence"]
     if (record["format"], record["dataset"]) != (_FORMAT, dataset) or len(bytes.fromhex(fingerprint)) != 32:
         raise ValueError("its head is not what was written")
@@ -186,4 +215,4 @@ def _parse(record: Any, dataset: str, pairs: Pairs) -> Index:
     }
     if not all(isinstance(number, int) for part in presence.values() for found in part.values() for number in found):
         raise ValueError("a class is no number")
-    return Index(fingerprint, presence)
+    return Index(fingerprint, presence, path, cached=True)

@@ -95,7 +95,7 @@ class _Reader(Protocol):
     MARKERS: tuple[str, ...]
     HOW_TO_GET: str
 
-    def list_pairs(self, folder: Path, split: str) -> dict[str, Pair]: ...
+    def list_pairs(self, folder: Path, split: str, masks_only: bool = False) -> dict[str, Pair]: ...
 
 
 def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Progress | None = None) -> FolderSource:
@@ -104,12 +104,23 @@ def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Pro
     ``progress`` is called with (done, total) while masks are read. Raises DataError where nothing is found, listing
     what was looked for and how to get the data, and for any list, image or mask that breaks a rule.
     """
+    folder, pairs = list_data(dataset, data_root)
+    index = build_index(dataset, pairs, cache, progress)
+    return FolderSource(dataset, _kind(dataset, pairs), index.fingerprint, folder, pairs, index.presence)
+
+
+def list_data(
+    dataset: str, data_root: Path | None, masks_only: bool = False
+) -> tuple[Path, dict[str, dict[str, Pair]]]:
+    """Return the folder of the data set and, per split, the files of each id, as its lists name them.
+
+    ``masks_only``: the folder of the images may be missing; an id's image is then a path where nothing lies. No image
+    or mask is looked at. Raises DataError where nothing is found, and for a list that breaks a rule.
+    """
     folder = locate(dataset, data_root)
     if folder is None:
         raise not_found(dataset, data_root)
-    pairs = {split: _reader(dataset).list_pairs(folder, split) for split in SPLITS}
-    index = build_index(dataset, pairs, cache, progress)
-    return FolderSource(dataset, _kind(dataset, pairs), index.fingerprint, folder, pairs, index.presence)
+    return folder, {split: _reader(dataset).list_pairs(folder, split, masks_only) for split in SPLITS}
 
 
 def locate(dataset: str, data_root: Path | None) -> Path | None:

@@ -18,13 +18,14 @@ _LISTS = {"train": "train_aug.txt", "val": "val.txt"}
 _LIST_FOLDERS = ("ImageSets/Segmentation", "list")
 
 
-def list_pairs(folder: Path, split: str) -> dict[str, Pair]:
+def list_pairs(folder: Path, split: str, masks_only: bool = False) -> dict[str, Pair]:
     """Return the split's images with their masks by id, read from its list; the files are not looked at.
 
     A list holds an id a line, or, as in MiB's ``list`` folder, ``path_to_image path_to_mask`` below ``folder``.
-    Raises DataError for a folder or list that is missing, an empty or malformed list, an id that occurs twice.
+    ``masks_only``: the folder of the images may be missing. Raises DataError for a folder or list that is missing, an
+    empty or malformed list, an id that occurs twice.
     """
-    for part in MARKERS:
+    for part in MARKERS[masks_only:]:
         if not (folder / part).is_dir():
             raise DataError(f"{folder} holds no folder {part}.", hint=HOW_TO_GET)
     path = _find_list(folder, split)

@@ -1,0 +1,139 @@
+"""What a difference from the published data is likely to come from, as far as counts and digests tell."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+
+from cispbench.harness.data.compare import Comparison, ListCheck, Presence
+from cispbench.harness.data.source import SPLITS
+from cispbench.splits.classes import class_names
+from cispbench.splits.selection import GoldenList, digest, select_images
+from cispbench.splits.settings import Setting
+from cispbench.splits.tasks import dataset as find_dataset
+
+_NAMED = 5
+# Bounds of a search for the one mask that explains a step: fruitless ones, and images of the longest list.
+_SEARCHES = 5
+_LONGEST = 10_000
+# What else is called a train list of the same data: number of images -> its name.
+_OTHER_LISTS = {
+    "voc": {1464: "VOC 2012's own train list", 2913: "VOC 2012's own trainval list", 8498: "SBD's own train list"},
+    "ade": {25574: "the full ADE20K of 2021, not its SceneParsing part of 2016"},
+}
+_RIGHT_LIST = {"voc": "train_aug", "ade": "ADEChallengeData2016's training"}
+_IDS = {"voc": re.compile(r"\d{4}_\d{6}"), "ade": re.compile(r"ADE_(train|val)_\d{8}")}
+
+
+def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collection[str] = ()) -> list[str]:
+    """Return sentences on why the data differ, as far as it can be told; none where they agree.
+
+    ``unlisted``: ids of masks that lie in the folder and are on no list.
+    """
+    if comparison.agrees:
+        return []
+    if all(part.agrees for part in comparison.lists):
+        return _mask_causes(comparison, presence["train"])
+    causes = []
+    shared = presence["train"].keys() & presence["val"].keys()
+    if shared:
+        causes.append(f"images on both lists, so that test images are trained on: {_name_some(sorted(shared))}.")
+    named = {part.name: _list_cause(comparison.dataset, part, presence, unlisted) for part in comparison.lists}
+    causes += [cause for cause in named.values() if cause]
+    strangers = sorted(i for s in SPLITS for i in presence[s] if not _IDS[comparison.dataset].fullmatch(i))
+    title = find_dataset(comparison.dataset).title
+    if strangers:
+        causes.append(f"{len(strangers):,} ids are none of {title}, such as {strangers[0]!r}: these are other images.")
+    shorter = [part for part in comparison.lists if part.found[0] < part.published[0]]
+    if shorter and not causes:
+        parts = " and ".join(f"{p.found[0]:,} of {p.published[0]:,} {p.name} images" for p in shorter)
+        causes.append(f"this is a part of {title} ({parts}) and so cannot agree with what is published for the whole.")
+    return causes or [f"the lists hold other images than those of {title}."]
+
+
+def _list_cause(dataset: str, check: ListCheck, presence: Presence, unlisted: Collection[str]) -> str | None:
+    ids, (count, sha256) = presence[check.name].keys(), check.published
+    if check.agrees:
+        return None
+    known = _OTHER_LISTS[dataset].get(len(ids)) if check.name == "train" else None
+    if known:
+        return f"the train list has {len(ids):,} images, as many as {known}; {_RIGHT_LIST[dataset]} has {count:,}."
+    if len(ids | set(unlisted)) == count and digest(ids | set(unlisted)) == sha256:
+        return f"missing on the {check.name} list, though their masks are there: {_name_some(sorted(unlisted))}."
+    others = set(unlisted).union(*(presence[split] for split in SPLITS if split != check.name))
+    odd = one_apart(ids, check.published, ids if len(ids) > count else others)
+    if odd is not None:
+        return f"{odd} {'is too many' if odd in ids else 'is missing'} on the {check.name} list; all others agree."
+    if len(ids) == count:
+        return f"the {check.name} list has as many images as published, but not the same ones."
+    return None if len(ids) < count else f"the {check.name} list has {len(ids) - count:,} images too many."
+
+
+def one_apart(ids: Collection[str], published: GoldenList, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that, put on the list or taken off it, makes ``ids`` the published list; else None."""
+    lines = [f"\n{image_id}".encode() for image_id in sorted(ids)]
+    surplus, text = len(lines) - published[0], b"".join(lines)
+    if abs(surplus) != 1:
+        return None
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    for candidate in candidates:
+        line = f"\n{candidate}".encode()
+        place = bisect_left(lines, line)
+        start = starts[place]
+        middle, end = (line, start) if surplus < 0 else (b"", start + len(line))
+        if hashlib.sha256((text[:start] + middle + text[end:])[1:]).hexdigest() == published[1]:
+            return candidate
+    return None
+
+
+def _mask_causes(comparison: Comparison, presence: Mapping[str, Set[int]]) -> list[str]:
+    names = class_names(comparison.dataset)
+    off = [
+        (step, check.setting) for check in comparison.settings for step in check.steps
+        if check.setting.scenario == "overlapped" and not step.agrees
+    ]  # fmt: skip
+    changed = _changed_masks(off, presence, names)
+    if changed:
+        return [f"the lists agree, so masks hold other classes than published: {_name_some(changed, '; ')}."]
+    absent = sorted(set(range(1, len(names))) - set[int]().union(*presence.values()))
+    if absent:
+        listed = _name_some([f"{number} ({names[number]})" for number in absent])
+        return [f"the lists agree, but classes are in no train mask: {listed}; are the numbers the data set's own?"]
+    fewer = bool(off) and all(step.found[0] < step.published[0] for step, _ in off)
+    kind = "fewer classes, as they do when resized: small objects vanish" if fewer else "other classes"
+    return [f"the lists agree, so masks are not the published ones: they hold {kind}."]
+
+
+def _changed_masks(
+    off: Iterable[tuple[ListCheck, Setting]], presence: Mapping[str, Set[int]], names: Sequence[str]
+) -> list[str]:
+    """Name the masks that alone explain a step one image too long or too short, smallest lists first."""
+    found: dict[tuple[str, bool], list[Set[int]]] = {}
+    misses = 0
+    for check, setting in sorted(off, key=lambda pair: pair[0].published[0]):
+        ids, new = select_images(presence, setting, int(check.name)), set(setting.steps[int(check.name)].classes)
+        surplus = len(ids) > check.published[0]
+        candidates = [image_id for image_id, too_many in found if too_many == surplus]
+        if misses < _SEARCHES and len(ids) <= _LONGEST:
+            candidates += ids if surplus else sorted(presence.keys() - set(ids))
+        odd = one_apart(ids, check.published, candidates)
+        if odd is None:
+            misses += 1
+        else:
+            found.setdefault((odd, surplus), []).append(new & presence[odd] if surplus else new)
+    return [_describe_mask(image_id, surplus, sets, names) for (image_id, surplus), sets in found.items()]
+
+
+def _describe_mask(image_id: str, surplus: bool, sets: list[Set[int]], names: Sequence[str]) -> str:
+    narrowest = {tuple(sorted(one)) for one in sets if not any(other < one for other in sets)}
+    wanted = [" or ".join(names[number] for number in numbers) for numbers in sorted(narrowest)]
+    return f"that of {image_id} should {'not ' if surplus else ''}hold {' and '.join(wanted)}"
+
+
+def _name_some(names: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return separator.join(names[:_NAMED]) + more
