@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from tabulate import tabulate
-
-from cispbench.results.ledger import reported_rows
+from cispbench.reports.markdown import escape, markdown_table, number_text
+from cispbench.reports.runs import (
+    Group,
+    Selection,
+    comparable,
+    comparison_warning,
+    finished_runs,
+    grouped,
+    newest,
+    run_json,
+    score_record,
+    scores_json,
+    sorted_settings,
+    variants,
+)
+from cispbench.results.ledger import KINDS, reported_rows
 from cispbench.results.record import StepRecord
-from cispbench.results.scores import Scores, score
+from cispbench.results.scores import Scores
 from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError
-from cispbench.splits.settings import list_settings, parse_setting
 
 _NUMBERS = ("old", "new", "all")
-_KINDS = ("reported", "excerpted", "reproduced")
 _SOURCE_WIDTH = 60
-_DATA = {"mini": "a small part of the real data", "synthetic": "synthetic scenes"}
-
-
-class _Group(NamedTuple):
-    """Runs that may stand in one table."""
-
-    kind: str
-    profile: str
-    dataset: str
 
 
 class _Cell(NamedTuple):
@@ -52,9 +52,9 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
     if len({record.run_key for record in records}) != 1:
         raise StoreError(f"a run's table needs the records of one run, not of {len({r.run_key for r in records})}.")
     last = max(records, key=lambda record: record.step)
-    scores = _score(last, protocol)
+    scores = score_record(last, protocol)
     rows = [
-        [f"{last.method.name} (measured)", *(_number(getattr(scores, name), 2) for name in _NUMBERS),
+        [f"{last.method.name} (measured)", *(number_text(getattr(scores, name), 2) for name in _NUMBERS),
          f"{last.data.kind} data", last.model.name, f"profile {last.profile}, seed {last.seed}"]
     ]  # fmt: skip
     published = reported_rows(last.setting, last.method.name)
@@ -65,102 +65,68 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
         f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",
         "",
-        _markdown(["result", *_NUMBERS, "kind", "backbone", "source"], rows),
+        markdown_table(["result", *_NUMBERS, "kind", "backbone", "source"], rows),
     ]
     if not published:
         lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
-    if not _comparable(last.data.kind, last.profile):
-        lines += ["", _warning(last.data.kind, last.profile)]
+    if not comparable(last.data.kind, last.profile):
+        lines += ["", comparison_warning(last.data.kind, last.profile)]
     return "\n".join(lines)
 
 
 def step_line(record: StepRecord, protocol: str = "strict") -> str:
     """Return one line on a finished step: scores in percent, seconds it took, training images a second."""
-    scores = _score(record, protocol)
-    numbers = "  ".join(f"{name} {_number(getattr(scores, name), 1)}" for name in _NUMBERS)
+    scores = score_record(record, protocol)
+    numbers = "  ".join(f"{name} {number_text(getattr(scores, name), 1)}" for name in _NUMBERS)
     speed = record.timing.images_per_second
     pace = f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
     cost = f"({record.timing.wall_seconds:.1f} s, {pace} images/s)"
     return f"step {record.step}/{record.steps - 1}  {numbers}  {cost}"
 
 
-def store_table(store: Store, protocol: str = "strict") -> str:
-    """Return a table of the finished runs for each kind of data, profile and data set.
+def store_table(store: Store, protocol: str = "strict", selection: Selection | None = None) -> str:
+    """Return a table of the selected finished runs for each kind of data, profile and data set.
 
     Cells are the mean over seeds +- the sample standard deviation (from two seeds on), with the number of seeds
     beside. Of several runs of one seed the newest counts; a note says how many were superseded. On full data the
     published numbers of the same method and backbone stand in brackets.
     """
-    finished = [record for record in store.records() if record.finished]
+    finished = finished_runs(store, selection)
     if not finished:
         return f"No finished runs in {store.path}."
-    groups: dict[_Group, list[StepRecord]] = defaultdict(list)
-    for record in finished:
-        groups[_Group(record.data.kind, record.profile, record.dataset)].append(record)
-    return "\n\n".join(_group_table(group, groups[group], protocol) for group in sorted(groups))
+    return "\n\n".join(_group_table(group, records, protocol) for group, records in grouped(finished).items())
 
 
-def _group_table(group: _Group, records: list[StepRecord], protocol: str) -> str:
-    newest = _newest(records)
-    variants = _variants(newest)
+def _group_table(group: Group, records: list[StepRecord], protocol: str) -> str:
+    kept = newest(records)
+    digests = variants(kept)
     cells: dict[_Cell, list[Scores]] = defaultdict(list)
-    for record in newest:
-        cell = _Cell(record.method.name, record.model.name, record.setting, variants[record.run_key])
-        cells[cell].append(_score(record, protocol))
-    settings = _sorted_settings({cell.setting for cell in cells})
+    for record in kept:
+        cell = _Cell(record.method.name, record.model.name, record.setting, digests[record.run_key])
+        cells[cell].append(score_record(record, protocol))
+    settings = sorted_settings({cell.setting for cell in cells})
     rows = []
     for method, model, variant in sorted({(cell.method, cell.model, cell.variant) for cell in cells}):
         row = [f"{method} (variant {variant})" if variant else method, model]
         for setting in settings:
-            row += _cell_texts(_Cell(method, model, setting, variant), cells, _comparable(group.kind, group.profile))
+            row += _cell_texts(_Cell(method, model, setting, variant), cells, comparable(group.kind, group.profile))
         rows.append(row)
     headers = ["method", "model", *(f"{name} {what}" for name in settings for what in (*_NUMBERS, "seeds"))]
     lines = [
-        f"### {_escape(group.dataset)}, {group.kind} data, profile {_escape(group.profile)}",
+        f"### {escape(group.dataset)}, {group.kind} data, profile {escape(group.profile)}",
         "",
         f"mIoU in percent after the last step, protocol {protocol}; mean ± standard deviation over seeds.",
         "",
-        _markdown(headers, rows),
+        markdown_table(headers, rows),
         "",
-        _published_note() if _comparable(group.kind, group.profile) else _warning(group.kind, group.profile),
+        _published_note() if comparable(group.kind, group.profile) else comparison_warning(group.kind, group.profile),
     ]
-    superseded = len(records) - len(newest)
+    superseded = len(records) - len(kept)
     if superseded:
         lines += ["", f"Superseded by a newer run of the same seed, and not counted: {superseded}."]
-    if any(variants.values()):
+    if any(digests.values()):
         lines += ["", "A variant differs from the first run of its row in recipe, weights, data or method version."]
     return "\n".join(lines)
-
-
-def _newest(records: Iterable[StepRecord]) -> list[StepRecord]:
-    """Keep, of the runs that differ by nothing but their code, the one that was trained last."""
-    kept: dict[tuple[str | int, ...], StepRecord] = {}
-    for record in sorted(records, key=lambda record: (datetime.fromisoformat(record.created), record.run_key)):
-        group = (record.data.kind, record.profile, record.dataset)
-        kept[*group, record.method.name, record.model.name, record.setting, record.seed, _digest(record)] = record
-    return list(kept.values())
-
-
-def _digest(record: StepRecord) -> str:
-    """Return a short digest of what a person can change about a run besides its seed."""
-    parts = [record.recipe, record.method.version, record.method.options, record.model.weights_sha256]
-    content = json.dumps([*parts, record.data.fingerprint], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:6]
-
-
-def _variants(records: Iterable[StepRecord]) -> dict[str, str]:
-    """Return, by run key, "" for runs of the recipe that came first in their row, else the digest of theirs."""
-    first: dict[tuple[str, str, str], str] = {}
-    variants = {}
-    for record in sorted(records, key=lambda record: (datetime.fromisoformat(record.created), record.run_key)):
-        digest = _digest(record)
-        usual = first.setdefault((record.method.name, record.model.name, record.setting), digest)
-        variants[record.run_key] = "" if digest == usual else digest
-    return variants
-
-
-def _comparable(kind: str, profile: str) -> bool:
-    return kind == "full" and profile == "paper"
 
 
 def _cell_texts(cell: _Cell, cells: dict[_Cell, list[Scores]], beside_published: bool) -> list[str]:
@@ -193,7 +159,7 @@ def _bracket(published: list[float | None]) -> str:
 def _published(cell: _Cell) -> list[dict[str, Any]]:
     """Return the published rows of a cell's backbone, of the most direct kind that exists."""
     rows = [row for row in reported_rows(cell.setting, cell.method) if _same_backbone(cell.model, row["backbone"])]
-    for kind in _KINDS:
+    for kind in KINDS:
         chosen = [row for row in rows if row["kind"] == kind]
         if chosen:
             return chosen
@@ -211,25 +177,6 @@ def _same_backbone(model: str, backbone: str) -> bool:
     return set(words) <= runs
 
 
-def _sorted_settings(names: set[str]) -> list[str]:
-    listed = [setting.name for setting in list_settings()]
-    return sorted(names, key=lambda name: (listed.index(name) if name in listed else len(listed), name))
-
-
-def _score(record: StepRecord, protocol: str) -> Scores:
-    """Score a record; a joint run's only step is the last one, whatever steps its setting has."""
-    return score(record.confusion, parse_setting(record.setting), None if record.joint else record.step, protocol)
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _warning(kind: str, profile: str) -> str:
-    measured = f"Measured on {_DATA[kind]}" if kind in _DATA else f"Measured under the profile {profile}"
-    return f"{measured}: these numbers are NOT comparable with published ones."
-
-
 def _published_note() -> str:
     return (
         "In brackets: published numbers for the same method and backbone (lowest to highest where sources differ), as "
@@ -241,28 +188,10 @@ def _short(source: str) -> str:
     return source if len(source) <= _SOURCE_WIDTH else source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"
 
 
-def _escape(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a GitHub table whose cells show exactly the given texts."""
-    escaped = [[_escape(text) for text in row] for row in rows]
-    return tabulate(escaped, [_escape(text) for text in headers], tablefmt="github", disable_numparse=True)
-
-
-def store_json(store: Store, protocol: str = "strict") -> str:
-    """Return the finished runs as a JSON list: what identifies each run, and its scores (null where undefined)."""
-    rows = []
-    for record in _newest([record for record in store.records() if record.finished]):
-        scores = _score(record, protocol)
-        numbers = {name: getattr(scores, name) for name in (*_NUMBERS, "harmonic", "pixel_accuracy")}
-        rows.append(
-            {
-                "dataset": record.dataset, "setting": record.setting, "method": record.method.name,
-                "model": record.model.name, "profile": record.profile, "data": record.data.kind, "seed": record.seed,
-                "run_key": record.run_key, "protocol": protocol,
-                **{name: None if math.isnan(value) else value for name, value in numbers.items()},
-            }
-        )  # fmt: skip
+def store_json(store: Store, protocol: str = "strict", selection: Selection | None = None) -> str:
+    """Return the selected finished runs as a JSON list: what identifies a run, and its scores (null if undefined)."""
+    rows = [
+        {**run_json(record), "protocol": protocol, **scores_json(score_record(record, protocol))}
+        for record in newest(finished_runs(store, selection))
+    ]
     return json.dumps(rows, allow_nan=False)

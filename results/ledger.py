@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cispbench.splits.errors import CispbenchError, StoreError, nearest
+from cispbench.splits.errors import CispbenchError, StoreError, UsageError, nearest
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.strict_yaml import load_yaml
 
@@ -22,7 +24,9 @@ _WORDS = ("dataset", "setting", "method", "backbone", "kind", "source")
 _OPTIONAL = ("note", "assignment")
 _NUMBERS = ("old", "new", "all")
 _COLUMNS = ("dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", *_OPTIONAL)
-_KINDS = ("reported", "excerpted", "reproduced")
+KINDS = ("reported", "excerpted", "reproduced")
+READINGS = ("without", "both", "old-without")
+LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
 
 
@@ -41,8 +45,12 @@ def load_reported() -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [row for path in sorted(_FOLDER.glob("*.yaml")) for row in _read_file(path)]
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
+    return pd.DataFrame(ledger_rows(), columns=list(_COLUMNS))
+
+
+def ledger_rows() -> list[dict[str, Any]]:
+    """Return the whole ledger as ``load_reported`` does, without pandas: None where nothing is printed."""
+    return [dict(row) for path in sorted(_FOLDER.glob("*.yaml")) for row in _read_file(path)]
 
 
 def reported_rows(setting_name: str, method: str) -> list[dict[str, Any]]:
@@ -60,30 +68,83 @@ def reported_rows(setting_name: str, method: str) -> list[dict[str, Any]]:
     return [dict(row) for row in rows if _plain_name(row["method"]) == wanted]
 
 
+def published_name(method: str) -> str:
+    """Return the ledger's name of a method, given by its published or registry name.
+
+    Raises UsageError with the nearest names.
+    """
+    names = {_plain_name(row["method"]): str(row["method"]) for row in ledger_rows()}
+    wanted = _plain_name(method)
+    if wanted not in names:
+        close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+        hint = (
+            f"Did you mean {' or '.join(repr(names[name]) for name in close)}?"
+            if close
+            else f"Known: {', '.join(sorted(names.values(), key=str.lower))}."
+        )
+        raise UsageError(f"the ledger holds no method {method!r}.", hint=hint)
+    return names[wanted]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a row's ``old`` and ``new`` make of ``all``, in percent.
+
+    ``without`` and ``both``: the ``all`` that follows if background is in neither or in both; ``background``: the IoU
+    of the background that follows if it is in ``all`` alone. ``gaps``: by reading, how far ``all`` is from what fits,
+    beyond the rounding of the digits; 0 where the reading fits.
+    """
+
+    without: float
+    both: float
+    background: float
+    gaps: dict[str, Fraction]
+
+
 def lint_row(row: Row) -> str:
     """Return which means a row's numbers can be, by their arithmetic and the rounding of the printed digits.
 
     ``without``: background is in neither ``old`` nor ``all``; ``both``: in both; ``old-without``: in ``all`` alone,
     with an implied IoU of the background of 80 to 100; ``inconsistent``: none of them; ``incomplete``: a number is
-    missing. The first that fits is returned: with few old classes or close numbers several may.
+    missing. The first that fits is returned: with few old classes or close numbers several may, see ``readings``.
+    """
+    found = arithmetic(row)
+    if found is None:
+        return "incomplete"
+    return next((name for name in READINGS if not found.gaps[name]), "inconsistent")
+
+
+def readings(row: Row) -> tuple[str, ...]:
+    """Return every reading of ``lint_row`` that fits, in its order; none for an inconsistent or incomplete row."""
+    found = arithmetic(row)
+    return () if found is None else tuple(name for name in READINGS if not found.gaps[name])
+
+
+def arithmetic(row: Row) -> Arithmetic | None:
+    """Work out what a row's numbers say under each reading; None if one of old, new and all is missing.
+
+    The digits are the ledger's: a trailing zero that it lost widens the rounding (more readings fit, never fewer),
+    and a number computed there from several printed ones counts as more precise than they are.
     """
     printed = [_printed(row, name) for name in _NUMBERS]
     if any(number is None for number in printed):
-        return "incomplete"
+        return None
     (old, old_error), (new, new_error), (total, total_error) = (number for number in printed if number is not None)
     setting = parse_setting(row["setting"])
     num_old = len(setting.steps[0].classes)
     num_new = setting.num_foreground - num_old
+    means, gaps = {}, {}
     for name, weight in (("without", num_old), ("both", num_old + 1)):
         count = weight + num_new
         slack = weight * old_error + num_new * new_error + count * total_error
-        if abs(weight * old + num_new * new - count * total) <= slack:
-            return name
+        means[name] = (weight * old + num_new * new) / count
+        gaps[name] = max(Fraction(0), abs(means[name] - total) - slack / count)
     count = 1 + num_old + num_new
     background = count * total - num_old * old - num_new * new
     slack = num_old * old_error + num_new * new_error + count * total_error
     low, high = _BACKGROUND_RANGE
-    return "old-without" if low - slack <= background <= high + slack else "inconsistent"
+    gaps["old-without"] = max(Fraction(0), low - slack - background, background - high - slack) / count
+    return Arithmetic(float(means["without"]), float(means["both"]), float(background), gaps)
 
 
 def _printed(row: Row, name: str) -> tuple[Fraction, Fraction] | None:
@@ -152,5 +213,5 @@ def _problems(entry: Any) -> Iterator[str]:
             yield f"{name} is {value!r}, not a percentage"
     if all(entry.get(name) is None for name in _NUMBERS):
         yield "none of old, new and all is given"
-    if "kind" in entry and entry["kind"] not in _KINDS:
-        yield f"kind is {entry['kind']!r}, not {' or '.join(_KINDS)}"
+    if "kind" in entry and entry["kind"] not in KINDS:
+        yield f"kind is {entry['kind']!r}, not {' or '.join(KINDS)}"

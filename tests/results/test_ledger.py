@@ -1,4 +1,4 @@
-"""The ledger of published numbers and the arithmetic that lints it."""
+"""The ledger of published numbers: whole, equal to its reference, and found by name."""
 
 from __future__ import annotations
 
@@ -11,20 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from cispbench.results import ledger
-from cispbench.results.ledger import lint_row, load_reported, reported_rows
-from cispbench.splits.errors import SettingError, StoreError
-from cispbench.splits.settings import paper_table, parse_setting
+from cispbench.results.ledger import ledger_rows, load_reported, published_name, reported_rows
+from cispbench.splits.errors import SettingError, StoreError, UsageError
+from cispbench.splits.settings import paper_table
 from cispbench.splits.strict_yaml import load_yaml
-
-
-def labels(source: str) -> Counter[str]:
-    frame = load_reported()
-    rows = frame[frame["source"].str.contains(source, regex=False)]
-    return Counter(lint_row(row) for _, row in rows.iterrows())
 
 
 def test_the_ledger_is_whole() -> None:
@@ -49,19 +41,18 @@ def test_every_row_is_that_of_the_reference(shared: Path) -> None:
     assert sorted(items(row) for row in load_reported().to_dict("records")) == reference
 
 
-def test_the_papers_use_the_conventions_known_of_them() -> None:
-    assert labels("fcdl94/MiB:voc-tab.png") == {"without": 54}
-    assert labels("fcdl94/MiB:ade-tab.png") == {"without": 16, "inconsistent": 2}
-    # ILT on 15-1 prints three numbers so close that both readings fit; PLOP on 15-5 prints 70.09 where they give 70.01.
-    assert labels("arthurdouillard/CVPR2021_PLOP:images/plop_voc.png") == {"both": 7, "without": 1, "inconsistent": 1}
-    incrementer = [row for row in load_reported().to_dict("records") if row["method"] == "Incrementer"]
-    voc = Counter(lint_row(row) for row in incrementer if row["dataset"] == "voc")
-    assert voc == {"old-without": 6, "incomplete": 3}
+def test_rows_without_pandas_are_those_of_the_frame() -> None:
+    for row, (_, framed) in zip(ledger_rows(), load_reported().iterrows(), strict=True):
+        assert {key: value for key, value in row.items() if value is not None} == framed.dropna().to_dict()
 
 
-def test_lint_over_the_whole_ledger() -> None:
-    found = Counter(lint_row(row) for row in load_reported().to_dict("records"))
-    assert found == {"without": 299, "both": 302, "old-without": 29, "inconsistent": 27, "incomplete": 176}
+def test_a_published_name_by_either_name_and_the_nearest_of_an_unknown_one() -> None:
+    names = ("mbs", "MBS", "lwf_mc", "finetune", "ssul-m", "mib+nest")
+    assert [published_name(name) for name in names] == ["MBS", "MBS", "LwF-MC", "FT", "SSUL-M", "MiB+NeST"]
+    with pytest.raises(UsageError, match=r"'mbss'.*'MBS' or 'MiB'"):
+        published_name("mbss")
+    with pytest.raises(UsageError, match=r"Known: .*MBS.*PLOP"):
+        published_name("§§")
 
 
 def test_rows_of_a_method_by_either_name() -> None:
@@ -155,64 +146,3 @@ def test_a_missing_key_and_a_file_that_is_no_list_are_named(one_file: Path) -> N
     one_file.with_name("voc-disjoint.yaml").write_text("{}")
     with pytest.raises(StoreError, match="no list of rows"):
         reported_rows("disjoint-15-1", "x")
-
-
-@pytest.mark.parametrize(
-    ("setting", "old", "new", "total", "label"),
-    [
-        ("disjoint-15-1", 37.9, 5.0, 29.7, "without"),  # 29.675
-        ("overlapped-15-1", 65.12, 21.11, 54.64, "both"),
-        ("overlapped-15-1", 79.6, 59.6, 75.6, "old-without"),  # background 95.6
-        ("overlapped-15-5", 75.73, 51.71, 70.09, "inconsistent"),
-        ("overlapped-15-1", 79.6, 59.6, 90.0, "inconsistent"),
-        ("overlapped-15-1", None, 59.6, 75.6, "incomplete"),
-        ("overlapped-15-1", float("nan"), 59.6, 75.6, "incomplete"),
-    ],
-)
-def test_lint_by_hand(setting: str, old: float | None, new: float, total: float, label: str) -> None:
-    assert lint_row({"setting": setting, "old": old, "new": new, "all": total}) == label
-
-
-def test_a_row_without_a_number_is_incomplete() -> None:
-    assert lint_row({"setting": "overlapped-15-1", "old": 1.0, "new": 2.0}) == "incomplete"
-
-
-percent = st.floats(0, 100)
-names = st.sampled_from([setting.name for setting in paper_table()])
-
-
-@given(
-    names,
-    percent,
-    percent,
-    st.floats(80, 100),
-    st.sampled_from([1, 2]),
-    st.sampled_from(["without", "both", "old-without"]),
-)
-def test_honest_rows_are_never_inconsistent(
-    name: str, old: float, new: float, background: float, digits: int, convention: str
-) -> None:
-    setting = parse_setting(name)
-    num_old, count = len(setting.steps[0].classes), setting.num_foreground
-    foreground = num_old * old + (count - num_old) * new
-    total = foreground / count if convention == "without" else (foreground + background) / (count + 1)
-    if convention == "both":
-        old = (num_old * old + background) / (num_old + 1)
-    row = {"setting": name, "old": round(old, digits), "new": round(new, digits), "all": round(total, digits)}
-    order = ["without", "both", "old-without", "inconsistent"]
-    assert order.index(lint_row(row)) <= order.index(convention)
-
-
-@given(names, percent, percent, st.floats(0.2, 50), st.booleans())
-def test_an_all_outside_every_reading_is_inconsistent(
-    name: str, old: float, new: float, off: float, above: bool
-) -> None:
-    setting = parse_setting(name)
-    num_old, count = len(setting.steps[0].classes), setting.num_foreground
-    foreground = num_old * old + (count - num_old) * new
-    readings = [foreground / count, (foreground + old) / (count + 1)]
-    readings += [(foreground + background) / (count + 1) for background in (80, 100)]
-    total = max(readings) + off if above else min(readings) - off
-    assume(0 <= total <= 100)
-    row = {"setting": name, "old": round(old, 1), "new": round(new, 1), "all": round(total, 1)}
-    assert lint_row(row) == "inconsistent"

@@ -1,0 +1,95 @@
+"""Which reading of a published row is likely, where its own arithmetic leaves a choice: the rest of its table tells."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cispbench.results.ledger import READINGS, lint_row, readings
+
+Table = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The reading that a table keeps to, or None where none leads: it fits ``fits`` of its ``rows`` complete rows."""
+
+    reading: str | None
+    fits: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a row's numbers can be and likely are.
+
+    ``label``: as ``lint_row`` says; ``readings``: all that fit; ``likely``: the only one that fits or else, with
+    ``inferred``, its table's convention; None where that does not decide or a number is missing.
+    """
+
+    label: str
+    readings: tuple[str, ...]
+    likely: str | None
+    inferred: bool
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether several readings fit."""
+        return len(self.readings) > 1
+
+
+def table_of(row: Mapping[str, Any]) -> Table:
+    """Return what shares a convention with the row: the results that its source ran, or excerpts of one method there.
+
+    A source counts its own runs in one way; what it copies from others keeps the way of where it comes from.
+    """
+    return row["source"], row["method"] if row["kind"] == "excerpted" else ""
+
+
+def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, Convention]:
+    """Return the convention of every table: the reading that fits most of its complete rows.
+
+    It has to fit more rows than each other reading does, and more than half of them.
+    """
+    return _conventions(rows, [_fitting(row) for row in rows])
+
+
+def judge(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """Return a verdict for each row; ``rows`` must be the whole ledger, or tables that are whole."""
+    fitting = [_fitting(row) for row in rows]
+    kept = _conventions(rows, fitting)
+    return [_verdict(fits, kept[table_of(row)].reading) for row, fits in zip(rows, fitting, strict=True)]
+
+
+def _fitting(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return all readings that fit, None for an incomplete row."""
+    return readings(row) or (None if lint_row(row) == "incomplete" else ())
+
+
+def _conventions(
+    rows: Sequence[Mapping[str, Any]], fitting: Sequence[tuple[str, ...] | None]
+) -> dict[Table, Convention]:
+    complete: dict[Table, list[tuple[str, ...]]] = defaultdict(list)
+    for row, fits in zip(rows, fitting, strict=True):
+        complete[table_of(row)] += [] if fits is None else [fits]
+    return {table: _convention(found) for table, found in complete.items()}
+
+
+def _convention(fitting: Sequence[tuple[str, ...]]) -> Convention:
+    counts = {name: sum(name in names for names in fitting) for name in READINGS}
+    most = max(counts.values())
+    leading = [name for name, count in counts.items() if count == most]
+    decided = len(leading) == 1 and 2 * most > len(fitting)
+    return Convention(leading[0] if decided else None, most, len(fitting))
+
+
+def _verdict(fitting: tuple[str, ...] | None, convention: str | None) -> Verdict:
+    if fitting is None:
+        return Verdict("incomplete", (), None, False)
+    if len(fitting) == 1:
+        return Verdict(fitting[0], fitting, fitting[0], False)
+    # An inconsistent row is likely its table's reading with a slip; an ambiguous one must allow for it.
+    likely = convention if not fitting or convention in fitting else None
+    return Verdict(fitting[0] if fitting else "inconsistent", fitting, likely, likely is not None)
