@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cispbench.harness.commands.data import data
 from cispbench.harness.commands.importing import import_
 from cispbench.harness.commands.ledger import ledger
 from cispbench.harness.commands.method import method
-from cispbench.splits.errors import CispbenchError, StoreError
+from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
@@ -63,6 +64,8 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]")
 @click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS",
               help="How long to wait for another process that trains the same step. [until it ends]")  # fmt: skip
+@click.option("--start-from", metavar="KEY", help="Go on from a step that `cispbench import checkpoint` made.")
+@click.option("--until", type=click.IntRange(min=0), metavar="STEP", help="Stop after this step. [the last one]")
 @PROTOCOL
 @click.option("--quiet", is_flag=True, help="No progress, only the table.")
 @JSON
@@ -83,10 +86,10 @@ def run(**choices: Any) -> None:
 
 
 @main.command("list")
-@click.argument("what", metavar="methods|settings|models|profiles|protocols|weights")
+@click.argument("what", metavar="methods|settings|models|profiles|protocols|weights|quirks")
 @JSON
 def list_(what: str, as_json: bool) -> None:
-    """List what there is to choose from.
+    """List what there is to choose from; `quirks` are the departures of released code, with their options.
 
     \b
     Example:
@@ -103,39 +106,56 @@ def list_(what: str, as_json: bool) -> None:
 @click.option("--profile", default="paper", show_default=True, help="paper, mini or quick.")
 @click.option("--model", help="Model instead of the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+@click.option("--ablation", is_flag=True, help="Print the method's parts, switched off one by one, instead.")
 @JSON
-def show(method: str, as_json: bool, **choices: Any) -> None:
-    """Print a method's recipe as it would run, with its sources.
+def show(method: str, ablation: bool, as_json: bool, **choices: Any) -> None:
+    """Print a method's recipe as it would run, the source of every value, and the quirks of released code.
 
     \b
     Example:
       cispbench show mbs --setting overlapped-100-10 --profile paper
+      cispbench show mbs --ablation
     """
-    from cispbench.harness.listing import show_recipe
+    from cispbench.harness.showing import show_ablation, show_recipe
 
-    click.echo(show_recipe(method, as_json=as_json, **choices))
+    click.echo(show_ablation(method, as_json=as_json) if ablation else show_recipe(method, as_json=as_json, **choices))
 
 
 @main.command()
 @OUT
 @PROTOCOL
+@click.option("--compare-protocols", is_flag=True, help="Each run under every protocol, side by side.")
+@click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
+@click.option("--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'.")
+@click.option("--run", metavar="KEY", help="Only the run whose key starts so (it ends the name of a run's folder).")
 @JSON
-def table(out: Path, protocol: str, as_json: bool) -> None:
+def table(out: Path, protocol: str, compare_protocols: bool, as_json: bool, **selected: str | None) -> None:
     """Print the finished runs of a store as Markdown, a table for each kind of data.
+
+    Scores are computed from the stored confusion matrices; nothing is run again, whatever the protocol.
 
     \b
     Example:
       cispbench table --out results --protocol mbs24
+      cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
+    from cispbench.reports.protocols import protocols_json, protocols_table
+    from cispbench.reports.runs import Selection
     from cispbench.reports.tables import store_json, store_table
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
     load_protocol(protocol)
-    store = Store(out)
+    explicit = click.get_current_context().get_parameter_source("protocol") is not ParameterSource.DEFAULT
+    if compare_protocols and explicit:
+        raise UsageError("--compare-protocols shows every protocol.", hint=f"Leave --protocol {protocol} out.")
+    store, selection = Store(out), Selection(**selected)
     if not store.path.is_dir():
         raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
-    click.echo(store_json(store, protocol) if as_json else store_table(store, protocol))
+    if compare_protocols:
+        click.echo(protocols_json(store, selection) if as_json else protocols_table(store, selection))
+    else:
+        click.echo(store_json(store, protocol, selection) if as_json else store_table(store, protocol, selection))
 
 
 for group in (data, import_, ledger, method):

@@ -71,7 +71,8 @@ def launch(
             choice = choose_weights(
                 weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights)
             )
-            recipe = _fit_weights(recipe, choice, overrides, view)
+            published = profile == "paper" and not weights
+            recipe = _fit_weights(recipe, choice, published, overrides, view)
         else:
             choice = WeightsChoice(f"imported:{start.code}", start.sha256)
             recipe = replace(recipe, weights=choice.label)
@@ -129,14 +130,19 @@ def open_source(setting: Setting, profile: str, data_root: Path | None, cache: P
     return synthetic_source(setting.dataset)
 
 
-def _fit_weights(recipe: Recipe, choice: WeightsChoice, overrides: Sequence[str], view: ProgressView) -> Recipe:
-    """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics."""
+def _fit_weights(
+    recipe: Recipe, choice: WeightsChoice, published: bool, overrides: Sequence[str], view: ProgressView
+) -> Recipe:
+    """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics.
+
+    ``published``: recipe and weights are those of the paper, whose normalisation is kept, whatever it is.
+    """
     recipe = replace(recipe, weights=choice.label)
     if choice.load is None:
         if recipe.freeze_batch_norm:
             view.note("random start: the encoder's batch norms are trained, not frozen")
         return replace(recipe, freeze_batch_norm=False)
-    if any("normalise" in parse_override(text).get("data", {}) for text in overrides):
+    if published or any("normalise" in parse_override(text).get("data", {}) for text in overrides):
         return recipe
     if choice.normalise is None:
         view.note(f"weights {choice.label}: unknown here, images are normalised as data.normalise says: "

@@ -1,4 +1,4 @@
-"""What ``cispbench list`` and ``cispbench show`` print."""
+"""What ``cispbench list`` prints."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
 from cispbench.harness.models.catalogue import model_names, model_spec
 from cispbench.results.protocols import load_protocol, protocol_names
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.selection import golden_steps
-from cispbench.splits.settings import Setting, list_settings, parse_setting
+from cispbench.splits.settings import Setting, list_settings
 
 Row = dict[str, Any]
 
@@ -22,7 +21,7 @@ def listing(what: str, as_json: bool) -> str:
     """Return the list of ``what`` as a Markdown table or JSON. Raises UsageError."""
     lists = {
         "methods": _methods, "settings": _settings, "models": _models, "profiles": _profiles,
-        "protocols": _protocols, "weights": _weights,
+        "protocols": _protocols, "weights": _weights, "quirks": _quirks,
     }  # fmt: skip
     if what not in lists:
         raise UsageError(f"there is no list of {what!r}.", hint=nearest(what, lists))
@@ -103,17 +102,21 @@ def _weights() -> list[Row]:
     ]
 
 
-def show_recipe(
-    method: str, *, setting: str, profile: str, model: str | None, overrides: Sequence[str], as_json: bool
-) -> str:
-    """Return a recipe as YAML under comments that name its sources, or as JSON."""
-    from cispbench.harness.recipe_files import load_recipe, recipe_sources
-    from cispbench.harness.registry import load_method
+def _quirks() -> list[Row]:
+    from cispbench.harness.quirks import as_word, read_quirks
+    from cispbench.harness.registry import load_method, method_names
 
-    cls, chosen = load_method(method), parse_setting(setting)
-    recipe = load_recipe(cls, chosen, profile, model, overrides).as_dict()
-    if as_json:
-        return json.dumps(recipe)
-    sources = recipe_sources(cls, chosen, profile, model)
-    head = [f"# {method} on {chosen.name}, profile {profile}", *(f"# source: {source}" for source in sources)]
-    return "\n".join([*head, yaml.safe_dump(recipe, sort_keys=False).rstrip()])
+    rows: dict[str, Row] = {}
+    for name in method_names():
+        for quirk in read_quirks(load_method(name)):
+            title = quirk.name if quirk.method is None else f"{quirk.method}.{quirk.name}"
+            rows[title] = {
+                "quirk": title,
+                "option": quirk.option,
+                "released": as_word(quirk.released),
+                "otherwise": as_word(quirk.otherwise),
+                "only for": quirk.where or None,
+                "what": quirk.what,
+                "source": quirk.source,
+            }
+    return sorted(rows.values(), key=lambda row: "." in row["quirk"])

@@ -12,6 +12,7 @@ import torch
 from cispbench.harness.environment import describe_environment, describe_git
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.plan import PlannedStep, RunPlan
+from cispbench.harness.quirks import quirks_in_force
 from cispbench.harness.training import TrainingLog
 from cispbench.results.record import (
     SCHEMA,
@@ -57,6 +58,7 @@ def step_manifest(
 def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], made: Mapping[str, Any]) -> StepRecord:
     """Return the record of a step from its plan, its evaluation and its manifest."""
     setting, losses = plan.setting, made["losses"]
+    quirks = quirks_in_force(type(plan.method), setting, plan.recipe)
     return StepRecord(
         schema=SCHEMA,
         key=planned.key,
@@ -88,7 +90,7 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
         skipped_steps=made["skipped_steps"],
         environment=made["environment"],
         git=GitState(**made["git"]),
-        quirks=(),
+        quirks=tuple(quirk.name for quirk in quirks),
         created=made["created"],
     )
 

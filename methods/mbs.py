@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,18 +16,22 @@ from torch.nn import functional
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, cross_entropy
 
+PatchMean = Literal["positive", "all"]
+
 
 @dataclass(frozen=True)
 class MBSOptions:
     """MBS's options; each of its parts can be switched off, which is the paper's ablation.
 
-    ``distillation`` is lambda, the weight of the output distillation (25 on VOC, 50 on ADE20K).
+    ``distillation`` is lambda, the weight of the output distillation (25 on VOC, 50 on ADE20K). ``patch_mean``: what
+    the weighted sum over patches is divided by, see ``adaptive_feature_distillation``.
     """
 
     threshold: float = 0.7
     distillation: float = 25.0
     pseudo_labels: bool = True
     patch_distillation: bool = True
+    patch_mean: PatchMean = "positive"
     class_distillation: bool = True
     output_distillation: bool = True
     label_guidance: bool = True
@@ -63,16 +68,21 @@ def patch_weights(old_masks: Tensor, labels: Tensor, new_classes: Sequence[int])
     return weights.masked_fill(old, 1.0).masked_fill(new | (labels == VOID), 0.0)
 
 
-def adaptive_feature_distillation(features: Tensor, old_features: Tensor, weights: Tensor | None = None) -> Tensor:
+def adaptive_feature_distillation(
+    features: Tensor, old_features: Tensor, weights: Tensor | None = None, mean_over: PatchMean = "positive"
+) -> Tensor:
     """Return the squared difference of (B, n, D) features, a mean or weighted by (B, n).
 
-    Weighted: the sum over the number of entries whose weight is positive; 0 where there is none.
-    Source: MBS, equations 5 and 6.
+    Weighted: the sum over the number of entries whose weight is positive, 0 where there is none;
+    ``mean_over="all"`` divides by the number of all entries. Source: MBS, equations 5 and 6; the positive entries:
+    ECCV2024_MBS, utils/loss.py, AdaptiveFeatureDistillation.
     """
     squared = (features.float() - old_features.float()) ** 2
     if weights is None:
         return squared.mean()
     weights = weights.unsqueeze(-1)
+    if mean_over == "all":
+        return (weights * squared).mean()
     entries = (weights > 0).sum() * squared.shape[-1]
     return (weights * squared).sum() / entries.clamp(min=1)
 
@@ -136,7 +146,9 @@ class MBS(Method):
         terms = {"cross_entropy": cross_entropy(output.logits, target)}
         if options.patch_distillation:
             weights = self._weights(target, previous, context)
-            terms["patch_distillation"] = adaptive_feature_distillation(output.patches, previous.patches, weights)
+            terms["patch_distillation"] = adaptive_feature_distillation(
+                output.patches, previous.patches, weights, options.patch_mean
+            )
         if options.class_distillation:
             old = output.class_features[:, : context.old_classes]
             terms["class_distillation"] = adaptive_feature_distillation(old, previous.class_features)

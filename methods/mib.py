@@ -15,12 +15,17 @@ from cispbench.methods.losses import VOID, cross_entropy, unbiased_cross_entropy
 
 @dataclass(frozen=True)
 class MiBOptions:
-    """MiB's options: the weight and temperature of the distillation, and how void enters the mean."""
+    """MiB's options; the temperature ``alpha`` multiplies the previous model's logits.
+
+    ``void_in_mean``: void pixels, which cost 0, count in the mean of the cross-entropy. ``balanced_init``: new
+    classifiers start from the background's; ``lower_background``: whose own bias takes the new value, too.
+    """
 
     distillation: float = 10.0
     alpha: float = 1.0
     void_in_mean: bool = True
     balanced_init: bool = True
+    lower_background: bool = True
 
 
 def balanced_init(old_weight: Tensor, old_bias: Tensor, new_classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,13 +42,14 @@ def balanced_init(old_weight: Tensor, old_bias: Tensor, new_classes: int) -> tup
 
 
 @torch.no_grad()
-def start_from_background(model: IncrementalModel) -> None:
-    """Apply ``balanced_init`` to the group of classes that the model added last."""
+def start_from_background(model: IncrementalModel, lower_background: bool = True) -> None:
+    """Apply ``balanced_init`` to the group of classes that the model added last; the background may keep its bias."""
     *old, new = model.class_groups()
     weight, bias, old_bias = balanced_init(old[0].rows, old[0].bias, new.bias.numel())
     new.rows.copy_(weight)
     new.bias.copy_(bias)
-    old[0].bias.copy_(old_bias)
+    if lower_background:
+        old[0].bias.copy_(old_bias)
 
 
 class MiB(Method):
@@ -56,7 +62,7 @@ class MiB(Method):
     def initialise(self, context: StepContext) -> None:
         """Start the new classes from the background."""
         if context.step > 0 and self.options.balanced_init:
-            start_from_background(context.model)
+            start_from_background(context.model, self.options.lower_background)
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the unbiased cross-entropy and, from step 1 on, the distillation."""

@@ -20,11 +20,18 @@ from cispbench.methods.mib import start_from_background
 from cispbench.splits.errors import MethodError
 
 Median = Literal["released", "true"]
+Entropy = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
 class PLOPOptions:
-    """PLOP's options: weights of local POD, its scales, and how the entropy thresholds are found."""
+    """PLOP's options: weights of local POD and its scales, then how pseudo-labels are chosen and counted.
+
+    ``bins``, ``minimum`` and ``median`` make the entropy thresholds (``entropy_thresholds``), ``entropy`` is what
+    they are thresholds of: p log p averaged or summed over the classes. ``adaptive_factor`` scales an image's
+    cross-entropy by the share of pixels kept; ``void_in_mean`` counts void pixels, which cost 0, in its mean.
+    ``lower_background``: at the start of a step the background's own bias is lowered as MiB's is.
+    """
 
     pod: float = 0.01
     pod_logits: float = 0.0005
@@ -32,13 +39,20 @@ class PLOPOptions:
     bins: int = 100
     minimum: float = 0.001
     median: Median = "released"
+    entropy: Entropy = "mean"
     adaptive_factor: bool = True
+    void_in_mean: bool = True
+    lower_background: bool = True
 
 
-def entropy(probabilities: Tensor) -> Tensor:
-    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W); yes, the mean over classes."""
-    classes = probabilities.shape[1]
-    return -(probabilities * torch.log(probabilities + 1e-8)).mean(1) / math.log(classes)
+def entropy(probabilities: Tensor, over_classes: Entropy = "mean") -> Tensor:
+    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W); yes, the mean over classes.
+
+    ``over_classes="sum"`` is the normalised entropy, from 0 to 1. Source of the mean: CVPR2021_PLOP, train.py, entropy.
+    """
+    terms = probabilities * torch.log(probabilities + 1e-8)
+    total = terms.mean(1) if over_classes == "mean" else terms.sum(1)
+    return -total / math.log(probabilities.shape[1])
 
 
 def entropy_thresholds(
@@ -47,12 +61,14 @@ def entropy_thresholds(
     bins: int = 100,
     minimum: float = 0.001,
     median: Median = "released",
+    over_classes: Entropy = "mean",
 ) -> tuple[Tensor, float]:
     """Measure, for each class the previous model predicts on background pixels, the median of its entropy.
 
     ``batches`` yields (target (B, H, W), old_logits (B, O, H, W)). Returns thresholds (C,), at least ``minimum``,
     and the largest entropy log(C) by which entropies are divided. ``median="released"`` keeps the released code's
     walk over the histogram (CVPR2021_PLOP, train.py, find_median), which adds bin numbers where it means counts.
+    ``over_classes`` as in ``entropy``.
     """
     largest = math.log(total_classes)
     histogram: Tensor | None = None
@@ -61,7 +77,7 @@ def entropy_thresholds(
             histogram = torch.zeros(total_classes * bins, dtype=torch.int64, device=target.device)
         probabilities = old_logits.float().softmax(1)
         background = target == 0
-        values = entropy(probabilities)[background] / largest
+        values = entropy(probabilities, over_classes)[background] / largest
         predicted = probabilities.argmax(1)[background]
         place = predicted * bins + (values * bins).long().clamp(max=bins - 1)
         histogram += torch.bincount(place, minlength=total_classes * bins)
@@ -99,17 +115,19 @@ def _true_median(counts: Sequence[int]) -> float:
 
 
 def pseudo_labels(
-    target: Tensor, old_logits: Tensor, thresholds: Tensor, max_entropy: float, old_classes: int
-) -> tuple[Tensor, Tensor]:
+    target: Tensor, old_logits: Tensor, thresholds: Tensor, max_entropy: float, old_classes: int,
+    over_classes: Entropy = "mean",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Fill background pixels with confident predictions of the previous model; the others become void.
 
-    ``target`` (B, H, W), ``old_logits`` (B, O, H, W), ``thresholds`` (C,). Returns the new target and, per image,
-    the share of background pixels kept: kept / (background + 1e-6), (B,). Source: PLOP, section 3.3.
+    ``target`` (B, H, W), ``old_logits`` (B, O, H, W), ``thresholds`` (C,), ``over_classes`` as in ``entropy``.
+    Returns the new target and, per image, the share of background pixels kept: kept / (background + 1e-6), (B,).
+    Source: PLOP, section 3.3.
     """
     probabilities = old_logits.float().softmax(1)
     predicted = probabilities.argmax(1)
     background = target < old_classes
-    sure = entropy(probabilities) / max_entropy < thresholds[predicted]
+    sure = entropy(probabilities, over_classes) / max_entropy < thresholds[predicted]
     kept = background & sure
     filled = torch.where(kept, predicted, target.masked_fill(background, VOID))
     factor = kept.flatten(1).sum(1).float() / (background.flatten(1).sum(1).float() + 1e-6)
@@ -172,7 +190,7 @@ class PLOP(Method):
     def initialise(self, context: StepContext) -> None:
         """Start the new classes from the background, as MiB does."""
         if context.step > 0:
-            start_from_background(context.model)
+            start_from_background(context.model, self.options.lower_background)
 
     def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:
         """Measure the entropy thresholds in one pass over the step's data."""
@@ -181,7 +199,7 @@ class PLOP(Method):
         pairs = self._predictions(context, batches)
         options = self.options
         self.thresholds, _ = entropy_thresholds(
-            pairs, context.num_classes, options.bins, options.minimum, options.median
+            pairs, context.num_classes, options.bins, options.minimum, options.median, options.entropy
         )
 
     @staticmethod
@@ -196,23 +214,26 @@ class PLOP(Method):
         if previous is None or self.thresholds is None:
             return {"cross_entropy": cross_entropy(output.logits, batch.target)}
         self._check_grid(output)
-        largest = math.log(context.num_classes)
-        target, factor = pseudo_labels(batch.target, previous.logits, self.thresholds, largest, context.old_classes)
-        per_pixel = functional.cross_entropy(output.logits.float(), target, ignore_index=VOID, reduction="none")
-        if self.options.adaptive_factor:
-            per_pixel = per_pixel * factor[:, None, None]
+        options = self.options
         pod = pod_loss(
-            output.stages,
-            previous.stages,
-            output.masks,
-            previous.masks,
-            context.old_classes,
-            context.new_classes,
-            self.options.pod,
-            self.options.pod_logits,
-            self.options.scales,
+            output.stages, previous.stages, output.masks, previous.masks, context.old_classes, context.new_classes,
+            options.pod, options.pod_logits, options.scales,
+        )  # fmt: skip
+        return {"cross_entropy": self._cross_entropy(batch, output, previous, self.thresholds, context), "pod": pod}
+
+    def _cross_entropy(
+        self, batch: Batch, output: Output, previous: Output, thresholds: Tensor, context: StepContext
+    ) -> Tensor:
+        options, largest = self.options, math.log(context.num_classes)
+        target, factor = pseudo_labels(
+            batch.target, previous.logits, thresholds, largest, context.old_classes, options.entropy
         )
-        return {"cross_entropy": per_pixel.mean(), "pod": pod}
+        per_pixel = functional.cross_entropy(output.logits.float(), target, ignore_index=VOID, reduction="none")
+        if options.adaptive_factor:
+            per_pixel = per_pixel * factor[:, None, None]
+        if options.void_in_mean:
+            return per_pixel.mean()
+        return per_pixel.sum() / (target != VOID).sum().clamp(min=1)
 
     def _check_grid(self, output: Output) -> None:
         narrowest = min(*(stage.shape[3] for stage in output.stages), output.masks.shape[3])

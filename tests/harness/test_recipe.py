@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from cispbench.harness.recipe import OptimRecipe, Recipe, load_strict
-from cispbench.harness.recipe_files import PROFILES, load_recipe, parse_override
+from cispbench.harness.recipe_files import PROFILES, SourcedRecipe, load_recipe, parse_override, resolve_recipe
 from cispbench.harness.registry import load_method, method_names
 from cispbench.splits.errors import RecipeError, UsageError
 from cispbench.splits.settings import paper_table, parse_setting
@@ -15,6 +17,10 @@ BUILT_IN = ["finetune", "joint", "mib", "plop", "mbs"]
 
 def recipe(method: str = "mbs", setting: str = "overlapped-15-1", profile: str = "paper", **more):
     return load_recipe(load_method(method), parse_setting(setting), profile, **more)
+
+
+def sourced(method: str = "mbs", setting: str = "overlapped-15-1", profile: str = "paper", **more) -> SourcedRecipe:
+    return resolve_recipe(load_method(method), parse_setting(setting), profile, **more)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -28,6 +34,147 @@ def test_every_method_has_a_recipe_for_every_setting_of_the_papers_table(method,
 
 def test_built_in_methods_are_registered():
     assert set(BUILT_IN) <= set(method_names())
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_value_of_a_papers_recipe_has_a_source(method):
+    for setting in paper_table():
+        found = resolve_recipe(load_method(method), setting, "paper")
+        options = [f"method.{field.name}" for field in dataclasses.fields(load_method(method).Options)]
+        optim = [f"optim.{field.name}" for field in dataclasses.fields(OptimRecipe)]
+        assert {*options, *optim, "model", "weights", "data.void", "later.lr"} <= set(found.sources)
+        assert set(found.values) == set(found.sources)
+        without = [path for path, source in found.sources.items() if len(source) < 10 or "no source" in source]
+        assert without == [], f"{method} on {setting.name}"
+
+
+RESNET = {
+    "model": "deeplabv3-resnet101", "weights": "pretrained", "freeze_batch_norm": False,
+    "data.crop": 512, "data.resize": "area", "data.scale": [0.5, 2.0], "data.ratio": [3 / 4, 4 / 3], "data.flip": 0.5,
+    "data.resize_short": None, "data.normalise": "imagenet", "evaluation.resize_short": 512, "evaluation.crop": 512,
+    "optim.lr": 0.01, "later.lr": 0.001, "optim.momentum": 0.9, "optim.nesterov": True, "optim.weight_decay": 1e-4,
+    "optim.schedule": "poly", "optim.power": 0.9, "optim.batch": 24, "optim.warmup": 0, "optim.clip": None,
+    "optim.iterations": None,
+}  # fmt: skip
+SEGMENTER = {
+    "model": "segmenter-vit-b16", "weights": "pretrained",
+    "data.crop": 512, "data.resize_short": 512, "data.resize": "scale", "data.scale": [0.5, 2.0], "data.flip": 0.5,
+    "data.pad_label": 0, "data.normalise": "imagenet", "evaluation.resize_short": 512, "evaluation.crop": 512,
+    "optim.lr": 0.001, "optim.momentum": 0.9, "optim.nesterov": True, "optim.weight_decay": 1e-5,
+    "optim.schedule": "constant", "optim.precision": "fp16", "optim.iterations": None, "optim.clip": None,
+    "method.threshold": 0.7, "data.void": "void",
+}  # fmt: skip
+PLOP = {
+    "method.scales": [1, 2, 4], "method.bins": 100, "method.minimum": 0.001, "method.median": "released",
+    "method.entropy": "mean", "method.adaptive_factor": True, "method.void_in_mean": True, "data.void": "void",
+    "optim.precision": "fp16",
+}  # fmt: skip
+MIB = {"method.alpha": 1.0, "method.void_in_mean": True, "method.balanced_init": True, "optim.precision": "fp32"}
+VOC, ADE = {"optim.epochs": 30.0}, {"optim.epochs": 60.0, "data.void": "void"}
+VOID = {"data.void": "background"}
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "expected"),
+    [
+        ("finetune", "overlapped-19-1", RESNET | VOC | VOID),
+        ("finetune", "overlapped-50-50", RESNET | ADE),
+        ("joint", "overlapped-15-5", RESNET | VOC | VOID),
+        ("joint", "overlapped-100-50", RESNET | ADE),
+        ("mib", "disjoint-15-5", RESNET | VOC | VOID | MIB | {"method.distillation": 10.0}),
+        ("mib", "disjoint-15-1", RESNET | VOC | VOID | MIB | {"method.distillation": 100.0}),
+        ("mib", "overlapped-10-1", RESNET | VOC | VOID | MIB | {"method.distillation": 10.0}),
+        ("mib", "overlapped-100-5", RESNET | ADE | MIB | {"method.distillation": 10.0}),
+        ("plop", "overlapped-15-1", RESNET | VOC | PLOP | {"method.pod": 0.01, "method.pod_logits": 5e-4}),
+        ("plop", "overlapped-10-1", RESNET | VOC | PLOP | {"later.epochs": 10, "method.pod_logits": 5e-4}),
+        ("plop", "overlapped-100-10", RESNET | ADE | PLOP | {"method.pod": 0.001, "method.pod_logits": 1e-5}),
+        (
+            "mbs",
+            "disjoint-19-1",
+            SEGMENTER | {"optim.batch": 16, "optim.epochs": 32.0, "later.lr": 1e-4, "method.distillation": 25.0},
+        ),
+        (
+            "mbs",
+            "overlapped-100-50",
+            SEGMENTER | {"optim.batch": 8, "optim.epochs": 64.0, "later.lr": 5e-4, "method.distillation": 50.0},
+        ),
+    ],
+)
+def test_the_papers_values(method, setting, expected):
+    values = sourced(method, setting).values
+    assert {path: values.get(path, "missing") for path in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "like"),
+    [
+        ("mib", "overlapped-5-1", "overlapped-15-5"),
+        ("plop", "disjoint-10-5", "overlapped-15-5"),
+        ("plop", "ade:overlapped-10-1", "overlapped-100-50"),
+        ("mib", "ade:overlapped-15-1", "overlapped-100-50"),
+        ("mbs", "voc:overlapped-4-4", "overlapped-15-1"),
+    ],
+)
+def test_other_tasks_have_the_data_sets_general_values(method, setting, like):
+    assert sourced(method, setting).values == sourced(method, like).values
+
+
+def test_a_published_order_has_its_tasks_values():
+    assert sourced("mib", "overlapped-15-1-b").values == sourced("mib", "overlapped-15-1").values
+
+
+def test_the_source_is_that_of_the_layer_that_set_a_value_last():
+    voc, ade = sourced("mbs", "overlapped-15-1").sources, sourced("mbs", "overlapped-100-10").sources
+    for path in ("optim.batch", "optim.epochs", "later.lr"):
+        assert "voc.yaml" in voc[path] and "ade20k.yaml" in ade[path]
+    assert "voc.yaml" in voc["method.distillation"] and "ade20k.yaml" in ade["method.distillation"]
+    assert ade["method.threshold"] == voc["method.threshold"]
+    assert "issue 43" in sourced("mib", "overlapped-15-1").sources["method.distillation"]
+    assert "issue 43" not in sourced("mib", "overlapped-15-5").sources["method.distillation"]
+
+
+def test_what_the_command_line_sets_says_so():
+    plain = sourced("mib").sources
+    changed = sourced("mib", model="deeplabv3-resnet50", overrides=["optim.lr=0.5", "method.alpha=2", "later.lr=0.1"])
+    spoken = {path: source for path, source in changed.sources.items() if source != plain[path]}
+    assert spoken == {"model": "--model", "optim.lr": "--set", "method.alpha": "--set", "later.lr": "--set"}
+
+
+def test_the_length_that_a_change_takes_away_has_its_source():
+    found = sourced("mib", overrides=["optim.iterations=7"])
+    assert (found.values["optim.epochs"], found.values["optim.iterations"]) == (None, 7)
+    assert found.sources["optim.epochs"] == found.sources["optim.iterations"] == "--set"
+
+
+def test_values_that_no_layer_sets_are_defaults():
+    found = sourced("mbs", profile="quick")
+    assert found.values["method.threshold"] == 0.7
+    assert found.sources["method.threshold"] == found.sources["optim.momentum"] == "default"
+    assert found.sources["optim.lr"].startswith("ours")
+
+
+@pytest.mark.parametrize(("word", "kept"), [("true", "true"), ("released", "released")])
+def test_a_choice_of_words_takes_words_that_yaml_reads_otherwise(word, kept):
+    assert recipe("plop", overrides=[f"method.median={word}"]).method["median"] == kept
+
+
+def test_a_layer_without_a_source_is_told_by_its_file(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "fourth.yaml").write_text("quick:\n  - optim: {lr: 0.3}\n")
+    (tmp_path / "fourth_party.py").write_text(
+        "from cispbench.methods.finetune import FineTune\n\nclass Fourth(FineTune):\n    name = 'fourth'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import importlib
+    import sys
+
+    module = importlib.import_module("fourth_party")
+    try:
+        found = resolve_recipe(module.Fourth, parse_setting("overlapped-15-1"), "quick")
+    finally:
+        sys.modules.pop("fourth_party")
+    assert found.values["optim.lr"] == 0.3
+    assert found.sources["optim.lr"] == "fourth.yaml, which gives no source"
 
 
 @pytest.mark.parametrize(
