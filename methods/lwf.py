@@ -1,0 +1,41 @@
+"""LwF: Learning without Forgetting (Li and Hoiem, ECCV 2016), as MiB runs it for segmentation.
+
+Released code: github.com/fcdl94/MiB at 3da2fe3, ``--method LWF``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cispbench.harness.method import Batch, Method, Output, StepContext
+from cispbench.methods.losses import cross_entropy, distillation
+
+
+@dataclass(frozen=True)
+class LwFOptions:
+    """LwF's options: the weight and temperature of the distillation, and how void enters the mean."""
+
+    distillation: float = 100.0
+    alpha: float = 1.0
+    void_in_mean: bool = True
+
+
+class LwF(Method):
+    """Plain cross-entropy, whose background swallows the old classes, and distillation over the old classes."""
+
+    name = "lwf"
+    Options = LwFOptions
+    options: LwFOptions
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the cross-entropy over all classes and, from step 1 on, the distillation."""
+        if previous is None:
+            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        options = self.options
+        kept = distillation(output.logits, previous.logits, options.alpha)
+        return {
+            "cross_entropy": cross_entropy(output.logits, batch.target, options.void_in_mean),
+            "distillation": options.distillation * kept,
+        }
