@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -49,7 +50,8 @@ def test_every_command_exists(readme):
     for line in "".join(blocks(readme, "bash")).splitlines():
         words = line.split("#")[0].split()
         if words[:1] == ["cispbench"] and len(words) > 1:
-            help_text = CliRunner().invoke(main, [words[1], "--help"])
+            group = isinstance(main.commands[words[1]], click.Group)
+            help_text = CliRunner().invoke(main, [*words[1 : 3 if group else 2], "--help"])
             assert help_text.exit_code == 0, line
             for option in (word for word in words if word.startswith("--") and word != "--help"):
                 assert option in help_text.output, line
