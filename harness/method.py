@@ -7,7 +7,8 @@ For every step the harness grows the model by the step's classes and then calls
 3. ``losses(batch, output, previous, context)``: for every batch, named terms whose sum is minimised;
 4. ``after_training(context)``: optional, before the step's weights are published.
 
-A method never touches the optimiser, files, devices, other processes or the test images.
+A method never touches the optimiser, files, devices, other processes or the test images. ``cispbench method check
+NAME`` holds an installed method against this contract, rule by rule (``harness/contract/``).
 """
 
 from __future__ import annotations

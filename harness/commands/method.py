@@ -1,10 +1,91 @@
-"""``cispbench method``: Check methods, built-in and third-party ones, against the contract."""
+"""``cispbench method``: check methods, built-in and third-party ones, against the contract; begin a new one."""
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from cispbench.harness.contract.verdict import Report
 
 
 @click.group()
 def method() -> None:
-    """Check methods, built-in and third-party ones, against the contract."""
+    """Check methods, built-in and third-party ones, against the contract; begin a new one."""
+
+
+@method.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "every", is_flag=True, help="Check every installed method.")
+@click.option("--model", help="Check with this model instead of a tiny one of each family; a large one takes long.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: a list with a report a method.")
+def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool) -> None:
+    """Hold methods against the contract: short trainings on synthetic scenes, less than a minute a method on a CPU.
+
+    Prints a line a rule; a broken rule is named with what was found, where, and what to do (exit code 1).
+
+    \b
+    Example:
+      cispbench method check mib
+      cispbench method check --all --json
+    """
+    from cispbench.harness.contract.check import MODELS, check_method
+    from cispbench.harness.models.catalogue import model_spec
+    from cispbench.harness.progress import make_view
+    from cispbench.harness.registry import load_method, method_names
+    from cispbench.splits.errors import MethodError, UsageError
+
+    if bool(names) == every:
+        raise UsageError("name the methods to check, or say --all.", hint="Known: " + ", ".join(method_names()) + ".")
+    models = MODELS if model is None else (model_spec(model).name,)
+    classes = [load_method(name) for name in (method_names() if every else dict.fromkeys(names))]
+    reports = []
+    with make_view(quiet=as_json) as view:
+        for cls in classes:
+            reports.append(check_method(cls, models, progress=partial(view.counting, f"checking {cls.name}")))
+            if not as_json:
+                click.echo(_as_text(reports[-1]))
+    if as_json:
+        click.echo(json.dumps([report.as_dict() for report in reports]))
+    errors = [line for report in reports for line in report.errors()]
+    if errors:
+        raise MethodError("\n".join(errors))
+
+
+def _as_text(report: Report) -> str:
+    from tabulate import tabulate
+
+    from cispbench.harness.contract.check import RULES
+
+    lines = (
+        [tabulate(report.rows(), headers=["rule", "result", "note"], tablefmt="github"), ""] if report.results else []
+    )
+    lines += [f"not checked with {model}: {reason}" for model, reason in report.unsupported.items()]
+    if report.keeps:
+        lines.append(f"{report.method} keeps the contract ({len(RULES)} rules, {report.seconds:.0f} s)")
+    elif report.broken:
+        lines.append(f"{report.method} breaks {', '.join(report.broken)} ({report.seconds:.0f} s)")
+    return "\n".join([*lines, ""])
+
+
+@method.command()
+@click.argument("name")
+@click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(), show_default=True,
+              help="Where the new folder goes.")  # fmt: skip
+def new(name: str, folder: Path) -> None:
+    """Begin a method: a package with a working method, its recipe and its entry point, in a new folder.
+
+    \b
+    Example:
+      cispbench method new featdist
+      pip install -e featdist && cispbench method check featdist
+    """
+    from cispbench.harness.contract.skeleton import write_skeleton
+
+    for path in write_skeleton(name, folder):
+        click.echo(path)
+    click.echo(f"\nNext: pip install -e {folder / name} && cispbench method check {name}")

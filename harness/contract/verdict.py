@@ -1,0 +1,139 @@
+"""What a check says: rules, what was found against them, and the report of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cispbench.harness.contract.bench import Bench
+
+Outcome = Literal["kept", "broken", "skipped", "unchecked"]
+WORST_FIRST: tuple[Outcome, ...] = ("broken", "unchecked", "kept", "skipped")
+
+
+class NotApplicable(Exception):  # noqa: N818 (an answer of a rule, not an error)
+    """A rule has nothing to ask of this method with this model, for the reason given."""
+
+
+class Unchecked(Exception):  # noqa: N818 (an answer of a rule, not an error)
+    """A rule cannot be judged, for a method that breaks another one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was found; ``iteration`` counts from 0."""
+
+    model: str
+    setting: str
+    step: int | None = None
+    iteration: int | None = None
+    term: str | None = None
+
+    def __str__(self) -> str:
+        parts = [self.model, self.setting]
+        parts += [f"{name} {value}" for name, value in list(asdict(self).items())[2:] if value is not None]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What breaks a rule, where, and what to do; ``found`` is a sentence without its full stop."""
+
+    found: str
+    place: Place
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.found} ({self.place}). {self.advice}"
+
+
+# A rule yields what breaks it, and in plain words what it had to leave out.
+Judge = Callable[["Bench"], Iterator[Finding | str]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule by its stable name; ``asks`` says in one sentence what every method has to keep."""
+
+    name: str
+    asks: str
+    judge: Judge
+
+
+def rule(judge: Judge) -> Rule:
+    """Make a rule of a function: its name with hyphens, and its docstring's first paragraph as what it asks."""
+    asks = (judge.__doc__ or "").strip().partition("\n\n")[0]
+    return Rule(judge.__name__.replace("_", "-"), " ".join(asks.split()), judge)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One rule's outcome with one model: ``kept``, ``broken``, ``skipped`` or ``unchecked``; ``note`` says why."""
+
+    rule: str
+    asks: str
+    model: str
+    outcome: Outcome
+    note: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of a method; ``unsupported`` gives the reason for each model that the method does not serve."""
+
+    method: str
+    results: tuple[Result, ...]
+    unsupported: dict[str, str]
+    seconds: float
+
+    @property
+    def broken(self) -> list[str]:
+        """Return the names of the rules that are broken, in the contract's order."""
+        return list(dict.fromkeys(result.rule for result in self.results if result.outcome == "broken"))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the method keeps the contract with every model it serves, and serves at least one."""
+        return bool(self.results) and all(result.outcome in ("kept", "skipped") for result in self.results)
+
+    def rows(self) -> list[tuple[str, Outcome, str]]:
+        """Return a line a rule: its name, its worst outcome over the models, and notes."""
+        lines = []
+        for name in dict.fromkeys(result.rule for result in self.results):
+            results = [result for result in self.results if result.rule == name]
+            outcome = min((result.outcome for result in results), key=WORST_FIRST.index)
+            notes: dict[str, list[str]] = {}
+            for result in results:
+                note = result.findings[0].found if result.findings else result.note
+                if note:
+                    notes.setdefault(note, []).append(result.model)
+            shown = [note if len(m) == len(results) else f"{', '.join(m)}: {note}" for note, m in notes.items()]
+            lines.append((name, outcome, "; ".join(shown)))
+        return lines
+
+    def errors(self) -> list[str]:
+        """Return a line for each rule and model that is broken: the rule, what was found, where, what to do."""
+        lines = [
+            f"{self.method} breaks {result.rule}: {result.findings[0]}" for result in self.results if result.findings
+        ]
+        if not self.results:
+            reasons = "; ".join(f"{model}: {reason}" for model, reason in self.unsupported.items())
+            lines.append(
+                f"{self.method} serves none of the models it was checked with: {reasons}. "
+                "Check it with one that it serves (--model), or correct `unsupported`."
+            )
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON will hold."""
+        return {
+            "method": self.method,
+            "keeps": self.keeps,
+            "broken": self.broken,
+            "unsupported": self.unsupported,
+            "seconds": round(self.seconds, 2),
+            "results": [asdict(result) for result in self.results],
+        }
