@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,11 @@ def test_a_store_on_a_file_is_an_error(tmp_path: Path, make_record: Maker) -> No
 def test_records_are_frozen(make_record: Maker) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_record().seed = 1  # type: ignore[misc]
+
+
+def test_many_may_prepare_one_store_at_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out")
+    with ThreadPoolExecutor(8) as pool:
+        for outcome in [pool.submit(store.prepare) for _ in range(400)]:
+            outcome.result()
+    assert list((tmp_path / "out" / "runs").iterdir()) == []
