@@ -66,6 +66,10 @@ def import_checkpoint(
     model = model or code.models[0]
     if model not in code.models:
         raise UsageError(f"checkpoints of {code_name} do not fit {model}.", hint=f"They fit {', '.join(code.models)}.")
+    if code.layout == "segmenter" and image_size % 16:
+        raise UsageError(
+            f"a crop of {image_size} is no whole number of the ViT's patches of 16.", hint="Use --crop 512."
+        )
     released = translate(read_state(path), code.layout, str(path))
     _check_groups(released, setting, path)
     network = build_model(model, image_size)

@@ -58,7 +58,6 @@ def step_manifest(
 def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], made: Mapping[str, Any]) -> StepRecord:
     """Return the record of a step from its plan, its evaluation and its manifest."""
     setting, losses = plan.setting, made["losses"]
-    quirks = quirks_in_force(type(plan.method), setting, plan.recipe)
     return StepRecord(
         schema=SCHEMA,
         key=planned.key,
@@ -71,7 +70,7 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
         order=setting.order,
         learning_order=setting.learning_order,
         step=planned.step,
-        steps=len(plan.steps),
+        steps=len(plan.trained.steps),
         classes=plan.trained.steps[planned.step].classes,
         method=MethodUsed(plan.method.name, plan.method.version, asdict(plan.method.options)),
         joint=plan.method.joint,
@@ -90,9 +89,18 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
         skipped_steps=made["skipped_steps"],
         environment=made["environment"],
         git=GitState(**made["git"]),
-        quirks=tuple(quirk.name for quirk in quirks),
+        quirks=_quirks(plan, planned, made),
         created=made["created"],
     )
+
+
+def _quirks(plan: RunPlan, planned: PlannedStep, made: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the quirks that shaped the step: none is known of an imported one, no method's in a shared base."""
+    if "imported" in made:
+        return ()
+    plain = planned.step == 0 and plan.method.shared_base
+    quirks = quirks_in_force(type(plan.method), plan.setting, plan.recipe)
+    return tuple(quirk.name for quirk in quirks if not (plain and quirk.option.startswith("method.")))
 
 
 def _timing(tested: Mapping[str, Any], made: Mapping[str, Any]) -> Timing:

@@ -192,12 +192,14 @@ def _summary(reports: Sequence[Report]) -> str:
         return f"{_count(checks, 'setting')}, {_count(steps, 'step')} agree, and so do the train and val lists."
     good_checks = sum(check.first_difference is None for check in checks)
     good_steps = sum(step.agrees for step in steps)
+    broken = [error for report in reports for error in report.broken]
+    if not compared:
+        return f"{_count(broken, 'file')} broken; nothing was compared."
     text = f"{good_checks} of {_count(checks, 'setting')}, {good_steps} of {_count(steps, 'step')} agree"
     lists = [f"{comparison.dataset} {part.name}" for comparison in compared for part in comparison.lists
              if not part.agrees]  # fmt: skip
     if lists:
         text += f"; lists that differ: {', '.join(lists)}"
-    broken = [error for report in reports for error in report.broken]
     return f"{text}; {_count(broken, 'file')} broken." if broken else f"{text}."
 
 

@@ -13,7 +13,7 @@ def import_() -> None:
 
 
 @import_.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--from", "code", required=True, help="Code base that wrote it: mib, plop or mbs.")
 @click.option("--setting", required=True, help="<scenario>-<task> that it was trained on.")
 @click.option("--model", help="Model that it fills. [the code base's usual one]")
@@ -51,12 +51,13 @@ def checkpoint(
         f"Imported {file} as step {step.step}/{chosen.last_step} of {chosen.name}\n"
         f"  model {step.model}, {step.parameters:,} parameters, {len(step.classes) - 1} classes and background\n"
         f"  from {released_code(code).source}; {norms}\n"
-        f"  key {step.key}\n\n"
-        f"Evaluate it:  cispbench run --method {code} --setting {chosen.name} --start-from {step.key[:12]} "
-        f"--until {step.step} --data-root FOLDER"
+        f"  key {step.key}\n"
     )
+    words = ["cispbench run --method", code, "--setting", chosen.name, "--start-from", step.key[:12]]
+    words += ["--model", step.model] if model else []
+    words += ["--set", f"data.crop={crop}"] if crop != 512 else []
+    words += ["--steps-dir", str(steps_dir)] if steps_dir else []
+    words += ["--data-root", "FOLDER"]
+    click.echo(f"Evaluate it:  {' '.join(words)} --until {step.step}")
     if step.step < chosen.last_step:
-        click.echo(
-            f"Go on:        cispbench run --method {code} --setting {chosen.name} --start-from {step.key[:12]} "
-            "--data-root FOLDER"
-        )
+        click.echo(f"Go on:        {' '.join(words)}")

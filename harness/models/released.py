@@ -84,13 +84,14 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
     """
     names = {key: _translated(key, layout) for key in state}
     renamed = {new: state[key] for key, new in names.items() if not new.startswith(_DROPPED)}
-    groups = _class_groups(renamed, layout)
+    groups = _class_groups(renamed, layout, place)
     if not groups:
         found = ", ".join(list(state)[:3])
         raise WeightsError(
             f"{place} holds no classifier of the layout {layout}: its first names are {found}.",
             hint="Is --from the code base that wrote it?",
         )
+    _check_values(state, place)
     in_place = layout == "abn-deeplab" and not any(key.endswith(COUNTER) for key in renamed)
     if in_place:
         renamed = _plain_norms(renamed)
@@ -108,10 +109,25 @@ def _translated(key: str, layout: str) -> str:
     return key
 
 
-def _class_groups(state: Mapping[str, Tensor], layout: str) -> tuple[int, ...]:
+def _check_values(state: Mapping[str, Tensor], place: str) -> None:
+    """Raise WeightsError for a tensor that no training can have left: NaN, infinity, or whole numbers."""
+    for name, value in state.items():
+        if name.endswith(COUNTER):
+            continue
+        if not value.is_floating_point():
+            raise WeightsError(f"{place}: {name} holds {value.dtype}, not floating-point numbers.")
+        if not bool(value.isfinite().all()):
+            raise WeightsError(f"{place}: {name} holds values that are not finite.", hint="Its training had failed.")
+
+
+def _class_groups(state: Mapping[str, Tensor], layout: str, place: str) -> tuple[int, ...]:
     found = {int(match[1]): value.numel() for key, value in state.items() if (match := _GROUPS[layout].search(key))}
-    if sorted(found) != list(range(len(found))):
-        return ()
+    missing = sorted(set(range(max(found, default=-1) + 1)) - set(found))
+    if missing:
+        raise WeightsError(
+            f"{place} has the classes of step group {max(found)} but not of group {missing[0]}.",
+            hint="The file is incomplete: fetch it anew.",
+        )
     sizes = [found[number] for number in range(len(found))]
     if layout == "segmenter" and len(sizes) > 1:  # the background comes with the first growth
         sizes = [sizes[0] + sizes[1], *sizes[2:]]

@@ -48,16 +48,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             # Said before torch refuses a file for the very same reason, which the error then gives.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content: Any = (
-                load_file(path)
-                if path.suffix == ".safetensors"
-                else torch.load(path, map_location="cpu", weights_only=True)
-            )
+            content: Any = load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
     except (*FILE_ERRORS, SafetensorError) as error:
         hint = "Fetch it anew if it is damaged; save it again as a plain dict of tensors if it holds more than that."
         raise WeightsError(f"cannot read the weights in {path}: {_reason(error)}.", hint=hint) from error
     for key in ("state_dict", "model", "model_state"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping) and content[key]:
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content:
@@ -65,7 +61,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise WeightsError(f"{path} holds {type(value).__name__} as {key!r}.", hint="Save the tensors alone.")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    state = {key.removeprefix("module."): value for key, value in content.items()}
+    if len(state) < len(content):
+        twice = next(key for key in content if f"module.{key}" in content)
+        raise WeightsError(f"{path} holds {twice!r} twice, with and without `module.` before it.", hint="Keep one.")
+    return state
+
+
+def _load_tensors(path: Path) -> Any:
+    """Read a pickle of tensors, plain values and numpy's scalars (a best score, say), running no code of it."""
+    import numpy as np
+    import torch
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "bool")}
+    # numpy 2 moved the module; files keep the name that it had when they were written.
+    names = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    with torch.serialization.safe_globals([np.dtype, *kinds, *names]):  # type: ignore[list-item]
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from cispbench.harness.models import released
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.released import ABN_EPSILON, load_released, translate
+from cispbench.harness.models.weight_files import read_state
 from cispbench.splits.errors import WeightsError
 
 SETTING = "overlapped-19-1"
@@ -65,7 +68,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def checkpoint(tmp_path: Path, network: Any) -> Path:
     """A file as MiB writes it: the state one level down, ``module.`` before each name, in-place ABN's scales."""
     path = tmp_path / "19-1-voc_MiB_0.pth"
-    torch.save({"epoch": 29, "model_state": released_deeplab(network, True), "best_score": 0.7}, path)
+    torch.save({"epoch": 29, "model_state": released_deeplab(network, True), "best_score": np.mean([0.5, 0.9])}, path)
     return path
 
 
@@ -133,6 +136,64 @@ def test_an_imported_step_is_evaluated_and_trained_further(commands: Any, checkp
     assert record["model"]["weights"] == "imported:mib"
     again = json.loads(run("--start-from", key[:12]).stdout)
     assert again["trained"] == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_a_later_step_is_evaluated_by_the_command_that_the_import_prints(
+    commands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 1 of 19-1, its last: two classifiers, imported for another crop into another store than the usual."""
+    model = build_model("deeplabv3-resnet18", 48)
+    for classes in (20, 1):
+        model.grow(classes)
+    path = tmp_path / "step1.pth"
+    torch.save({"model_state": released_deeplab(model, True)}, path)
+    words = ["import", "checkpoint", str(path), "--from", "mib", "--setting", SETTING, "--crop", "48"]
+    said = commands.succeed([*words, "--model", "deeplabv3-resnet18", "--steps-dir", str(commands.steps)]).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("Evaluate it:")]
+    printed = line.partition("cispbench ")[2].replace("FOLDER", str(commands.data)).split()
+    view = ["--set", "data.resize_short=48", "--set", "evaluation.resize_short=48", "--profile", "mini"]
+    commands.succeed([*printed, *view, "--out", str(commands.out)])
+    (record,) = [json.loads(place.read_text()) for place in commands.records().values()]
+    assert (record["step"], record["steps"], record["quirks"]) == (1, 2, [])
+    assert "mib" in commands.succeed(["table", "--out", str(commands.out), "--protocol", "mbs24"]).stdout
+    commands.refused(2, [*printed, *view, "--until", "0"], "the run starts at step 1")
+    joint = ["joint" if word == "mib" else word for word in printed]
+    commands.refused(2, [*joint, *view], "joint learns all classes in a single step")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"module.cls.0.weight": torch.full((20, 256, 1, 1), float("nan"))}, "cls.0.weight holds values that are not"),
+        ({"module.cls.0.bias": torch.zeros(20, dtype=torch.int64)}, "cls.0.bias holds torch.int64"),
+        ({"module.cls.2.bias": torch.zeros(1)}, "group 2 but not of group 1"),
+        ({"cls.0.bias": torch.zeros(20)}, "twice, with and without `module.`"),
+    ],
+)
+@pytest.mark.usefixtures("small")
+def test_a_spoilt_file_is_refused_by_the_name_of_what_is_wrong(
+    commands: Any, tmp_path: Path, network: Any, change: dict[str, Tensor], says: str
+) -> None:
+    path = tmp_path / "spoilt.pth"
+    torch.save(released_deeplab(network, True) | change, path)
+    words = ["import", "checkpoint", str(path), "--from", "mib", "--setting", SETTING, "--crop", "48"]
+    commands.refused(1, [*words, "--steps-dir", str(commands.steps)], "spoilt.pth", says)
+
+
+def test_numpys_scalars_are_read_under_both_names_of_their_module(tmp_path: Path) -> None:
+    """As numpy before 2.0 pickled them and as it does now; both are in released files."""
+    path = tmp_path / "new.pth"
+    torch.save({"model": {"a": torch.zeros(1)}, "best_score": np.float64(0.5)}, path)
+    old = tmp_path / "old.pth"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            target.writestr(name.replace("new/", "old/"), content)
+    for place in (path, old):
+        assert set(read_state(place)) == {"a"}
 
 
 @pytest.mark.usefixtures("small")

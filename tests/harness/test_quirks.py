@@ -123,6 +123,10 @@ def test_the_record_lists_the_quirks_in_force(overrides, kept):
     }  # fmt: skip
     tested = {"confusion": torch.eye(21, dtype=torch.int64).tolist(), "seconds": 1.0, "images": 4}
     assert set(step_record(plan, plan.steps[1], tested, made).quirks) == kept
+    # A shared base is trained without the method's options; of an imported step nothing is known.
+    own = {quirk.name for quirk in read_quirks(cls) if quirk.option.startswith("method.")}
+    assert set(step_record(plan, plan.steps[0], tested, made).quirks) == (kept - own if cls.shared_base else kept)
+    assert step_record(plan, plan.steps[1], tested, made | {"imported": {}}).quirks == ()
 
 
 GOOD = {
