@@ -13,6 +13,7 @@ from cispbench.harness.commands.data import data
 from cispbench.harness.commands.importing import import_
 from cispbench.harness.commands.ledger import ledger
 from cispbench.harness.commands.method import method
+from cispbench.harness.commands.sweep import status, sweep
 from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 
 OUT = click.option(
@@ -158,7 +159,7 @@ def table(out: Path, protocol: str, compare_protocols: bool, as_json: bool, **se
         click.echo(store_json(store, protocol, selection) if as_json else store_table(store, protocol, selection))
 
 
-for group in (data, import_, ledger, method):
+for group in (data, import_, ledger, method, status, sweep):
     main.add_command(group)
 
 

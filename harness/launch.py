@@ -14,6 +14,7 @@ import torch
 from cispbench.harness.data.source import Source, find_source, locate
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.imported import ImportedStep, find_imported
+from cispbench.harness.method import Method
 from cispbench.harness.plan import RunPlan, plan_run
 from cispbench.harness.progress import ProgressView, index_progress, make_view
 from cispbench.harness.recipe import Recipe, load_strict
@@ -63,7 +64,9 @@ def launch(
         reason = worker.unsupported(chosen, recipe.model)
         if reason is not None:
             raise MethodError(f"{method} cannot run {chosen.name} with {recipe.model}: {reason}")
-        start = _start(start_from, steps, chosen, recipe, weights)
+        start = _start(start_from, until, steps, chosen, worker, recipe, weights)
+        if start is not None and start.step == 0 and not worker.shared_base:
+            view.note(f"{method} trains step 0 with a loss of its own: the checkpoint should be one of {method}'s")
         if start is None:
             check_weights(weights or recipe.weights, recipe.model)
         source = open_source(chosen, profile, data_root, steps.root, view)
@@ -72,7 +75,7 @@ def launch(
                 weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights)
             )
             published = profile == "paper" and not weights
-            recipe = _fit_weights(recipe, choice, published, overrides, view)
+            recipe = fit_weights(recipe, choice, published, overrides, view)
         else:
             choice = WeightsChoice(f"imported:{start.code}", start.sha256)
             recipe = replace(recipe, weights=choice.label)
@@ -89,8 +92,9 @@ def launch(
 
 
 def _start(
-    prefix: str | None, steps: StepStore, setting: Setting, recipe: Recipe, weights: str | None
-) -> ImportedStep | None:
+    prefix: str | None, until: int | None, steps: StepStore, setting: Setting, method: Method, recipe: Recipe,
+    weights: str | None,
+) -> ImportedStep | None:  # fmt: skip
     """Return the imported step that the run goes on from. Raises UsageError where the two do not fit."""
     if prefix is None:
         return None
@@ -98,10 +102,14 @@ def _start(
         raise UsageError(
             f"--start-from brings all weights; --weights {weights} would be ignored.", hint="Leave it out."
         )
+    if method.joint:
+        raise UsageError(f"{method.name} learns all classes in a single step and goes on from none.")
     start = find_imported(steps, prefix)
     reason = start.unfit(setting, recipe.model, recipe.data.crop)
     if reason is not None:
         raise UsageError(f"the run cannot go on from the imported step {start.key[:10]}: {reason}.")
+    if until is not None and until < start.step:
+        raise UsageError(f"--until {until}: the run starts at step {start.step}, the imported one.")
     return start
 
 
@@ -130,7 +138,7 @@ def open_source(setting: Setting, profile: str, data_root: Path | None, cache: P
     return synthetic_source(setting.dataset)
 
 
-def _fit_weights(
+def fit_weights(
     recipe: Recipe, choice: WeightsChoice, published: bool, overrides: Sequence[str], view: ProgressView
 ) -> Recipe:
     """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics.

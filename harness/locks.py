@@ -113,6 +113,12 @@ def read_holder(folder: Path) -> Holder | None:
     return holder if isinstance(holder.pid, int) else None
 
 
+def current_holder(folder: Path) -> Holder | None:
+    """Return who seems to hold ``folder``'s lock: the last holder's note, unless it is this machine's and dead."""
+    holder = read_holder(folder)
+    return None if holder is None or (holder.host == _host() and not _alive(holder.pid)) else holder
+
+
 def _write_holder(folder: Path, what: str) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     holder = Holder(pid=os.getpid(), since=since, what=what, host=_host())
@@ -131,4 +137,7 @@ def _alive(pid: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
+    # Killed, and not yet taken note of by the process that should: it holds nothing any more.
+    with suppress(OSError):
+        return not Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].lstrip().startswith("Z")
     return True

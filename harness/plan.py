@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from cispbench.harness.data.source import Source
 from cispbench.harness.imported import ImportedStep
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
-from cispbench.harness.recipe import Recipe
+from cispbench.harness.recipe import OptimRecipe, Recipe
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, select_images
 from cispbench.splits.settings import Setting
@@ -71,6 +72,45 @@ class RunPlan:
         )
 
 
+class ImageLists:
+    """The lists of images on a source, each selected once however many runs are planned with it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._presence: dict[str, frozenset[int]] | None = None
+        self._selected: dict[tuple[Setting, int], tuple[tuple[str, ...], str]] = {}
+        self._tested: str | None = None
+
+    def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
+        """Return the ids that ``step`` trains on, and their digest. Raises DataError for a step without images."""
+        if (setting, step) not in self._selected:
+            if self._presence is None:
+                self._presence = self._source.presence("train")
+            images = tuple(select_images(self._presence, setting, step))
+            if not images:
+                classes = ", ".join(map(str, setting.steps[step].classes))
+                raise DataError(
+                    f"step {step} of {setting.name} has no training image: none of {len(self._presence)} holds the "
+                    f"classes {classes} (in the scenario {setting.scenario}).",
+                    hint="Use more data, or another task.",
+                )
+            self._selected[setting, step] = images, digest(images)
+        return self._selected[setting, step]
+
+    def test_digest(self) -> str:
+        """Return the digest of the test images' ids."""
+        if self._tested is None:
+            self._tested = digest(self._source.ids("val"))
+        return self._tested
+
+
+def step_iterations(phase: OptimRecipe, images: int) -> int:
+    """Return the optimisation steps of a training on so many images: whole batches alone, at least one an epoch."""
+    if phase.iterations is not None:
+        return phase.iterations
+    return max(1, math.ceil((phase.epochs or 0) * max(1, images // phase.batch)))
+
+
 def plan_run(
     *,
     setting: Setting,
@@ -81,27 +121,25 @@ def plan_run(
     source: Source,
     weights_sha256: str | None,
     start: ImportedStep | None = None,
+    lists: ImageLists | None = None,
+    apart: bool = False,
 ) -> RunPlan:
     """Select every step's images and derive every key. Raises DataError for a step without images.
 
-    ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out.
+    ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out. ``lists``: the
+    source's lists, where several runs are planned. ``apart``: the keys are this run's own, so that no other method or
+    setting shares a step with it; what is trained is the same.
     """
     trained = setting.joint() if method.joint else setting
-    presence = source.presence("train")
+    lists = lists or ImageLists(source)
+    own = {"apart": [method.name, setting.name]} if apart else {}
+    data_recipe, phases = asdict(recipe.data), [asdict(recipe.phase(step)) for step in (0, 1)]
     steps: list[PlannedStep] = []
     for step in range(start.step if start else 0, len(trained.steps)):
-        images = select_images(presence, trained, step)
-        if not images:
-            classes = ", ".join(map(str, trained.steps[step].classes))
-            raise DataError(
-                f"step {step} of {setting.name} has no training image: none of {len(presence)} holds the classes "
-                f"{classes} (in the scenario {setting.scenario}).",
-                hint="Use more data, or another task.",
-            )
+        images, list_sha256 = lists.train(trained, step)
         previous = steps[-1].key if steps else None
-        list_sha256 = digest(images)
         if start and step == start.step:
-            steps.append(PlannedStep(step, tuple(images), list_sha256, start.key, None))
+            steps.append(PlannedStep(step, images, list_sha256, start.key, None))
             continue
         content = {
             "training": TRAINING_VERSION,
@@ -112,16 +150,17 @@ def plan_run(
             "model": recipe.model,
             "weights": weights_sha256,
             "freeze_batch_norm": recipe.freeze_batch_norm,
-            "data_recipe": asdict(recipe.data),
-            "optim": asdict(recipe.phase(step)),
+            "data_recipe": data_recipe,
+            "optim": phases[min(step, 1)],
             "method": _method_part(method, step),
             "seed": seed,
             "previous": previous,
+            **own,
         }
-        steps.append(PlannedStep(step, tuple(images), list_sha256, _hash(content), previous))
+        steps.append(PlannedStep(step, images, list_sha256, _hash(content), previous))
     evaluation = {
         "training": TRAINING_VERSION,
-        "images": digest(source.ids("val")),
+        "images": lists.test_digest(),
         "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
         "precision": recipe.optim.precision,
         "order": setting.learning_order,

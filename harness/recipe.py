@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from cispbench.splits.errors import RecipeError, nearest
@@ -131,11 +132,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _type_hints(cls: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, resolved once: a sweep asks for them thousands of times."""
+    return _resolved_hints(cls)
+
+
+@cache
+def _resolved_hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def load_strict(cls: type[Any], values: Any, place: str) -> Any:
     """Build a frozen dataclass from a mapping: unknown keys and wrong types are RecipeErrors naming ``place``."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{place} must be a mapping of options, not {values!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     problems = [f"unknown key {place}.{key}. {nearest(str(key), hints)}" for key in values if key not in hints]
     accepted = {}
     for key, value in values.items():
@@ -160,7 +171,7 @@ def load_strict(cls: type[Any], values: Any, place: str) -> Any:
 
 def check_partial(cls: type[Any], values: Mapping[str, Any], place: str) -> None:
     """Check the keys and types of a part of a dataclass's fields. Raises RecipeError naming ``place``."""
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     for key, value in values.items():
         if key not in hints:
             raise RecipeError(f"{place}: unknown key {key!r}. {nearest(str(key), hints)}")

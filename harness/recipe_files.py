@@ -8,12 +8,14 @@ then ``--set``. The key ``quirks`` beside the profiles is read by ``harness/quir
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fnmatch
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,6 +214,13 @@ def _chosen_layers(
 def _layers(path: Path | None, profile: str, options: type[Any]) -> list[dict[str, Any]]:
     if path is None:
         return []
+    stat = path.stat()
+    return _read_layers(path, profile, typing.cast(Hashable, options), (stat.st_mtime_ns, stat.st_size))
+
+
+@cache
+def _read_layers(path: Path, profile: str, options: Any, _state: tuple[int, int]) -> list[dict[str, Any]]:
+    """Read a file's layers once as long as it stays as it is: a sweep asks for them a hundred times."""
     layers = read_recipe_file(path).get(profile) or []
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise RecipeError(f"{path}: {profile} must be a list of layers.")
@@ -234,7 +243,7 @@ def merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             merge(target[key], value)
         else:
-            target[key] = dict(value) if isinstance(value, Mapping) else value
+            target[key] = copy.deepcopy(value)  # layers are kept, and must not change
     for section in ("optim", "later"):
         if isinstance(target.get(section), dict) and isinstance(changes.get(section), Mapping):
             for other in _taken_away(changes[section]):

@@ -1,0 +1,1 @@
+"""Many runs as one graph of steps: planned, shared, executed, watched."""

@@ -1,0 +1,147 @@
+"""What a sweep shows while it works: a live table on a terminal, one line an event elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from cispbench.harness.progress import describe_seconds
+from cispbench.harness.sweep.graph import Node
+
+REFRESH_SECONDS = 0.5
+
+
+@dataclass
+class _Progress:
+    """How far a step is: the iteration it went on from (None: not said yet), the present one, and all of them."""
+
+    node: Node
+    total: int
+    first: int | None = None
+    now: int = 0
+
+
+class SweepView:
+    """Lines for a log on ``stream``; ``scores`` says in a few words how a step that is done has scored."""
+
+    def __init__(self, stream: TextIO, scores: Callable[[Node], str]) -> None:
+        self._stream, self._scores = stream, scores
+        self._began = time.monotonic()
+        self._total = self._done = self._failed = 0
+        self._ahead = self._worked = 0  # iterations of the steps that are not over, and those done by this sweep
+        self._running: dict[str, _Progress] = {}
+
+    def begin(self, nodes: Sequence[Node]) -> None:
+        """Begin with the steps that are to be done."""
+        self._began, self._total = time.monotonic(), len(nodes)
+        self._ahead = sum(node.iterations for node in nodes if node.to_train)
+
+    def start(self, node: Node) -> None:
+        """Say that a step has begun."""
+        total = node.iterations if node.to_train else 0
+        self._running[node.key] = _Progress(node, total)
+        self.note(f"start   {node.name}  ({node.key[:10]}, {total} iterations)")
+
+    def progress(self, node: Node, iteration: int, total: int) -> None:
+        """Take note of how far a step is; what it says first is where it goes on from."""
+        known = self._running[node.key]
+        known.first = iteration if known.first is None else known.first
+        known.now, known.total = iteration, total
+
+    def done(self, node: Node, seconds: float) -> None:
+        """Say that a step is done, and its scores."""
+        self._leave(node, all_of_it=True)
+        self._done += 1
+        self.note(f"done    {node.name}  {self._scores(node)} ({describe_seconds(seconds)}; {self.counts()})")
+
+    def failed(self, node: Node, reason: str, log: Path | None) -> None:
+        """Say that a step has failed, why, and where its log lies."""
+        self._leave(node, all_of_it=False)
+        self._failed += 1
+        self.note(f"failed  {node.name}  {reason}" + (f" (log: {log})" if log else ""))
+
+    def note(self, text: str) -> None:
+        """Write a line that stays."""
+        print(text, file=self._stream, flush=True)
+
+    def refresh(self) -> None:
+        """Show how things stand, where that moves."""
+
+    def close(self) -> None:
+        """End what is shown."""
+
+    def counts(self) -> str:
+        """Return ``2 running, 7 of 20 done, 1 failed, 14 min left``."""
+        failed = f", {self._failed} failed" if self._failed else ""
+        left = self.seconds_left()
+        rest = "" if left is None else f", {describe_seconds(left)} left"
+        return f"{len(self._running)} running, {self._done} of {self._total} done{failed}{rest}"
+
+    def seconds_left(self) -> float | None:
+        """Return the time left at the pace so far, None before there is one."""
+        worked = self._worked + sum(known.now - (known.first or 0) for known in self._running.values())
+        if not worked:
+            return None
+        ahead = self._ahead - sum(known.now for known in self._running.values())
+        return (time.monotonic() - self._began) * max(0, ahead) / worked
+
+    def _leave(self, node: Node, all_of_it: bool) -> None:
+        known = self._running.pop(node.key, None)
+        if node.to_train:
+            self._ahead -= node.iterations
+            if known is not None and all_of_it:
+                self._worked += node.iterations - (known.first or 0)
+
+
+class LiveView(SweepView):
+    """The table on a terminal, redrawn below the lines that stay."""
+
+    _height = 0
+    _last = 0.0
+
+    def note(self, text: str) -> None:
+        """Write the line above the table."""
+        self._clear()
+        super().note(text)
+        self._draw()
+
+    def refresh(self) -> None:
+        """Redraw the table, not too often."""
+        if time.monotonic() - self._last >= REFRESH_SECONDS:
+            self._clear()
+            self._draw()
+
+    def close(self) -> None:
+        """Take the table off the screen."""
+        self._clear()
+
+    def _draw(self) -> None:
+        size = shutil.get_terminal_size()
+        rows = [f"  {known.node.name:<60} {known.now:>7}/{known.total}" for known in self._running.values()]
+        lines = [line[: size.columns - 1] for line in [self.counts(), *rows[: size.lines - 3]]]
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+        self._height, self._last = len(lines), time.monotonic()
+
+    def _clear(self) -> None:
+        if self._height:
+            self._stream.write(f"\x1b[{self._height}F\x1b[J")
+            self._height = 0
+
+
+class SilentView(SweepView):
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Write nothing."""
+
+
+def make_sweep_view(scores: Callable[[Node], str], quiet: bool = False) -> SweepView:
+    """Return the view that suits standard error: the live table on a terminal, lines elsewhere."""
+    kind = SilentView if quiet else LiveView if sys.stderr.isatty() else SweepView
+    return kind(sys.stderr, scores)

@@ -1,0 +1,209 @@
+"""A sweep on this machine: one process a step, as many at once as there are slots, each step after the one before."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+from cispbench.harness.sweep.display import SweepView
+from cispbench.harness.sweep.graph import Graph, Node
+from cispbench.harness.sweep.worker import Message, StepJob, work
+
+PRELOADED = ["torch", "torchvision", "timm", "cispbench.harness.sweep.worker"]
+POLL_SECONDS = 0.5
+STOP_SECONDS = 15.0
+LOST = 255  # the exit code that multiprocessing gives a process that nobody watches any more
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed, or (without a log) was not tried because one before it had failed."""
+
+    node: Node
+    reason: str
+    log: Path | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many steps were finished now, and which were not."""
+
+    finished: int
+    failures: tuple[Failure, ...]
+
+
+@dataclass
+class _Worker:
+    node: Node
+    slot: int
+    log: Path
+    process: ForkServerProcess
+    connection: Connection | None
+    started: float = field(default_factory=time.monotonic)
+    done: bool = False
+    reason: str = ""
+
+
+class LocalSweep:
+    """Executes what a graph lacks; ``job`` makes the order for a step in a slot (0 to ``workers`` - 1)."""
+
+    def __init__(self, graph: Graph, job: Callable[[Node, int], StepJob], workers: int, view: SweepView) -> None:
+        self._graph, self._job, self._view = graph, job, view
+        self._free = list(range(workers))
+        self._waiting = {node.key: node for node in graph.nodes if node.to_train or node.state == "trained"}
+        self._order = _heights(graph)
+        self._running: list[_Worker] = []
+        self._failures: list[Failure] = []
+        self._finished = 0
+        # Forked from a process that has imported torch and done nothing with it: a step starts in milliseconds, and
+        # no process is copied that has threads or a device.
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+        resource_tracker.ensure_running()  # now, for its start would unblock the signals that `_undisturbed` blocks
+
+    def run(self) -> Outcome:
+        """Work until nothing is left to try; KeyboardInterrupt (also for SIGTERM) stops the workers first."""
+        self._view.begin(list(self._waiting.values()))
+        with _sigterm_as_ctrl_c():
+            try:
+                while self._waiting or self._running:
+                    self._start_what_is_ready()
+                    self._listen()
+            finally:
+                self._stop()
+                self._view.close()
+        return Outcome(self._finished, tuple(self._failures))
+
+    def _start_what_is_ready(self) -> None:
+        busy = {worker.node.key for worker in self._running}
+        ready = [n for n in self._waiting.values() if n.previous not in self._waiting and n.previous not in busy]
+        for node in sorted(ready, key=lambda node: -self._order[node.key])[: len(self._free)]:
+            self._start(self._waiting.pop(node.key), self._free.pop(0))
+
+    def _start(self, node: Node, slot: int) -> None:
+        job = self._job(node, slot)
+        ours, theirs = self._context.Pipe(duplex=False)
+        # Pickled here: multiprocessing's own pickling would send tensors through shared memory.
+        process = self._context.Process(target=work, args=(pickle.dumps(job), theirs), name=f"step {node.key[:10]}")
+        with _undisturbed():
+            process.start()
+            theirs.close()
+            self._running.append(_Worker(node, slot, job.log, process, ours))
+        self._view.start(node)
+
+    def _listen(self) -> None:
+        """Wait a little for messages and ends."""
+        handles: list[Connection | int] = [worker.process.sentinel for worker in self._running]
+        handles += [worker.connection for worker in self._running if worker.connection is not None]
+        wait(handles, POLL_SECONDS)
+        for worker in list(self._running):
+            ended = worker.process.exitcode is not None  # asked first: what it had to say is in the pipe by then
+            self._hear(worker)
+            if ended:
+                self._end(worker)
+        self._view.refresh()
+
+    def _hear(self, worker: _Worker) -> None:
+        while worker.connection is not None:
+            try:
+                if not worker.connection.poll():
+                    return
+                message: Message = worker.connection.recv()
+            except (EOFError, OSError):  # closed, or cut off in the middle of a message
+                worker.connection.close()
+                worker.connection = None
+                return
+            worker.done, worker.reason = message.done, message.failed
+            if message.note:
+                self._view.note(f"{worker.node.name}: {message.note}")
+            elif message.total:
+                self._view.progress(worker.node, message.iteration, message.total)
+
+    def _end(self, worker: _Worker) -> None:
+        self._running.remove(worker)
+        self._free.append(worker.slot)
+        self._free.sort()
+        if worker.process.exitcode == LOST:  # the process may live on where only its watcher has died
+            worker.process.kill()
+        if worker.done and worker.process.exitcode == 0:
+            self._finished += 1
+            self._view.done(worker.node, time.monotonic() - worker.started)
+        else:
+            self._fail(worker.node, worker.reason or _explain(worker.process.exitcode), worker.log)
+        if worker.connection is not None:
+            worker.connection.close()
+
+    def _fail(self, node: Node, reason: str, log: Path | None) -> None:
+        failure = Failure(node, reason, log)
+        self._failures.append(failure)
+        self._view.failed(node, reason, log)
+        for later in [entry for entry in self._waiting.values() if entry.previous == node.key]:
+            del self._waiting[later.key]
+            self._fail(later, f"not tried: {node.name} failed", None)
+
+    def _stop(self) -> None:
+        """End the workers that are left, kindly first."""
+        for worker in self._running:
+            worker.process.terminate()
+        end = time.monotonic() + STOP_SECONDS
+        for worker in self._running:
+            worker.process.join(max(0.0, end - time.monotonic()))
+            if worker.process.exitcode is None:
+                worker.process.kill()
+                worker.process.join()
+        if self._running:
+            names = ", ".join(worker.node.name for worker in self._running)
+            self._view.note(f"stopped: {names}; the same command goes on from the last checkpoints")
+        self._running.clear()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off: a process that is half started is in no list of ours yet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heights(graph: Graph) -> dict[str, int]:
+    """Return the iterations on the longest way from each step to the end of a run: the longest is begun first."""
+    heights: dict[str, int] = {}
+    below: dict[str, int] = {}
+    for node in reversed(graph.nodes):
+        heights[node.key] = (node.iterations if node.to_train else 0) + below.get(node.key, 0)
+        if node.previous is not None:
+            below[node.previous] = max(below.get(node.previous, 0), heights[node.key])
+    return heights
+
+
+def _explain(code: int | None) -> str:
+    if code == LOST:
+        return "its process was lost"
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        memory = ", by hand or because the memory is used up" if -code == signal.SIGKILL else ""
+        return f"its process was killed by {name}{memory}"
+    return f"its process ended with exit code {code}"
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

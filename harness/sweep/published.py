@@ -1,0 +1,67 @@
+"""The published counts and digests of a data set, in place of its images: enough to plan, not to train."""
+
+from __future__ import annotations
+
+from typing import Literal, NoReturn
+
+from torch import Tensor
+
+from cispbench.harness.data.source import not_found
+from cispbench.harness.plan import ImageLists
+from cispbench.splits.errors import DataError
+from cispbench.splits.selection import golden_list, golden_steps
+from cispbench.splits.settings import Setting
+
+UNKNOWN = "?"  # stands for every id of a list of which only the length is known
+
+
+class PublishedSource:
+    """A source without images; see ``cispbench.harness.data.source.Source``."""
+
+    kind: Literal["full"] = "full"
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a name that no data has: keys made with it are only good for comparison with each other."""
+        return f"published {self.dataset}"
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Return as many unknown ids as the split has images."""
+        return (UNKNOWN,) * golden_list(self.dataset, split)[0]
+
+    def presence(self, split: str) -> NoReturn:
+        """Raise DataError: there are no masks."""
+        raise not_found(self.dataset, None)
+
+    def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
+        """Raise DataError: there are no images."""
+        raise not_found(self.dataset, None)
+
+
+class PublishedLists(ImageLists):
+    """The published lists by length and digest alone."""
+
+    def __init__(self, source: PublishedSource) -> None:
+        super().__init__(source)
+        self._dataset = source.dataset
+
+    def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
+        """Return unknown ids, as many as published, and the published digest. Raises DataError where none is."""
+        if len(setting.steps) == 1:  # all classes in one step: every training image of both data sets holds one
+            count, sha256 = golden_list(self._dataset, "train")
+        else:
+            steps = golden_steps(setting)
+            if steps is None:
+                raise DataError(
+                    f"no data found, and no counts are published for {setting.name}.",
+                    hint=f"Leave it out, or give the data. {not_found(self._dataset, None)}",
+                )
+            count, sha256 = steps[step]
+        return (UNKNOWN,) * count, sha256
+
+    def test_digest(self) -> str:
+        """Return the published digest of the test list."""
+        return golden_list(self._dataset, "val")[1]

@@ -1,0 +1,166 @@
+"""The process of one step: it trains and tests the step, and writes the records of all runs that share it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import torch
+
+from cispbench.harness.launch import choose_device
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.plan import RunPlan
+from cispbench.harness.progress import PlainView
+from cispbench.harness.run import RunOptions, execute
+from cispbench.harness.step_store import StepStore
+from cispbench.harness.weights_choice import choose_weights
+from cispbench.results.store import Store
+from cispbench.splits.errors import CispbenchError
+
+TELL_SECONDS = 0.5
+ENDED = 143  # exit code of a worker that was asked to stop
+
+
+@dataclass(frozen=True)
+class StepJob:
+    """What a worker is told: the step of the first run is trained, and recorded for each of ``runs``.
+
+    ``weights``: the pre-trained weights as they were asked for, with ``named`` where the user has named them.
+    """
+
+    key: str
+    step: int
+    runs: tuple[RunPlan, ...]
+    out: Path
+    steps_dir: Path
+    log: Path
+    device: str
+    threads: int
+    loaders: int
+    weights: str | None
+    named: bool
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker tells: how far it is (``iteration`` of ``total``), a ``note``, ``failed`` why, or ``done``."""
+
+    iteration: int = 0
+    total: int = 0
+    note: str = ""
+    failed: str = ""
+    done: bool = False
+
+
+def work(payload: bytes, connection: Connection) -> None:
+    """Do the pickled StepJob in this process, whose output goes to the job's log."""
+    # The sweep alone decides when it ends: Ctrl-C on a terminal reaches all processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in whoever was started by the sweep
+    threading.Thread(target=_die_with_the_sweep, daemon=True).start()
+    with _Telling(connection):
+        job: StepJob = pickle.loads(payload)
+        _write_to(job.log)
+        torch.set_num_threads(job.threads)
+        options = RunOptions(
+            records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device),
+            view=_TellingView(connection), workers=job.loaders, load_encoder=_loader(job), until=job.step,
+        )  # fmt: skip
+        for run in job.runs:
+            execute(run, options)
+
+
+def _loader(job: StepJob) -> _Encoder | None:
+    recipe = job.runs[0].recipe
+    return None if recipe.weights == "none" else _Encoder(job.weights, recipe.model, job.steps_dir, job.named)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Loads pre-trained weights when a fresh model asks for them: of the steps, only the first one does."""
+
+    weights: str | None
+    model: str
+    steps_dir: Path
+    named: bool
+
+    def __call__(self, fresh: IncrementalModel) -> None:
+        choice = choose_weights(self.weights, self.model, self.steps_dir / "weights", named=self.named)
+        if choice.load is not None:
+            choice.load(fresh)
+
+
+class _Telling:
+    """Tells the sweep how the work has ended; the error goes on its way, into the log and the exit code."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._connection.send(Message(done=True))
+        elif isinstance(error, CispbenchError):
+            self._connection.send(Message(failed=str(error)))
+        elif isinstance(error, Exception):
+            self._connection.send(Message(failed=f"{type(error).__name__}: {error}".partition("\n")[0]))
+
+
+class _TellingView(PlainView):
+    """Lines for the log; now and then the sweep is told how far the training is."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(sys.stderr)
+        self._connection, self._told, self._total = connection, 0.0, 0
+
+    def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
+        super().start_step(step, steps, classes, images, iterations, start)
+        self._total = iterations
+        self._connection.send(Message(start, iterations))
+
+    def update(self, iteration: int, terms: Mapping[str, float], images_per_second: float) -> None:
+        super().update(iteration, terms, images_per_second)
+        now = time.monotonic()
+        if now - self._told >= TELL_SECONDS:
+            self._told = now
+            self._connection.send(Message(iteration, self._total))
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        if "already at work" in text:  # a lock that another sweep holds: who looks on wonders why nothing moves
+            self._connection.send(Message(note=text))
+
+
+def _write_to(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(ENDED)
+
+
+def _die_with_the_sweep() -> None:
+    """End at once when the sweep's process is gone: nobody would start what comes next, or stop this."""
+    sweep = multiprocessing.parent_process()
+    if sweep is not None:
+        wait([sweep.sentinel])
+        os._exit(ENDED)
