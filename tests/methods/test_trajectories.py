@@ -4,8 +4,9 @@ MBS's five iterations agree throughout. MiB's and PLOP's network has a batch nor
 pooling, close to a step function: from one iteration to the next it multiplies rounding errors by some hundreds, so
 that float32 and float64 runs of the same code part at iteration 2, and no other arithmetic than the recorder's own
 can follow the recording to three digits beyond it (the last test measures this). What they can show is shown:
-the losses of the first iterations, which already depend on every part of loss, model and update rule, and the final
-classifiers, which learn slowly enough.
+the losses of the first iterations, which already depend on loss, model and update rule (all but weight decay and the
+exact power of the schedule, whose effect is smaller than the rounding's), and the final classifiers, which learn
+slowly enough.
 """
 
 from __future__ import annotations
