@@ -37,7 +37,8 @@ class RunOptions:
     """Where and how a run works: no choice of the experiment, though devices differ in their rounding.
 
     ``load_encoder`` puts pre-trained weights into a fresh model (None for a random start); ``until`` is the last step
-    to train and test (None: the setting's last).
+    to train and test (None: the setting's last). ``stop`` is asked after every iteration; once it says True the run
+    ends with a StoppedError, at a checkpoint.
     """
 
     records: Store
@@ -49,6 +50,7 @@ class RunOptions:
     load_encoder: Callable[[IncrementalModel], None] | None = None
     on_step: Callable[[StepRecord], None] | None = None
     until: int | None = None
+    stop: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class _Run:
             checkpoint=checkpoint,
             view=options.view,
             images=len(planned.images),
+            stop=options.stop,
         )
         return model, StepTraining(job).run(), job.iterations
 

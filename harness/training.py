@@ -6,10 +6,10 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -51,7 +51,10 @@ class TrainingLog:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that the training of one step needs; ``checkpoint`` is the file that a broken step resumes from."""
+    """All that the training of one step needs; ``checkpoint`` is the file that a broken step resumes from.
+
+    ``stop`` is asked after every iteration; once it says True, the step is saved and left.
+    """
 
     method: Method
     context: StepContext
@@ -62,6 +65,7 @@ class TrainingJob:
     checkpoint: Path
     view: ProgressView
     images: int
+    stop: Callable[[], bool] | None = None
 
     @property
     def iterations(self) -> int:
@@ -69,6 +73,10 @@ class TrainingJob:
         if self.phase.iterations is not None:
             return self.phase.iterations
         return max(1, math.ceil((self.phase.epochs or 0) * len(self.loader)))
+
+
+class StoppedError(RunError):
+    """A training that was asked to stop, and has saved how far it was."""
 
 
 class StepTraining:
@@ -84,7 +92,10 @@ class StepTraining:
         self._next_checkpoint = 0.0
 
     def run(self) -> TrainingLog:
-        """Train and return the log; Ctrl-C or death leaves the last checkpoint behind."""
+        """Train and return the log; Ctrl-C or death leaves the last checkpoint behind.
+
+        Raises StoppedError once ``job.stop`` says so, after a checkpoint; RunError for losses that are no numbers.
+        """
         job = self.job
         seed_everything(job.seed)
         if job.device.type == "cuda":
@@ -102,10 +113,19 @@ class StepTraining:
             self._one_iteration(batch)
             if self.iteration % self._log_every == 0 or self.iteration == job.iterations:
                 self._flush(batch)
+            if job.stop is not None and self.iteration < job.iterations and job.stop():
+                self._leave(batch)
         job.method.after_training(job.context)
         self.log.skipped = self.stepper.skipped
         self._note_peaks()
         return self.log
+
+    def _leave(self, batch: Batch) -> NoReturn:
+        if self._pending:
+            self._flush(batch)
+        self._save()
+        where = f"iteration {self.iteration} of {self.job.iterations} of step {self.job.context.step}"
+        raise StoppedError(f"stopped as asked, at {where}.", hint="The same command goes on from there.")
 
     def _note_peaks(self) -> None:
         self.log.peak_host_bytes = max(self.log.peak_host_bytes, peak_host_bytes())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -32,6 +36,7 @@ def batches_of(
         batch_sampler=plan,
         num_workers=workers,
         collate_fn=_Stacking(stack),
+        worker_init_fn=_leave_the_end_to_the_reader,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         # Its own generator: without one, every pass would draw from torch's global stream.
         generator=torch.Generator(),
@@ -59,6 +64,18 @@ def stack_by_size(samples: list[Sample]) -> list[Labelled]:
         else:
             groups.append([sample])
     return [stack(group) for group in groups]
+
+
+def _leave_the_end_to_the_reader(worker: int) -> None:
+    """Ignore Ctrl-C, which on a terminal reaches all processes: the reader ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_the_reader_left
+
+
+def _unless_the_reader_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback, but not of the thread that hands tensors over when the reader hangs up on it."""
+    if threading.current_thread() is threading.main_thread() or not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 class _Catching(Dataset[Any]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -150,6 +152,34 @@ def test_workers_go_on_with_the_next_epoch_and_with_that_alone(workers: int, mon
     batches.close()
     assert list(batches.epoch(1, len(batches))) == []
     assert_same(batches.epoch(1), loader(Drawn(20)).epoch(1))
+
+
+# The reader connects to the worker that holds a tensor, and hangs up, as Ctrl-C makes it do now and then.
+HANGS_UP = """
+import socket, time
+from multiprocessing import resource_sharer
+import torch
+from torch.utils.data import Dataset
+from cispbench.harness.data.workers import batches_of, stack
+
+class Ones(Dataset):
+    def __getitem__(self, key):
+        return torch.ones(3, 4, 4), torch.ones(4, 4), key
+
+def hang_up(ident):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(ident[0])
+    time.sleep(0.5)
+    raise SystemExit("hung up")
+
+resource_sharer._ResourceSharer.get_connection = staticmethod(hang_up)
+list(batches_of(Ones(), [["a", "b"]] * 8, stack, 1, False))
+"""
+
+
+def test_a_worker_whose_reader_hangs_up_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS_UP], capture_output=True, text=True, timeout=120)
+    assert done.stderr == "hung up\n"
 
 
 def test_no_worker_outlives_its_loader_or_an_error() -> None:

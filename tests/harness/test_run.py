@@ -141,6 +141,24 @@ def test_a_broken_step_resumes_bit_for_bit(plan, tmp_path, monkeypatch, method, 
     assert not list((tmp_path / "broken" / "steps" / "work").glob("*/checkpoint.pt"))
 
 
+@pytest.mark.parametrize("asked", [1, 3, 5])
+def test_a_run_that_is_asked_to_stop_saves_how_far_it_was(plan, tmp_path, asked):
+    whole = execute(plan(), options(tmp_path / "whole"))
+    left = [asked]
+
+    def stop() -> bool:
+        left[0] -= 1
+        return left[0] <= 0
+
+    step, iteration = (0, asked) if asked < 4 else (1, asked - 3)  # the last iteration of a step is not asked about
+    with pytest.raises(training.StoppedError, match=rf"stopped as asked, at iteration {iteration} of . of step {step}"):
+        execute(plan(), replace(options(tmp_path / "asked"), stop=stop))
+    mended = execute(plan(), options(tmp_path / "asked", view := Broken(-1, -1)))
+    assert f"step {step}: resumed at iteration {iteration} of {4 - step}" in view.notes
+    for ours, theirs in zip(matrices(mended), matrices(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_two_seeds_differ_and_one_seed_repeats(plan, tmp_path):
     a = execute(plan(seed=3), options(tmp_path / "a")).records[-1]
     b = execute(plan(seed=3), options(tmp_path / "b")).records[-1]
