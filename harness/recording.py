@@ -17,6 +17,7 @@ from cispbench.harness.training import TrainingLog
 from cispbench.results.record import (
     SCHEMA,
     DataUsed,
+    Execution,
     GitState,
     Losses,
     Memory,
@@ -24,10 +25,12 @@ from cispbench.results.record import (
     ModelUsed,
     StepRecord,
     Timing,
+    TrainedFor,
 )
 
 
 def step_manifest(
+    plan: RunPlan,
     planned: PlannedStep,
     model: IncrementalModel,
     log: TrainingLog,
@@ -39,6 +42,8 @@ def step_manifest(
     return {
         "schema": 1,
         "previous_key": planned.previous_key,
+        "trained_for": asdict(TrainedFor(plan.method.name, plan.setting.name, plan.seed, plan.run_key)),
+        "execution": asdict(Execution(devices=1, micro_batch=None)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
         "losses": {"iterations": log.iterations, "terms": log.terms},
@@ -91,6 +96,10 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
         git=GitState(**made["git"]),
         quirks=_quirks(plan, planned, made),
         created=made["created"],
+        # Neither is known of an imported step, nor in a manifest from before they were noted.
+        execution=Execution(**made.get("execution", {"devices": 1, "micro_batch": None})),
+        trained_for=TrainedFor(**made["trained_for"]) if "trained_for" in made else None,
+        origin="measured",
     )
 
 

@@ -111,7 +111,7 @@ class _Run:
             model, log, iterations = self._train(planned, work / CHECKPOINT)
             self._check_shared_base(step)
             seconds = log.wall_before + time.perf_counter() - started
-            manifest = step_manifest(planned, model, log, iterations, seconds, self.options.device)
+            manifest = step_manifest(self.plan, planned, model, log, iterations, seconds, self.options.device)
             self.store.publish(planned.key, model.state_dict(), self.plan.method.state_dict(), manifest)
         self.trained += 1
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
+# What a record of an older schema says of the fields that a later one has added.
+ADDED: dict[int, dict[str, Any]] = {
+    2: {"execution": {"devices": 1, "micro_batch": None}, "trained_for": None, "origin": "measured"},
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,24 @@ class GitState:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How the step was trained: on how many ``devices``, with how many images at once on each (None: its share)."""
+
+    devices: int
+    micro_batch: int | None
+
+
+@dataclass(frozen=True)
+class TrainedFor:
+    """The run that a step was trained for."""
+
+    method: str
+    setting: str
+    seed: int
+    run_key: str
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One finished step. Making one checks it: StoreError names the first field that breaks a rule.
 
@@ -93,6 +115,8 @@ class StepRecord:
     ``learning_order``: class numbers by class index, background first; ``classes``: the numbers this step learnt.
     ``confusion``: (C, C) counts of pixels over all classes of the data set in learning order, rows ground truth,
     void left out. ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
+    ``trained_for``: the run whose training made the weights, None where that is not known (imported steps, and records
+    of schema 1). ``origin``: measured here, submitted by somebody, or scored from a folder of predictions.
     """
 
     schema: int
@@ -125,6 +149,9 @@ class StepRecord:
     git: GitState
     quirks: tuple[str, ...]
     created: str
+    execution: Execution
+    trained_for: TrainedFor | None
+    origin: Literal["measured", "submitted", "predictions"]
 
     def __post_init__(self) -> None:
         # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
@@ -140,6 +167,11 @@ class StepRecord:
         """Whether this is the last step of its run."""
         return self.step == self.steps - 1
 
+    @property
+    def shared(self) -> bool:
+        """Whether the step was trained for another run, and taken over."""
+        return self.trained_for is not None and self.trained_for.run_key != self.run_key
+
     def matrix(self) -> NDArray[np.int64]:
         """Return the confusion matrix as int64 (C, C)."""
         import numpy as np
@@ -152,7 +184,10 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, text: str, place: str) -> StepRecord:
-        """Read what ``to_json`` wrote. Raises StoreError naming ``place``, the field and the value."""
+        """Read what ``to_json`` of this or an older version wrote, as a record of this version's schema.
+
+        Raises StoreError naming ``place``, the field and the value.
+        """
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
@@ -165,11 +200,20 @@ class StepRecord:
                 f"{place}: schema is {schema}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
             )
         try:
-            return read_fields(cls, value, place)
+            return read_fields(cls, _upgrade(value), place)
         except StoreError as error:
             if error.message.startswith(place):
                 raise
             raise StoreError(f"{place}: {error.message}", hint=error.hint) from error
+
+
+def _upgrade(value: Any) -> Any:
+    """Add what the later schemas have and this one lacks."""
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if type(schema) is not int or not 1 <= schema < SCHEMA:
+        return value
+    later = {name: default for number, fields in ADDED.items() if number > schema for name, default in fields.items()}
+    return {**later, **value, "schema": SCHEMA}
 
 
 def confusion_rows(matrix: NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], ...]:

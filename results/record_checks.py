@@ -52,6 +52,8 @@ def _scalars(record: StepRecord, schema: int) -> Iterator[str]:
         ("seed", record.seed),
         ("iterations", record.iterations),
         ("skipped_steps", record.skipped_steps),
+        ("execution.devices", record.execution.devices),
+        ("execution.micro_batch", record.execution.micro_batch),
         ("method.version", record.method.version),
         ("model.parameters", record.model.parameters),
         ("data.train_images", record.data.train_images),

@@ -14,7 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 from cispbench.results.record import (
+    SCHEMA,
     DataUsed,
+    Execution,
     GitState,
     Losses,
     Memory,
@@ -41,7 +43,7 @@ def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = 
     plan = parse_setting(setting)
     count = plan.num_foreground + 1
     fields: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "key": f"key{step}",
         "previous_key": f"key{step - 1}" if step else None,
         "run_key": "0123456789abcdef",
@@ -71,6 +73,9 @@ def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = 
         "git": GitState(None, None),
         "quirks": ("median",),
         "created": f"2025-01-31T12:00:{step:02d}+00:00",
+        "execution": Execution(devices=1, micro_batch=None),
+        "trained_for": None,
+        "origin": "measured",
     }
     return StepRecord(**(fields | changes))
 

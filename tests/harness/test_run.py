@@ -80,8 +80,11 @@ def test_step_0_is_shared_among_methods_and_tasks(plan, tmp_path):
     assert len({steps[0] for steps in keys.values()}) == 1
     assert len({steps[1] for steps in keys.values()}) == 4
     assert plan("mbs", "overlapped-10-1").steps[0].key == keys["mbs"][0]
-    execute(plan("mbs"), options(tmp_path))
-    assert execute(plan("finetune"), options(tmp_path)).trained == 2
+    assert not any(record.shared for record in execute(plan("mbs"), options(tmp_path)).records)
+    second = execute(plan("finetune"), options(tmp_path))
+    assert second.trained == 2
+    assert [record.shared for record in second.records] == [True, False, False]
+    assert second.records[0].trained_for.method == "mbs"
 
 
 @pytest.mark.parametrize(

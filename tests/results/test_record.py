@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cispbench.results.record import Losses, StepRecord, Timing, confusion_rows
+from cispbench.results.record import Execution, Losses, StepRecord, Timing, TrainedFor, confusion_rows
 from cispbench.splits.errors import StoreError
 
 Maker = Callable[..., StepRecord]
@@ -37,7 +38,7 @@ def test_the_text_keeps_diffs_readable(make_record: Maker) -> None:
     assert sum(line.strip(" ,") == row for line in lines) == 1
     keys = [line.split('"')[1] for line in lines if line.startswith(' "')]
     assert keys == sorted(keys)
-    assert len(keys) == len(json.loads(record.to_json())) == 30
+    assert len(keys) == len(json.loads(record.to_json())) == 33
     changed = list(map(list, record.confusion))
     changed[3][4] += 1
     other = make_record(confusion=changed).to_json().splitlines()
@@ -49,7 +50,18 @@ def test_a_record_of_the_first_schema_stays_readable() -> None:
     record = StepRecord.from_json(path.read_text(encoding="utf-8"), str(path))
     assert record.setting == "disjoint-15-1-b"
     assert record.learning_order[1] == 12
-    assert record.to_json() == path.read_text(encoding="utf-8")
+    assert (record.schema, record.execution, record.origin) == (2, Execution(1, None), "measured")
+    assert record.trained_for is None
+    assert not record.shared
+    assert StepRecord.from_json(record.to_json(), "x") == record
+    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(record.to_json())
+    assert {name: now[name] for name in before} == {**before, "schema": 2}
+
+
+def test_a_step_is_shared_if_another_run_made_it(make_record: Maker) -> None:
+    own = TrainedFor("mib", "overlapped-15-1", 0, "0123456789abcdef")
+    assert not make_record(trained_for=own).shared
+    assert make_record(trained_for=replace(own, run_key="fedcba9876543210")).shared
 
 
 def edited(record: StepRecord, path: str, value: Any) -> str:
@@ -100,7 +112,7 @@ def edited(record: StepRecord, path: str, value: Any) -> str:
         ("created", "2025-01-31T12:00:00", ["UTC"]),
         ("created", "2025-01-31T12:00:00+02:00", ["UTC"]),
         ("key", "", ["key is empty"]),
-        ("schema", 2, ["schema is 2", "Update cispbench"]),
+        ("schema", 3, ["schema is 3", "Update cispbench"]),
         ("schema", 0, ["schema is 0"]),
     ],
 )
