@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Commands:
     def __init__(self, home: Path, data: Path) -> None:
         self.home, self.data = home, data
         self.out, self.steps = home / "out", home / "steps"
+        self.result: Result | None = None
 
     def tiny(self, *more: str, iterations: tuple[int, int] = (3, 2), method: str = "mbs") -> list[str]:
         model = "segmenter-tiny" if method == "mbs" else "deeplabv3-tiny"
@@ -42,6 +44,11 @@ class Commands:
             *("run", "--method", method, "--setting", SETTING, "--profile", "mini", "--data-root", str(self.data)),
             *("--model", model, "--weights", "none", *changes, *self.places(), *more),
         ]
+
+    def sweep(self, methods: str, *more: str, settings: str = "overlapped-10-5") -> list[str]:
+        """A sweep by two workers with the recipe of ``tiny`` on DeepLab."""
+        recipe = self.tiny(method="finetune")[5:]
+        return ["sweep", "--methods", methods, "--settings", settings, "--workers", "2", *recipe, *more]
 
     def places(self) -> list[str]:
         return ["--out", str(self.out), "--steps-dir", str(self.steps)]
@@ -99,6 +106,17 @@ class Commands:
             record = json.loads(path.read_text())
             weights = self.steps / "steps" / record["key"] / "weights.safetensors"
             found[step] = (record["confusion"], hashlib.sha256(weights.read_bytes()).hexdigest())
+        return found
+
+    def outcomes(self) -> dict[tuple[str, str, int, int], tuple[Any, str]]:
+        """Return the confusion matrix and the digest of the weights of every record of a sweep."""
+        found = {}
+        for path in self.out.glob("runs/*/*/*/*/step-*.json"):
+            record = json.loads(path.read_text())
+            weights = self.steps / "steps" / record["key"] / "weights.safetensors"
+            place = (record["method"]["name"], record["setting"], record["seed"], record["step"])
+            assert place not in found
+            found[place] = (record["confusion"], hashlib.sha256(weights.read_bytes()).hexdigest())
         return found
 
     def leftovers(self) -> list[str]:
@@ -175,3 +193,50 @@ def finished(tmp_path_factory: pytest.TempPathFactory, voc: Path) -> Commands:
     commands.succeed(commands.tiny())
     torch.set_num_threads(threads)
     return commands
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory, voc: Path, finished: Commands) -> Commands:
+    """Two methods on one setting, finished without a fault; ``result`` is what the command printed. None changes it."""
+    commands = Commands(tmp_path_factory.mktemp("swept"), voc)
+    commands.result = commands.succeed(commands.sweep("finetune,mib"))
+    return commands
+
+
+def mount(*words: str) -> None:
+    tool = shutil.which("mount")
+    if tool is None:
+        pytest.skip("there is no mount on this system")
+    done = subprocess.run([tool, *words], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB of the test's own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place))
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def fill(disk: Path) -> Callable[[int], Path]:
+    """What leaves so many bytes free on the disk, and returns the file that holds the others."""
+
+    def until(leave: int) -> Path:
+        filler, block = disk / "filler", os.statvfs(disk)
+        free = block.f_bavail * block.f_frsize - leave
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free // block.f_frsize * block.f_frsize)
+        return filler
+
+    return until
+
+
+@pytest.fixture
+def freeze(disk: Path) -> Callable[[], None]:
+    """What makes the disk read-only."""
+    return lambda: mount("-o", "remount,ro", str(disk))

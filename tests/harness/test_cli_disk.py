@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +11,10 @@ import pytest
 from cispbench.harness import training
 
 
-def mount(*words: str) -> None:
-    tool = shutil.which("mount")
-    if tool is None:
-        pytest.skip("there is no mount on this system")
-    done = subprocess.run([tool, *words], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MB of the test's own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place))
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Leave so many bytes free; the file returned holds the others."""
-    filler, block = disk / "filler", os.statvfs(disk)
-    free = block.f_bavail * block.f_frsize - leave
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free // block.f_frsize * block.f_frsize)
-    return filler
-
-
 @pytest.mark.parametrize(("leave", "steps"), [(0, 0), (4096, 0), (100_000, 0), (1_200_000, 1)])
-def test_a_full_disk_for_weights(commands: Any, finished: Any, disk: Path, leave: int, steps: int) -> None:
+def test_a_full_disk_for_weights(commands: Any, finished: Any, disk: Path, fill: Any, leave: int, steps: int) -> None:
     commands.steps = disk / "steps"
-    filler = fill(disk, leave)
+    filler = fill(leave)
     message = commands.refused(1, commands.tiny(), "disk is full", str(disk))
     assert "Free some space" in message
     assert len(commands.records()) == len(list(commands.steps.glob("steps/*"))) == steps
@@ -56,10 +25,12 @@ def test_a_full_disk_for_weights(commands: Any, finished: Any, disk: Path, leave
     assert commands.leftovers() == []
 
 
-def test_a_full_disk_for_checkpoints(commands: Any, finished: Any, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_for_checkpoints(
+    commands: Any, finished: Any, disk: Path, fill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     commands.steps = disk / "steps"
-    filler = fill(disk, 100_000)
+    filler = fill(100_000)
     commands.refused(1, commands.tiny(), "disk is full", str(disk))
     assert commands.leftovers() == []
     filler.unlink()
@@ -68,9 +39,9 @@ def test_a_full_disk_for_checkpoints(commands: Any, finished: Any, disk: Path, m
 
 
 @pytest.mark.parametrize("leave", [0, 8_000])
-def test_a_full_disk_for_records(commands: Any, finished: Any, disk: Path, leave: int) -> None:
+def test_a_full_disk_for_records(commands: Any, finished: Any, disk: Path, fill: Any, leave: int) -> None:
     commands.out = disk / "out"
-    filler = fill(disk, leave)
+    filler = fill(leave)
     message = commands.refused(1, commands.tiny(), "disk is full", str(commands.out))
     assert "Free some space" in message
     assert len(commands.records()) <= 1
@@ -83,12 +54,12 @@ def test_a_full_disk_for_records(commands: Any, finished: Any, disk: Path, leave
 @pytest.mark.parametrize("which", ["out", "steps"])
 @pytest.mark.parametrize("how", ["read-only", "below a file"])
 def test_a_folder_that_cannot_be_written_is_said_before_training(
-    commands: Any, finished: Any, disk: Path, which: str, how: str
+    commands: Any, finished: Any, disk: Path, freeze: Any, which: str, how: str
 ) -> None:
     file = commands.home / "file"
     file.write_text("here")
     if how == "read-only":
-        mount("-o", "remount,ro", str(disk))
+        freeze()
     place = disk / "folder" if how == "read-only" else file / "folder"
     good = getattr(commands, which)
     setattr(commands, which, place)
@@ -102,18 +73,20 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(
     assert commands.outcome() == finished.outcome()
 
 
-def test_a_finished_run_can_be_looked_at_on_a_read_only_disk(commands: Any, finished: Any, disk: Path) -> None:
+def test_a_finished_run_can_be_looked_at_on_a_read_only_disk(
+    commands: Any, finished: Any, disk: Path, freeze: Any
+) -> None:
     shutil.copytree(finished.out, disk / "out")
     shutil.copytree(finished.steps, disk / "steps")
-    mount("-o", "remount,ro", str(disk))
+    freeze()
     commands.out, commands.steps = disk / "out", disk / "steps"
     assert "finished before" in commands.succeed(commands.tiny()).stdout
     assert "mbs" in commands.succeed(["table", "--out", str(commands.out)]).stdout
 
 
-def test_weights_on_a_read_only_disk_serve_new_records(commands: Any, finished: Any, disk: Path) -> None:
+def test_weights_on_a_read_only_disk_serve_new_records(commands: Any, finished: Any, disk: Path, freeze: Any) -> None:
     shutil.copytree(finished.steps, disk / "steps")
-    mount("-o", "remount,ro", str(disk))
+    freeze()
     commands.steps = disk / "steps"
     commands.succeed(commands.tiny())
     assert commands.outcome() == finished.outcome()

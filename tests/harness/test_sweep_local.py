@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -41,37 +40,10 @@ class Clumsy(FineTune):
         if context.step == 2:
             raise ValueError("a slip")
 """
-Outcome = dict[tuple[str, str, int, int], tuple[Any, str]]
-
-
-def words(commands: Any, methods: str, *more: str, settings: str = SETTING) -> list[str]:
-    """Return a sweep by two workers with the recipe of the tiny run."""
-    _, _, _, _, _, *rest = commands.tiny(method="finetune")
-    return ["sweep", "--methods", methods, "--settings", settings, "--workers", "2", *rest, *more]
-
-
-def outcome(commands: Any) -> Outcome:
-    """Return the confusion matrix and the digest of the weights of every record."""
-    found = {}
-    for path in commands.out.glob("runs/*/*/*/*/step-*.json"):
-        record = json.loads(path.read_text())
-        weights = commands.steps / "steps" / record["key"] / "weights.safetensors"
-        place = (record["method"]["name"], record["setting"], record["seed"], record["step"])
-        assert place not in found
-        found[place] = (record["confusion"], hashlib.sha256(weights.read_bytes()).hexdigest())
-    return found
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, voc: Path, finished: Any) -> Any:
-    """Two methods on one setting, finished without a fault, with what the command printed."""
-    commands = type(finished)(tmp_path_factory.mktemp("swept"), voc)
-    commands.result = commands.succeed(words(commands, "finetune,mib"))
-    return commands
 
 
 def test_every_step_is_trained_once_and_recorded_for_every_run(swept: Any) -> None:
-    assert set(outcome(swept)) == {(method, SETTING, 0, step) for method in ("finetune", "mib") for step in range(3)}
+    assert set(swept.outcomes()) == {(method, SETTING, 0, step) for method in ("finetune", "mib") for step in range(3)}
     assert len(list((swept.steps / "steps").iterdir())) == 5
     assert swept.leftovers() == []
     lines = swept.result.stderr.splitlines()
@@ -83,23 +55,23 @@ def test_every_step_is_trained_once_and_recorded_for_every_run(swept: Any) -> No
 
 
 def test_the_same_command_again_trains_nothing_and_the_plan_says_so(swept: Any) -> None:
-    again = swept.succeed(words(swept, "finetune,mib", "--json"))
+    again = swept.succeed(swept.sweep("finetune,mib", "--json"))
     document = json.loads(again.stdout)
     assert (document["finished"], document["failed"], len(document["runs"])) == (0, [], 2)
-    plan = json.loads(swept.succeed(words(swept, "finetune,mib", "--plan", "--json")).stdout)
+    plan = json.loads(swept.succeed(swept.sweep("finetune,mib", "--plan", "--json")).stdout)
     assert plan["states"] == {"done": 5}
     assert plan["totals"]["left"] == {"steps": 0, "images": 0, "iterations": 0}
     assert plan["estimate"]["seconds"] == 0
 
 
 def test_the_plan_tells_what_is_stale_and_why_and_what_it_will_cost(swept: Any) -> None:
-    text = swept.succeed(words(swept, "finetune,mib", "--plan", "--set", "later.momentum=0.5")).stdout
+    text = swept.succeed(swept.sweep("finetune,mib", "--plan", "--set", "later.momentum=0.5")).stdout
     assert text.count("stale: later.momentum is 0.5, was not set") == 4
     assert "1 trained, 4 stale" in text
-    plan = json.loads(swept.succeed(words(swept, "mib", "--plan", "--json", "--set", "later.momentum=0.5")).stdout)
+    plan = json.loads(swept.succeed(swept.sweep("mib", "--plan", "--json", "--set", "later.momentum=0.5")).stdout)
     assert plan["estimate"]["steps_without_measured_seconds"] == 0
     assert plan["estimate"]["seconds"] > 0
-    other = json.loads(swept.succeed(words(swept, "plop", "--plan", "--json")).stdout)
+    other = json.loads(swept.succeed(swept.sweep("plop", "--plan", "--json")).stdout)
     assert other["states"] == {"trained": 1, "missing": 2}
     assert other["estimate"]["seconds"] is None
 
@@ -110,7 +82,7 @@ def test_a_damaged_step_is_seen_by_the_plan(swept: Any) -> None:
     content = manifest.read_bytes()
     manifest.write_bytes(content[:-40])
     try:
-        plan = json.loads(swept.succeed(words(swept, "finetune,mib", "--plan", "--json")).stdout)
+        plan = json.loads(swept.succeed(swept.sweep("finetune,mib", "--plan", "--json")).stdout)
     finally:
         manifest.write_bytes(content)
     (damaged,) = [step for step in plan["steps"] if step["state"] == "damaged"]
@@ -119,9 +91,9 @@ def test_a_damaged_step_is_seen_by_the_plan(swept: Any) -> None:
 
 
 def test_shared_and_unshared_runs_have_the_same_scores_and_weights(commands: Any, swept: Any) -> None:
-    commands.succeed(words(commands, "finetune,mib", "--no-share"))
+    commands.succeed(commands.sweep("finetune,mib", "--no-share"))
     assert len(list((commands.steps / "steps").iterdir())) == 6
-    assert outcome(commands) == outcome(swept)
+    assert commands.outcomes() == swept.outcomes()
 
 
 def test_status_tells_from_the_stores_alone(swept: Any) -> None:
@@ -152,7 +124,7 @@ def plugins(tmp_path: Path) -> dict[str, str]:
 def test_a_failing_step_fails_what_builds_on_it_and_nothing_else(
     commands: Any, swept: Any, plugins: dict[str, str]
 ) -> None:
-    process = commands.start(words(commands, "not_a_number,killed,clumsy,mib", "--json"), **plugins)
+    process = commands.start(commands.sweep("not_a_number,killed,clumsy,mib", "--json"), **plugins)
     assert process.wait(200) == 1, commands.read()
     out, err = commands.read()
     failed = {entry["step"].split()[0] + entry["step"][-4:-2]: entry for entry in json.loads(out)["failed"]}
@@ -166,8 +138,8 @@ def test_a_failing_step_fails_what_builds_on_it_and_nothing_else(
         assert failed[f"{name} 2"]["log"] is None
     assert "Error: 5 steps failed or were not tried:" in err
     assert "Traceback" not in err
-    undisturbed = outcome(swept)
-    assert {place: value for place, value in outcome(commands).items() if place[0] == "mib"} == {
+    undisturbed = swept.outcomes()
+    assert {place: value for place, value in commands.outcomes().items() if place[0] == "mib"} == {
         place: value for place, value in undisturbed.items() if place[0] == "mib"
     }
     assert [run["method"] for run in json.loads(out)["runs"]] == ["mib"]
@@ -197,7 +169,7 @@ def gone(pid: int) -> bool:
 
 
 def test_killed_workers_and_killed_sweeps_change_nothing(commands: Any, swept: Any) -> None:
-    sweep = words(commands, "finetune,mib")
+    sweep = commands.sweep("finetune,mib")
     process = commands.start(sweep)
     os.kill(a_worker(commands, process)[1], signal.SIGKILL)
     assert process.wait(120) == 1, commands.read()
@@ -226,5 +198,5 @@ def test_killed_workers_and_killed_sweeps_change_nothing(commands: Any, swept: A
 
     process = commands.start(sweep)
     assert process.wait(200) == 0, commands.read()
-    assert outcome(commands) == outcome(swept)
+    assert commands.outcomes() == swept.outcomes()
     assert commands.leftovers() == []

@@ -1,0 +1,123 @@
+"""Sweeps on full, read-only and shared disks, on damaged files and under a wrong clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cispbench.results.record import StepRecord
+
+METHODS = "finetune,mib"
+
+
+def test_a_full_disk_fails_the_steps_it_hits_and_publishes_nothing(
+    commands: Any, swept: Any, disk: Path, fill: Callable[[int], Path]
+) -> None:
+    commands.steps = disk / "steps"
+    filler = fill(1_200_000)  # the base fits, what comes after it does not
+    result = commands.invoke(commands.sweep(METHODS, "--json"))
+    assert result.exit_code == 1
+    failed = json.loads(result.stdout)["failed"]
+    full = [entry for entry in failed if "the disk is full" in entry["reason"]]
+    assert full
+    assert all("Free some space" in entry["reason"] for entry in full)
+    assert all(entry in full or entry["reason"].startswith("not tried: ") for entry in failed)
+    finished = json.loads(result.stdout)["finished"]
+    assert finished + len(failed) == 5
+    assert len(list(commands.steps.glob("steps/*"))) == finished
+    assert commands.leftovers() == []
+    filler.unlink()
+    commands.succeed(commands.sweep(METHODS))
+    assert commands.outcomes() == swept.outcomes()
+    assert commands.leftovers() == []
+
+
+@pytest.mark.parametrize("which", ["out", "steps"])
+def test_a_read_only_disk_is_said_before_a_process_is_started(
+    commands: Any, disk: Path, freeze: Callable[[], None], which: str
+) -> None:
+    freeze()
+    setattr(commands, which, disk / "folder")
+    result = commands.invoke(commands.sweep(METHODS))
+    assert result.exit_code == 1
+    assert "read-only" in result.stderr
+    assert str(disk / "folder") in result.stderr
+    assert "start " not in result.stderr
+
+
+def test_a_finished_sweep_can_be_looked_at_on_a_read_only_disk(
+    commands: Any, swept: Any, disk: Path, freeze: Callable[[], None]
+) -> None:
+    shutil.copytree(swept.out, disk / "out")
+    shutil.copytree(swept.steps, disk / "steps")
+    freeze()
+    commands.out, commands.steps = disk / "out", disk / "steps"
+    assert json.loads(commands.succeed(commands.sweep(METHODS, "--plan", "--json")).stdout)["states"] == {"done": 5}
+    assert "2 of 2 runs finished" in commands.succeed(["status", *commands.places()]).stdout
+
+
+def test_two_sweeps_on_one_store_train_each_step_once(commands: Any, swept: Any) -> None:
+    sweep, names = commands.sweep(METHODS, "--json"), ("first", "second")
+    processes = [commands.start(sweep, name=name) for name in names]
+    assert [process.wait(250) for process in processes] == [0, 0], [commands.read(name) for name in names]
+    assert commands.outcomes() == swept.outcomes()
+    assert commands.leftovers() == []
+    # Every step was trained by one of the two: a log says so, and its numbers are in the manifest of that training.
+    logs = [path.read_text() for path in (commands.steps / "logs").glob("*.log")]
+    assert len(logs) == 5
+    assert [text.count("\nstep ") + text.startswith("step ") for text in logs] == [1] * 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "manifest"])
+def test_a_damaged_step_that_is_needed_is_named_and_trained_anew(commands: Any, swept: Any, damage: str) -> None:
+    shutil.copytree(swept.out, commands.out)
+    shutil.copytree(swept.steps, commands.steps)
+    keys = {(record["method"]["name"], record["step"]): record["key"] for record in read(commands.out)}
+    (last,) = commands.out.glob("runs/*/*/mib/*/step-*2.json")
+    last.unlink()
+    shutil.rmtree(commands.steps / "steps" / keys["mib", 2])
+    before = keys["mib", 1]  # what the lost step is trained from
+    path = commands.steps / "steps" / before / ("manifest.json" if damage == "manifest" else "weights.safetensors")
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-100] ^= 1
+    path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    result = commands.succeed(commands.sweep(METHODS))
+    assert commands.outcomes() == swept.outcomes()
+    assert [path.name for path in commands.steps.glob("steps/*.damaged-*")] == [f"{before}.damaged-0"]
+    logs = "".join(path.read_text() for path in (commands.steps / "logs").glob("*.log"))
+    assert str(path) in logs + result.stderr
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in out.glob("runs/*/*/*/*/step-*.json")]
+
+
+@pytest.mark.parametrize("days", [-4000, 4000])
+def test_no_clock_decides_anything(commands: Any, swept: Any, days: int) -> None:
+    """Files and records of a machine whose clock is wrong by years are as good as any."""
+    shutil.copytree(swept.out, commands.out)
+    shutil.copytree(swept.steps, commands.steps)
+    then = datetime.now(UTC) + timedelta(days=days)
+    for path in commands.out.glob("runs/*/*/*/*/step-*.json"):
+        content = json.loads(path.read_text())
+        content["created"] = then.isoformat(timespec="seconds")
+        path.write_text(StepRecord.from_json(json.dumps(content), str(path)).to_json())
+    for place in (commands.out, commands.steps):
+        for path in place.rglob("*"):
+            os.utime(path, (then.timestamp(), then.timestamp()))
+    again = json.loads(commands.succeed(commands.sweep(METHODS, "--json")).stdout)
+    assert (again["finished"], again["failed"]) == (0, [])
+    newest = max(commands.out.glob("runs/*/*/mib/*/step-*.json"))
+    newest.unlink()
+    again = json.loads(commands.succeed(commands.sweep(METHODS, "--json")).stdout)
+    assert (again["finished"], again["failed"]) == (1, [])
+    assert commands.outcomes() == swept.outcomes()
+    assert "2 of 2 runs finished" in commands.succeed(["status", *commands.places()]).stdout
