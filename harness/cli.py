@@ -62,7 +62,12 @@ def main() -> None:
 @OUT
 @click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights and checkpoints. [.cispbench]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]")
+@click.option("--devices", type=click.IntRange(min=1), metavar="N", help="Train each step on so many GPUs (processes, "
+              "with --device cpu); the recipe's batch is shared among them. [1]")  # fmt: skip
+@click.option("--micro-batch", type=click.IntRange(min=1), metavar="M", help="Hold at most so many images at once on a "
+              "device, and add up the gradients of the batch. [all]")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that load images, for each device. [0 on the "
+              "CPU]")  # fmt: skip
 @click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS",
               help="How long to wait for another process that trains the same step. [until it ends]")  # fmt: skip
 @click.option("--start-from", metavar="KEY", help="Go on from a step that `cispbench import checkpoint` made.")
@@ -74,16 +79,20 @@ def run(**choices: Any) -> None:
     """Train a method through all steps of a setting and print old / new / all mIoU.
 
     Without --profile, real data found means `paper` and none found means `quick`. The same command again resumes a
-    broken run, and returns at once if it is finished.
+    broken run, and returns at once if it is finished. A run that meets 5 losses in a row that are no finite numbers
+    stops; single ones are skipped, and counted in its records.
 
     \b
     Example:
       cispbench run --method mbs --setting overlapped-15-1
       cispbench run --method mib --setting disjoint-15-5 --data-root /data --set optim.batch=12
+      cispbench run --method mbs --setting overlapped-15-1 --devices 4 --micro-batch 3
     """
     from cispbench.harness.launch import launch
 
-    click.echo(launch(**choices))
+    text = launch(**choices)
+    if text:  # of several processes the first one alone has something to say
+        click.echo(text)
 
 
 @main.command("list")

@@ -13,8 +13,12 @@ import torch
 
 from cispbench.harness.data.source import Source, find_source, locate
 from cispbench.harness.data.synthetic import synthetic_source
+from cispbench.harness.distributed.division import Division
+from cispbench.harness.distributed.group import ALONE, Group, joined, launched, local_rank
+from cispbench.harness.environment import usable_cores
 from cispbench.harness.imported import ImportedStep, find_imported
 from cispbench.harness.method import Method
+from cispbench.harness.models.catalogue import trains_batch_norm
 from cispbench.harness.plan import RunPlan, plan_run
 from cispbench.harness.progress import ProgressView, index_progress, make_view
 from cispbench.harness.recipe import Recipe, load_strict
@@ -38,15 +42,35 @@ Its numbers show that everything works and how methods differ; they are NOT comp
 For the real thing: cispbench run ... --data-root FOLDER (see "Data" in the README)."""
 
 
-def launch(
+def launch(*, device: str, devices: int | None = None, **choices: Any) -> str:
+    """Run ``cispbench run`` and return the text for standard output, "" in all processes but the first.
+
+    ``devices``: how many processes share every step, started here unless this is one of them. Raises CispbenchError.
+    """
+    if launched():
+        with joined(choose_device(device, local_rank())) as group:
+            if devices not in (None, group.size):
+                raise UsageError(f"--devices {devices}: {group.size} processes were started.", hint="Leave it out.")
+            return _run(group=group, where=choose_device(device, local_rank()), **choices)
+    if devices is None or devices == 1:
+        return _run(group=ALONE, where=choose_device(device), **choices)
+    for rank in range(devices):
+        choose_device(device, rank)
+    from cispbench.harness.distributed.launcher import start
+
+    text: str = start(devices, launch, {"device": device, "devices": devices, **choices})
+    return text
+
+
+def _run(
     *, method: str, setting: str, seed: int, profile: str | None, model: str | None, weights: str | None,
-    data_root: Path | None, overrides: Sequence[str], out: Path, steps_dir: Path | None, device: str,
-    workers: int | None, wait: float | None, protocol: str, quiet: bool, as_json: bool,
-    start_from: str | None = None, until: int | None = None,
+    data_root: Path | None, overrides: Sequence[str], out: Path, steps_dir: Path | None, where: torch.device,
+    workers: int | None, wait: float | None, protocol: str, quiet: bool, as_json: bool, group: Group,
+    start_from: str | None = None, until: int | None = None, micro_batch: int | None = None,
 ) -> str:  # fmt: skip
-    """Run ``cispbench run`` and return the text for standard output. Raises CispbenchError."""
     load_protocol(protocol)
-    chosen, where = parse_setting(setting), choose_device(device)
+    _share_cores(group, where)
+    chosen = parse_setting(setting)
     if chosen.scenario == "partitioned":
         raise SettingError(
             f"{chosen.name}: MiB's partition was drawn with a seed that is lost, and its image lists are not shipped.",
@@ -56,7 +80,7 @@ def launch(
         raise UsageError(f"--until {until}: the last step of {chosen.name} is {chosen.last_step}.")
     cls = load_method(method)
     steps = StepStore(steps_dir or default_steps_dir())
-    with make_view(quiet=quiet or as_json) as view:
+    with make_view(quiet=quiet or as_json or not group.first) as view:
         falls_back = profile is None and data_root is None and locate(chosen.dataset, None) is None
         profile = profile or ("quick" if falls_back else "paper")
         recipe = load_recipe(cls, chosen, profile, model, overrides)
@@ -69,25 +93,32 @@ def launch(
             view.note(f"{method} trains step 0 with a loss of its own: the checkpoint should be one of {method}'s")
         if start is None:
             check_weights(weights or recipe.weights, recipe.model)
-        source = open_source(chosen, profile, data_root, steps.root, view)
+        with group.in_turn():
+            source = open_source(chosen, profile, data_root, steps.root, view)
+            if start is None:
+                choice = choose_weights(
+                    weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights)
+                )
         if start is None:
-            choice = choose_weights(
-                weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights)
-            )
             published = profile == "paper" and not weights
             recipe = fit_weights(recipe, choice, published, overrides, view)
         else:
             choice = WeightsChoice(f"imported:{start.code}", start.sha256)
             recipe = replace(recipe, weights=choice.label)
         plan = plan_run(setting=chosen, method=worker, recipe=recipe, profile=profile, seed=seed, source=source,
-                        weights_sha256=choice.sha256, start=start)  # fmt: skip
+                        weights_sha256=choice.sha256, start=start, devices=group.size,
+                        micro_batch=micro_batch)  # fmt: skip
+        _note_parts(plan, group, micro_batch, view)
         options = RunOptions(
             records=Store(out), steps=steps, device=where, view=view, workers=_workers(workers, where), wait=wait,
             load_encoder=choice.load, on_step=lambda record: view.end_step(step_line(record, protocol)), until=until,
+            group=group, micro_batch=micro_batch,
         )  # fmt: skip
         if falls_back:
             view.note(_banner(chosen))
         result = execute(plan, options)
+    if not group.first:
+        return ""
     return _as_json(result, plan, protocol) if as_json else _as_text(result, plan, out, protocol)
 
 
@@ -113,17 +144,40 @@ def _start(
     return start
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError."""
+def choose_device(name: str, rank: int | None = None) -> torch.device:
+    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError.
+
+    ``rank``: the number of a process that is one of several, each with a device of its own.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
         raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UsageError(f"there is no device {name!r}: torch sees {torch.cuda.device_count()} of its kind.",
+    if rank is not None and number:
+        raise UsageError(f"{name!r} is a single device, and several were asked for.", hint="Use --device cuda.")
+    if kind == "cuda" and int(number or rank or 0) >= torch.cuda.device_count():
+        wanted = name if rank is None else f"cuda:{rank}"
+        raise UsageError(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} of its kind.",
                          hint="Use --device cpu, or a number below that.")  # fmt: skip
-    return torch.device(name)
+    return torch.device(name if rank is None or kind == "cpu" else f"cuda:{rank}")
+
+
+def _share_cores(group: Group, where: torch.device) -> None:
+    """Let each of several processes on the CPU compute in as many threads as there are cores for it."""
+    if group.size > 1 and where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores()[0] // group.size))
+
+
+def _note_parts(plan: RunPlan, group: Group, micro_batch: int | None, view: ProgressView) -> None:
+    """Say where --micro-batch changes the result."""
+    recipe = plan.recipe
+    divisions = [Division(recipe.phase(step).batch, group.size, micro_batch) for step in (0, 1)]
+    if any(division.parts > 1 for division in divisions) and trains_batch_norm(recipe.model, recipe.freeze_batch_norm):
+        view.note(
+            f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see {divisions[0].smallest_part} images "
+            "at once, not the whole batch; the result is another one, and kept apart by its key"
+        )
 
 
 def open_source(setting: Setting, profile: str, data_root: Path | None, cache: Path, view: ProgressView) -> Source:

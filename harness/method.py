@@ -7,6 +7,9 @@ For every step the harness grows the model by the step's classes and then calls
 3. ``losses(batch, output, previous, context)``: for every batch, named terms whose sum is minimised;
 4. ``after_training(context)``: optional, before the step's weights are published.
 
+A batch may be shared by several devices, or cut into parts for want of memory. ``losses`` then sees a part at a time
+and each term is put together as a mean over the images, or over what ``counts(batch, previous, context)`` counts.
+
 A method never touches the optimiser, files, devices, other processes or the test images. ``cispbench method check
 NAME`` holds an installed method against this contract, rule by rule (``harness/contract/``).
 """
@@ -126,6 +129,16 @@ class Method(ABC):
 
         ``previous`` is the previous model's output for the same images (without gradients), None at step 0.
         """
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """Return over how many things a term of ``losses`` is a mean, by its name; 0 where it is 0 for want of any.
+
+        Asked only where a batch is worked through in parts, whose terms are then weighted by these counts. What is
+        not named is a mean over the batch's images, each counting the same (the mean over all pixels is one, for
+        images of a batch have one size). Not so a mean over labelled pixels: void is unevenly spread over the parts.
+        The names depend on the step alone.
+        """
+        return {}
 
     def after_training(self, context: StepContext) -> None:  # noqa: B027 (optional)
         """Finish the step, before its weights are published."""

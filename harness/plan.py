@@ -2,7 +2,8 @@
 
 A key hashes all that decides a step's weights: the data (fingerprint and list of images), the labels, model and
 pre-trained weights, the recipe's training part, the method with its options, the seed, and the step before. Two runs
-that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
+that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out. How many devices share
+a batch is no part of it, nor the parts that it is cut into, unless batch norms see the parts alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cispbench.harness.data.source import Source
+from cispbench.harness.distributed.division import Division
 from cispbench.harness.imported import ImportedStep
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
+from cispbench.harness.models.catalogue import trains_batch_norm
 from cispbench.harness.recipe import OptimRecipe, Recipe
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, select_images
@@ -123,8 +126,12 @@ def plan_run(
     start: ImportedStep | None = None,
     lists: ImageLists | None = None,
     apart: bool = False,
+    devices: int = 1,
+    micro_batch: int | None = None,
 ) -> RunPlan:
-    """Select every step's images and derive every key. Raises DataError for a step without images.
+    """Select every step's images and derive every key.
+
+    Raises DataError for a step without images, UsageError for a batch that cannot be divided.
 
     ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out. ``lists``: the
     source's lists, where several runs are planned. ``apart``: the keys are this run's own, so that no other method or
@@ -156,6 +163,7 @@ def plan_run(
             "seed": seed,
             "previous": previous,
             **own,
+            **_parts(recipe, step, devices, micro_batch),
         }
         steps.append(PlannedStep(step, images, list_sha256, _hash(content), previous))
     evaluation = {
@@ -168,6 +176,12 @@ def plan_run(
     return RunPlan(
         setting, trained, method, recipe, profile, seed, source, weights_sha256, tuple(steps), _hash(evaluation)
     )
+
+
+def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> dict[str, Any]:
+    """Return into how many parts a batch is cut, where that decides what batch norms see."""
+    parts = Division(recipe.phase(step).batch, devices, micro_batch).parts
+    return {"parts": parts} if parts > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm) else {}
 
 
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from cispbench.splits.errors import RecipeError, nearest
@@ -110,8 +110,10 @@ class Recipe:
 
     def phase(self, step: int) -> OptimRecipe:
         """Return the optimisation of ``step``."""
-        if step == 0 or not self.later:
-            return self.optim
+        return self.optim if step == 0 or not self.later else self._later_phase
+
+    @cached_property
+    def _later_phase(self) -> OptimRecipe:
         changes = dict(self.later)
         if "iterations" in changes or "epochs" in changes:
             changes = {"epochs": None, "iterations": None, **changes}

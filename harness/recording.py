@@ -37,13 +37,14 @@ def step_manifest(
     iterations: int,
     seconds: float,
     device: torch.device,
+    execution: Execution,
 ) -> dict[str, Any]:
     """Return what the training of a step was and cost, for whoever uses the step later; ``seconds`` in all."""
     return {
         "schema": 1,
         "previous_key": planned.previous_key,
         "trained_for": asdict(TrainedFor(plan.method.name, plan.setting.name, plan.seed, plan.run_key)),
-        "execution": asdict(Execution(devices=1, micro_batch=None)),
+        "execution": asdict(execution),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
         "losses": {"iterations": log.iterations, "terms": log.terms},

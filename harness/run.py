@@ -14,22 +14,26 @@ import torch
 
 from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.transforms import EvalView, TrainView
+from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.evaluate import evaluate
+from cispbench.harness.faults import explaining_memory
 from cispbench.harness.locks import run_lock
 from cispbench.harness.method import StepContext
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.plan import PlannedStep, RunPlan
 from cispbench.harness.progress import ProgressView
+from cispbench.harness.recipe import OptimRecipe
 from cispbench.harness.recording import step_manifest, step_record
 from cispbench.harness.seeds import derive_seed, seed_everything
 from cispbench.harness.step_store import CHECKPOINT, METHOD, DamagedStepError, StepStore
 from cispbench.harness.training import StepTraining, TrainingJob, TrainingLog
-from cispbench.results.record import StepRecord
+from cispbench.results.record import Execution, StepRecord
 from cispbench.results.store import Store
 from cispbench.splits.errors import MethodError, StoreError
 
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
+TRAIN, TEST, END = "train", "test", "end"  # what the first process of a group tells the others to do
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class RunOptions:
 
     ``load_encoder`` puts pre-trained weights into a fresh model (None for a random start); ``until`` is the last step
     to train and test (None: the setting's last). ``stop`` is asked after every iteration; once it says True the run
-    ends with a StoppedError, at a checkpoint.
+    ends with a StoppedError, at a checkpoint. ``group``: the processes that share each batch; the first one alone
+    looks into the stores and writes there. ``micro_batch``: the most images that a device works on at once.
     """
 
     records: Store
@@ -51,6 +56,8 @@ class RunOptions:
     on_step: Callable[[StepRecord], None] | None = None
     until: int | None = None
     stop: Callable[[], bool] | None = None
+    group: Group = ALONE
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,25 @@ class RunResult:
 def execute(plan: RunPlan, options: RunOptions) -> RunResult:
     """Train and test what is missing of a run, in order; what is there is left as it is.
 
-    Raises RunError, StoreError, DataError or MethodError; whatever is finished by then stays.
+    Of several processes the first one returns the result, and the others none of it. Raises RunError, StoreError,
+    DataError or MethodError; whatever is finished by then stays.
     """
+    run = _Run(plan, options)
+    if not options.group.first:
+        run.follow()
+        return RunResult([], trained=0)
+    result = _lead(run)
+    options.group.decide((END, 0))
+    return result
+
+
+def _lead(run: _Run) -> RunResult:
+    plan, options = run.plan, run.options
     wanted = [planned for planned in plan.steps if options.until is None or planned.step <= options.until]
     found = [options.records.find(planned.key, plan.run_key) for planned in wanted]
     if all(found):
         return RunResult([record for record in found if record is not None], trained=0, finished_before=True)
     options.records.prepare()
-    run = _Run(plan, options)
     records = []
     for planned, record in zip(wanted, found, strict=True):
         if record is None:
@@ -108,12 +126,28 @@ class _Run:
             if self._intact(planned.key, set_aside=True):
                 return
             started = time.perf_counter()
+            self.options.group.decide((TRAIN, step))
             model, log, iterations = self._train(planned, work / CHECKPOINT)
             self._check_shared_base(step)
             seconds = log.wall_before + time.perf_counter() - started
-            manifest = step_manifest(self.plan, planned, model, log, iterations, seconds, self.options.device)
+            execution = Execution(self.options.group.size, self.options.micro_batch)
+            manifest = step_manifest(
+                self.plan, planned, model, log, iterations, seconds, self.options.device, execution
+            )
             self.store.publish(planned.key, model.state_dict(), self.plan.method.state_dict(), manifest)
         self.trained += 1
+
+    def follow(self) -> None:
+        """Do what the first process says, until it says that this is the end."""
+        while True:
+            what, step = self.options.group.decide((END, 0))
+            if what == END:
+                return
+            planned = self.plan.planned(step)
+            if what == TRAIN:
+                self._train(planned, self.store.root / "work" / planned.key / CHECKPOINT)
+            else:
+                self._count(planned)
 
     def _check_shared_base(self, step: int) -> None:
         method = self.plan.method
@@ -191,8 +225,25 @@ class _Run:
             view=options.view,
             images=len(planned.images),
             stop=options.stop,
+            group=options.group,
+            micro_batch=options.micro_batch,
         )
-        return model, StepTraining(job).run(), job.iterations
+        with explaining_memory(*self._memory_words(phase, model)):
+            return model, StepTraining(job).run(), job.iterations
+
+    def _memory_words(self, phase: OptimRecipe, model: IncrementalModel) -> tuple[str, torch.device, str]:
+        """Return what a training needs memory for, where, and what to set if there is too little."""
+        recipe, options = self.plan.recipe, self.options
+        share = -(-phase.batch // options.group.size)
+        held = min(share, options.micro_batch or share)
+        hints = ["a smaller crop (--set data.crop=...)"]
+        if phase.precision == "fp32":
+            hints.insert(0, "--set optim.precision=bf16")
+        if held > model.least_images:
+            same = "almost the same result" if model.trains_batch_norm() else "the same result"
+            hints.insert(0, f"--micro-batch {max(model.least_images, held // 2)} ({same})")
+        what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
+        return what, options.device, f"Set {', or '.join(hints)}."
 
     def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
         recipe, source = self.plan.recipe.data, self.plan.source
@@ -234,21 +285,31 @@ class _Run:
             return self.store.evaluation(planned.key, self.plan.evaluation_key) or self._evaluate(planned)
 
     def _evaluate(self, planned: PlannedStep) -> dict[str, Any]:
-        plan, recipe, started = self.plan, self.plan.recipe, time.perf_counter()
-        ids = plan.source.ids("val")
+        started = time.perf_counter()
+        self.options.group.decide((TEST, planned.step))
+        matrix, images = self._count(planned)
+        content = {"confusion": matrix.tolist(), "seconds": time.perf_counter() - started, "images": images}
+        self.store.write_evaluation(planned.key, self.plan.evaluation_key, content)
+        return content
+
+    def _count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
+        """Return the confusion matrix of a published step, every process counting its share, and how many images."""
+        plan, recipe, options = self.plan, self.plan.recipe, self.options
+        ids, group = plan.source.ids("val"), options.group
         view = EvalView(recipe.evaluation.resize_short, recipe.evaluation.crop, recipe.data.normalise)
         loader = EvalLoader(
-            plan.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, self.options.workers
-        )
-        model = self.model_after(planned.step).to(self.options.device)
-        matrix = evaluate(
-            model,
-            loader,
-            plan.setting.num_foreground + 1,
-            self.options.device,
-            recipe.optim.precision,
-            lambda done: self.options.view.evaluating(done, len(ids)),
-        )
-        content = {"confusion": matrix.tolist(), "seconds": time.perf_counter() - started, "images": len(ids)}
-        self.store.write_evaluation(planned.key, plan.evaluation_key, content)
-        return content
+            plan.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
+            rank=group.rank, devices=group.size,
+        )  # fmt: skip
+        model = self.model_after(planned.step).to(options.device)
+        what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"
+        with explaining_memory(what, options.device, "Set fewer (--set evaluation.batch=1)."):
+            matrix = evaluate(
+                model,
+                loader,
+                plan.setting.num_foreground + 1,
+                options.device,
+                recipe.optim.precision,
+                lambda done: options.view.evaluating(min(done * group.size, len(ids)), len(ids)),
+            )
+        return group.sum(matrix), len(ids)

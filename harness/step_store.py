@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cispbench.harness.models.weight_files import file_sha256
-from cispbench.results.atomic import make_folder, write_atomic
+from cispbench.results.atomic import make_folder, sync_folder, write_atomic
 from cispbench.splits.errors import StoreError, WeightsError
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class StepStore:
     def _rename(source: Path, target: Path) -> None:
         try:
             source.rename(target)
+            sync_folder(target.parent)
         except OSError as error:
             if not target.exists():
                 raise StoreError(

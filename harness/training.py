@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from cispbench.harness import checkpoint
 from cispbench.harness.data.loader import TrainLoader
+from cispbench.harness.distributed.batch_norm import synchronise
+from cispbench.harness.distributed.division import Division
+from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.environment import peak_host_bytes
+from cispbench.harness.faults import Skips, read_outcomes, require_finite_weights
+from cispbench.harness.gradients import Gradients, Outcome
 from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.optimisation import Stepper, autocast
 from cispbench.harness.progress import ProgressView
 from cispbench.harness.recipe import OptimRecipe
-from cispbench.harness.seeds import random_states, restore_random_states, seed_everything
-from cispbench.results.atomic import write_atomic
+from cispbench.harness.seeds import derive_seed, seed_everything
 from cispbench.splits.classes import class_names
-from cispbench.splits.errors import MethodError, RunError
+from cispbench.splits.errors import RecipeError, RunError
 
 CHECKPOINT_SECONDS = 10.0  # at least this long between two checkpoints,
 CHECKPOINT_SHARE = 0.02  # and at most this share of the time spent on them
-# What reading a damaged checkpoint, or putting a foreign one to use, was seen to raise.
-CHECKPOINT_ERRORS = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
-    pickle.PickleError,
-)
 
 
 @dataclass
@@ -53,7 +50,9 @@ class TrainingLog:
 class TrainingJob:
     """All that the training of one step needs; ``checkpoint`` is the file that a broken step resumes from.
 
-    ``stop`` is asked after every iteration; once it says True, the step is saved and left.
+    ``stop`` is asked after every iteration (by several processes: whenever they look at the losses); once it says
+    True, the step is saved and left. ``group``: the processes that share the batches; ``micro_batch``: how many images
+    each of them holds at once, None for its whole share.
     """
 
     method: Method
@@ -66,6 +65,13 @@ class TrainingJob:
     view: ProgressView
     images: int
     stop: Callable[[], bool] | None = None
+    group: Group = ALONE
+    micro_batch: int | None = None
+
+    @property
+    def division(self) -> Division:
+        """How each batch is divided. Raises UsageError if it cannot be."""
+        return Division(self.phase.batch, self.group.size, self.micro_batch)
 
     @property
     def iterations(self) -> int:
@@ -83,18 +89,26 @@ class StepTraining:
     """One step from its first iteration, or from its last checkpoint, to its last."""
 
     def __init__(self, job: TrainingJob) -> None:
-        self.job = job
-        self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
-        self.log = TrainingLog()
-        self.iteration = 0
-        self._pending: list[dict[str, Tensor]] = []
+        self.job, self.group = job, job.group
+        self.division = job.division
+        _require_images(job)
+        synchronise(job.context.model, job.group, job.device)
+        self._begin_anew()
+        self._pending: list[Outcome] = []
         self._log_every = max(1, min(10, job.iterations // 25))
         self._next_checkpoint = 0.0
+
+    def _begin_anew(self) -> None:
+        job = self.job
+        self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
+        self.log, self.iteration = TrainingLog(), 0
+        self._skips = Skips(job.context.step, job.iterations)
 
     def run(self) -> TrainingLog:
         """Train and return the log; Ctrl-C or death leaves the last checkpoint behind.
 
-        Raises StoppedError once ``job.stop`` says so, after a checkpoint; RunError for losses that are no numbers.
+        Raises StoppedError once ``job.stop`` says so, after a checkpoint; RunError for losses that are no numbers
+        again and again (``faults.SKIPPED_IN_A_ROW``).
         """
         job = self.job
         seed_everything(job.seed)
@@ -102,30 +116,53 @@ class StepTraining:
             torch.cuda.reset_peak_memory_stats(job.device)
         self._started = time.perf_counter()
         if not self._resume():
-            with autocast(job.device, job.phase.precision):
-                job.method.before_training(job.context, self._on_device(job.loader.epoch(0)))
-            seed_everything(job.seed)
+            self._prepare()
         self._announce()
         job.context.model.train()
+        gradients = Gradients(job.method, job.context, job.device, job.phase.precision, self.division, self.group)
         self._mark = time.perf_counter()
         self._next_checkpoint = self._mark + CHECKPOINT_SECONDS
         for batch in self._batches():
-            self._one_iteration(batch)
-            if self.iteration % self._log_every == 0 or self.iteration == job.iterations:
-                self._flush(batch)
-            if job.stop is not None and self.iteration < job.iterations and job.stop():
-                self._leave(batch)
+            self._pending.append(gradients.take(batch, self.stepper, self.iteration))
+            self.iteration += 1
+            self.log.images += len(batch.ids) if self.group.size == 1 else job.phase.batch
+            self._look()
         job.method.after_training(job.context)
+        require_finite_weights(job.context.model, job.context.step, self.iteration)
         self.log.skipped = self.stepper.skipped
         self._note_peaks()
         return self.log
 
-    def _leave(self, batch: Batch) -> NoReturn:
-        if self._pending:
-            self._flush(batch)
-        self._save()
-        where = f"iteration {self.iteration} of {self.job.iterations} of step {self.job.context.step}"
-        raise StoppedError(f"stopped as asked, at {where}.", hint="The same command goes on from there.")
+    def _look(self) -> None:
+        """Read the losses now and then, save now and then, and leave when asked to; the first process says when."""
+        job = self.job
+        last = self.iteration == job.iterations
+        due = last or self.iteration % self._log_every == 0
+        if self.group.size > 1 and not due:
+            return
+        leaving = not last and job.stop is not None and job.stop()
+        if due or leaving:
+            self._flush()
+        saving = due and not last and time.perf_counter() >= self._next_checkpoint
+        leaving, saving = self.group.decide((leaving, saving))
+        if leaving or saving:
+            self._save()
+        if leaving:
+            where = f"iteration {self.iteration} of {job.iterations} of step {job.context.step}"
+            raise StoppedError(f"stopped as asked, at {where}.", hint="The same command goes on from there.")
+
+    def _prepare(self) -> None:
+        """Let the method measure what it needs, on all of the step's data: the first process does it for all."""
+        job, group = self.job, self.group
+        if group.first:
+            with autocast(job.device, job.phase.precision):
+                job.method.before_training(job.context, self._on_device(job.loader.epoch(0)))
+        if group.size > 1:
+            job.loader.close()
+            state = group.decide({name: tensor.cpu() for name, tensor in job.method.state_dict().items()})
+            if not group.first:
+                job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in state.items()})
+        seed_everything(job.seed if group.first else derive_seed(job.seed, "process", group.rank))
 
     def _note_peaks(self) -> None:
         self.log.peak_host_bytes = max(self.log.peak_host_bytes, peak_host_bytes())
@@ -142,9 +179,12 @@ class StepTraining:
         )
 
     def _batches(self) -> Iterator[Batch]:
+        loader = self.job.loader
+        if self.group.size > 1:
+            loader = loader.share(self.division, self.group.rank)
         while self.iteration < self.job.iterations:
-            epoch, start = divmod(self.iteration, len(self.job.loader))
-            for batch in self._on_device(self.job.loader.epoch(epoch, start)):
+            epoch, start = divmod(self.iteration, len(loader))
+            for batch in self._on_device(loader.epoch(epoch, start)):
                 yield batch
                 if self.iteration == self.job.iterations:
                     return
@@ -153,66 +193,42 @@ class StepTraining:
         for batch in batches:
             yield batch.to(self.job.device)
 
-    def _one_iteration(self, batch: Batch) -> None:
-        job, context = self.job, self.job.context
-        previous = None
-        with autocast(job.device, job.phase.precision):
-            if context.previous is not None:
-                with torch.no_grad():
-                    previous = context.previous(batch.images)
-            output = context.model(batch.images)
-        terms = job.method.losses(batch, output, previous, context)
-        if not terms:
-            raise MethodError(f"the method {job.method.name} returned no loss term at step {context.step}.")
-        self.stepper.step(torch.stack(list(terms.values())).sum(), self.iteration)
-        self._pending.append({name: term.detach() for name, term in terms.items()})
-        self.iteration += 1
-        self.log.images += len(batch.ids)
-
-    def _flush(self, batch: Batch) -> None:
+    def _flush(self) -> None:
         """Bring the pending losses to the host: the only place where the loop waits for the device."""
-        names = dict.fromkeys(name for terms in self._pending for name in terms)
-        window = {
-            name: torch.stack([terms[name] for terms in self._pending if name in terms]).tolist() for name in names
-        }
+        reads = read_outcomes(self._pending, self.group)
         self._pending.clear()
         now = time.perf_counter()
         self.log.seconds += now - self._mark
         self._mark = now
-        means = {name: self._mean(name, values, batch) for name, values in window.items()}
+        for read in reads:
+            self._skips.note(read, self.group)
+        kept = [read for read in reads if read.kept]
+        if self.job.phase.precision != "fp16":  # whose overflows the scaler counts
+            self.stepper.skipped += len(reads) - len(kept)
+        if not kept:
+            return
+        means = {}
+        for name in dict.fromkeys(name for read in kept for name in read.terms):
+            values = [read.terms[name] for read in kept if name in read.terms]
+            means[name] = sum(values) / len(values)
         self.log.iterations.append(self.iteration)
         for name, value in means.items():
             self.log.terms.setdefault(name, []).append(value)
         self.job.view.update(self.iteration, means, self.log.images / max(self.log.seconds, 1e-9))
-        if now >= self._next_checkpoint and self.iteration < self.job.iterations:
-            self._save()
-
-    def _mean(self, name: str, values: list[float], batch: Batch) -> float:
-        """Average the finite values; fp16 may overflow now and then, any other non-finite loss ends the step."""
-        finite = [value for value in values if math.isfinite(value)]
-        if not finite or (len(finite) < len(values) and self.job.phase.precision != "fp16"):
-            raise RunError(
-                f"the loss {name} is not a finite number near iteration {self.iteration} of step "
-                f"{self.job.context.step} (last images: {', '.join(batch.ids[:4])}).",
-                hint="Lower the learning rate (--set optim.lr=...) or clip gradients (--set optim.clip=1).",
-            )
-        return sum(finite) / len(finite)
 
     def _save(self) -> None:
         started = time.perf_counter()
         job = self.job
+        require_finite_weights(job.context.model, job.context.step, self.iteration)
         self._note_peaks()
         state = {
             "iteration": self.iteration,
             "model": job.context.model.state_dict(),
             "stepper": self.stepper.state_dict(),
             "method": job.method.state_dict(),
-            "random": random_states(job.device),
             "log": asdict(self.log) | {"wall_before": self.log.wall_before + started - self._started},
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(job.checkpoint, buffer.getvalue())
+        checkpoint.write_checkpoint(job.checkpoint, state, job.device, self.group)
         self._mark = time.perf_counter()
         cost = self._mark - started
         self._next_checkpoint = self._mark + max(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE)
@@ -220,26 +236,45 @@ class StepTraining:
     def _resume(self) -> bool:
         """Take back the checkpoint, if there is a sound one; a damaged one is named and leaves nothing behind."""
         job = self.job
-        if not job.checkpoint.exists():
+        state = checkpoint.read_checkpoint(job.checkpoint, self.group)
+        if state is None:
             return False
         fresh = {name: tensor.clone() for name, tensor in job.context.model.state_dict().items()}
-        try:
-            self._restore(torch.load(job.checkpoint, map_location="cpu", weights_only=True))
-        except CHECKPOINT_ERRORS as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            job.view.note(f"the checkpoint {job.checkpoint} is damaged ({reason}); the step starts anew")
+        faults = [fault for fault in self.group.gather(self._restore(state)) if fault]
+        if faults:
+            job.view.note(f"the checkpoint {job.checkpoint} is damaged ({faults[0]}); the step starts anew")
             job.context.model.load_state_dict(fresh)
-            self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
-            self.log, self.iteration = TrainingLog(), 0
+            self._begin_anew()
             return False
         job.view.note(f"step {job.context.step}: resumed at iteration {self.iteration} of {job.iterations}")
         return True
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        job, log = self.job, state["log"]
-        job.context.model.load_state_dict(state["model"])
-        self.stepper.load_state_dict(state["stepper"])
-        job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in state["method"].items()})
-        self.log = TrainingLog(**{**log, "resumed": True})
-        self.iteration = int(state["iteration"])
-        restore_random_states(state["random"], job.device)
+    def _restore(self, state: dict[str, Any] | str) -> str | None:
+        """Put a checkpoint to use, and return what is wrong with it."""
+        if isinstance(state, str):
+            return state
+        job = self.job
+        try:
+            log = state["log"]
+            job.context.model.load_state_dict(state["model"])
+            self.stepper.load_state_dict(state["stepper"])
+            job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in state["method"].items()})
+            self.log = TrainingLog(**{**log, "resumed": True})
+            self.iteration = int(state["iteration"])
+            self._skips.in_all = self.stepper.skipped if job.phase.precision != "fp16" else 0
+            checkpoint.restore_chance(state, job.device, self.group, job.seed)
+        except checkpoint.CHECKPOINT_ERRORS as error:
+            return checkpoint.first_line(error)
+        return None
+
+
+def _require_images(job: TrainingJob) -> None:
+    """Raise RecipeError for fewer images at once than the network can be trained on."""
+    least, found = job.context.model.least_images, job.division.smallest_part
+    if found < least:
+        part = "later" if job.context.step else "optim"
+        raise RecipeError(
+            f"step {job.context.step} trains on {found} image at once (batch {job.phase.batch}, micro-batch "
+            f"{job.micro_batch or 'none'}), and the batch norms of this model need {least}.",
+            hint=f"Use a larger batch (--set {part}.batch={least}) or --micro-batch {least}.",
+        )

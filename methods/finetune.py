@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import cross_entropy
+from cispbench.methods.losses import cross_entropy, labelled_pixels
 
 
 class FineTune(Method):
@@ -16,3 +16,7 @@ class FineTune(Method):
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the cross-entropy alone."""
         return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The cross-entropy is a mean over labelled pixels."""
+        return {"cross_entropy": labelled_pixels(batch.target)}

@@ -85,6 +85,11 @@ def bce_with_ignore(logits: Tensor, target: Tensor, void_in_mean: bool = False) 
     return loss.masked_fill(void, 0.0).sum() / _counted(target, void_in_mean)
 
 
+def labelled_pixels(target: Tensor) -> Tensor:
+    """Return the number of pixels that are not void, as a tensor without dimensions."""
+    return (target != VOID).sum()
+
+
 def _counted(target: Tensor, void_in_mean: bool) -> Tensor | int:
     """The number of pixels that a mean divides by."""
-    return target.numel() if void_in_mean else (target != VOID).sum().clamp(min=1)
+    return target.numel() if void_in_mean else labelled_pixels(target).clamp(min=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import cross_entropy, distillation
+from cispbench.methods.losses import cross_entropy, distillation, labelled_pixels
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,8 @@ class LwF(Method):
             "cross_entropy": cross_entropy(output.logits, batch.target, options.void_in_mean),
             "distillation": options.distillation * kept,
         }
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The cross-entropy is a mean over labelled pixels, unless void counts in it."""
+        over_all = previous is not None and self.options.void_in_mean
+        return {} if over_all else {"cross_entropy": labelled_pixels(batch.target)}

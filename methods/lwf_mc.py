@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, bce_with_ignore
+from cispbench.methods.losses import VOID, bce_with_ignore, labelled_pixels
 
 Form = Literal["combined", "disjoint"]
 
@@ -81,3 +81,7 @@ class LwFMC(Method):
             kept = binary_distillation(output.logits, previous.logits)
             terms["distillation"] = options.distillation * kept
         return terms
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """What labels teach is a mean over labelled pixels, unless void counts in it."""
+        return {} if self.options.void_in_mean else {"binary_cross_entropy": labelled_pixels(batch.target)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, cross_entropy
+from cispbench.methods.losses import VOID, cross_entropy, labelled_pixels
 
 PatchMean = Literal["positive", "all"]
 
@@ -139,10 +139,7 @@ class MBS(Method):
         """Return the five terms of the released code (those switched on)."""
         if previous is None:
             return {"cross_entropy": cross_entropy(output.logits, batch.target)}
-        options = self.options
-        target = batch.target
-        if options.pseudo_labels:
-            target = selective_pseudo_labels(target, previous.logits, options.threshold)
+        options, target = self.options, self._pseudo_labelled(batch, previous)
         terms = {"cross_entropy": cross_entropy(output.logits, target)}
         if options.patch_distillation:
             weights = self._weights(target, previous, context)
@@ -161,6 +158,21 @@ class MBS(Method):
             weight = context.new_classes / context.num_classes
             terms["orthogonality"] = orthogonality(output.class_tokens, new, weight)
         return terms
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The cross-entropy is a mean over labelled pixels, the patches' distillation over those with a weight."""
+        if previous is None:
+            return {"cross_entropy": labelled_pixels(batch.target)}
+        target = self._pseudo_labelled(batch, previous)
+        counts: dict[str, Tensor | int] = {"cross_entropy": labelled_pixels(target)}
+        if self.options.patch_distillation and self.options.patch_mean == "positive":
+            counts["patch_distillation"] = (self._weights(target, previous, context) > 0).sum()
+        return counts
+
+    def _pseudo_labelled(self, batch: Batch, previous: Output) -> Tensor:
+        if not self.options.pseudo_labels:
+            return batch.target
+        return selective_pseudo_labels(batch.target, previous.logits, self.options.threshold)
 
     @staticmethod
     def _weights(target: Tensor, previous: Output, context: StepContext) -> Tensor:

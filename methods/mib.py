@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.methods.losses import VOID, cross_entropy, unbiased_cross_entropy, unbiased_distillation
+from cispbench.methods.losses import cross_entropy, labelled_pixels, unbiased_cross_entropy, unbiased_distillation
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,12 @@ class MiB(Method):
         if previous is None:
             return {"cross_entropy": cross_entropy(output.logits, batch.target)}
         per_pixel = unbiased_cross_entropy(output.logits, batch.target, context.old_classes, reduction="none")
-        pixels = per_pixel.numel() if self.options.void_in_mean else (batch.target != VOID).sum().clamp(min=1)
+        pixels = per_pixel.numel() if self.options.void_in_mean else labelled_pixels(batch.target).clamp(min=1)
         cost = per_pixel.sum() / pixels
         kept = unbiased_distillation(output.logits, previous.logits, self.options.alpha)
         return {"cross_entropy": cost, "distillation": self.options.distillation * kept}
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The cross-entropy is a mean over labelled pixels, unless void counts in it."""
+        over_all = previous is not None and self.options.void_in_mean
+        return {} if over_all else {"cross_entropy": labelled_pixels(batch.target)}

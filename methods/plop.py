@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, cross_entropy
+from cispbench.methods.losses import VOID, cross_entropy, labelled_pixels
 from cispbench.methods.mib import start_from_background
 from cispbench.splits.errors import MethodError
 
@@ -224,16 +224,31 @@ class PLOP(Method):
     def _cross_entropy(
         self, batch: Batch, output: Output, previous: Output, thresholds: Tensor, context: StepContext
     ) -> Tensor:
-        options, largest = self.options, math.log(context.num_classes)
-        target, factor = pseudo_labels(
-            batch.target, previous.logits, thresholds, largest, context.old_classes, options.entropy
-        )
+        options = self.options
+        target, factor = self._pseudo_labels(batch, previous, thresholds, context)
         per_pixel = functional.cross_entropy(output.logits.float(), target, ignore_index=VOID, reduction="none")
         if options.adaptive_factor:
             per_pixel = per_pixel * factor[:, None, None]
         if options.void_in_mean:
             return per_pixel.mean()
-        return per_pixel.sum() / (target != VOID).sum().clamp(min=1)
+        return per_pixel.sum() / labelled_pixels(target).clamp(min=1)
+
+    def _pseudo_labels(
+        self, batch: Batch, previous: Output, thresholds: Tensor, context: StepContext
+    ) -> tuple[Tensor, Tensor]:
+        largest = math.log(context.num_classes)
+        return pseudo_labels(
+            batch.target, previous.logits, thresholds, largest, context.old_classes, self.options.entropy
+        )
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The cross-entropy is a mean over (pseudo-)labelled pixels, unless void counts in it."""
+        if previous is None or self.thresholds is None:
+            return {"cross_entropy": labelled_pixels(batch.target)}
+        if self.options.void_in_mean:
+            return {}
+        target, _ = self._pseudo_labels(batch, previous, self.thresholds, context)
+        return {"cross_entropy": labelled_pixels(target)}
 
     def _check_grid(self, output: Output) -> None:
         narrowest = min(*(stage.shape[3] for stage in output.stages), output.masks.shape[3])

@@ -34,7 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             if not path.exists():
                 raise
             # Another writer finished first and swept this one's file up.
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         sweep(path)
     except OSError as error:
         raise explain_os_error("write", path, error) from error
@@ -58,7 +58,8 @@ def make_folder(path: Path) -> None:
         raise explain_os_error("create the folder", path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring what has been renamed in ``folder`` to the disk, where its file system can. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     loss_rules.shared_base,
     run_rules.learns,
     model_rules.class_numbering,
+    loss_rules.halves_add_up,
 )
 
 

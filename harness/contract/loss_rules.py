@@ -17,6 +17,7 @@ from cispbench.harness.method import VOID, Batch
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.splits.errors import MethodError
 
+HALVES_TOLERANCE = 1e-4  # relative, of sums taken in another order
 PLAIN_TOLERANCE = 1e-5  # relative, of a loss that has to be plain cross-entropy
 BF16_SHARE, BF16_LEAST = 0.1, 0.05  # how far a loss under bf16 may be from that in float32: relative, or absolute
 
@@ -140,6 +141,32 @@ def shared_base(bench: Bench) -> Iterator[Finding | str]:
         yield Finding(f"step 0 keeps {listed(tuple(trace.steps[0].kept_after))}", trace.place(trace.steps[0]), advice)
     if len(trace.steps) <= 1:
         bench.needs_end()  # a training that did not get past step 0 proves nothing
+
+
+@rule
+def halves_add_up(bench: Bench) -> Iterator[Finding | str]:
+    """The terms of a batch are those of its halves put together, each weighted by what `counts` returns for it.
+
+    That is how several devices share a batch. What `counts` does not name is weighted by the number of images.
+    """
+    trace = bench.finished
+    for step, iteration, call in trace.calls():
+        halved = call.halved
+        if halved is None:
+            continue
+        if isinstance(halved, str):
+            yield Finding(halved, trace.place(step, iteration), "Serve batches of any number of images, and any void.")
+            return
+        if halved.redrawn != halved.whole:
+            raise NotApplicable("its losses are drawn at random")
+        for name, whole in halved.whole.items():
+            found = halved.combined.get(name, math.nan)
+            if not math.isclose(found, whole, rel_tol=HALVES_TOLERANCE, abs_tol=1e-6):
+                yield Finding(
+                    f"the term {name} is {whole:.6g} for a batch, and {found:.6g} put together from its halves",
+                    trace.place(step, iteration, name),
+                    f"Let `counts` return, as {name!r}, over how many things it is a mean (labelled pixels?).",
+                )
 
 
 def stopped_by(trace: Trace) -> str:

@@ -58,6 +58,23 @@ class Shadow:
         finally:
             restore_random_states(after, CPU)
 
+    def part(
+        self, batch: Batch, output: Output, previous: Output | None, context: StepContext
+    ) -> tuple[dict[str, float], dict[str, float]] | str:
+        """Return the terms of a part of a batch, and over how many things each is a mean ("": images)."""
+        if self._error is not None:
+            return self._error
+        self._model.load_state_dict(context.model.state_dict())
+        self._model.train(context.model.training)
+        context = replace(context, model=self._model)
+        try:
+            terms = self._method.losses(batch, output, previous, context)
+            counts = self._method.counts(batch, previous, context)
+            found = {name: float(term) for name, term in terms.items()}
+            return found, {"": float(len(batch.ids)), **{name: float(count) for name, count in counts.items()}}
+        except Exception as error:  # noqa: BLE001 (whatever a plug-in raises is a finding)
+            return _told("for a part of a batch it fails", error)
+
 
 def _told(what: str, error: Exception) -> str:
     return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -17,6 +17,15 @@ State = dict[str, Tensor]
 LOOP = "the training loop"
 
 
+@dataclass(frozen=True)
+class Halved:
+    """The terms of a batch as a whole, put together from its halves, and as a whole by another lot."""
+
+    whole: dict[str, float]
+    combined: dict[str, float]
+    redrawn: dict[str, float]
+
+
 @dataclass
 class LossCall:
     """One call of ``losses``, and the gradients that the loop made of it.
@@ -24,6 +33,7 @@ class LossCall:
     ``terms`` is what came back, its tensors copied; ``attached`` names the terms that carry gradients. ``changed``
     names tensors of the batch, of the previous model's output and of the model that the call changed; ``plain`` is
     the cross-entropy over non-void pixels. ``retold``: the terms of a method restored from its state, or its error.
+    ``halved``: the terms put together from the halves of the batch, or an error; None where that was not asked.
     ``gradients`` counts the parameters that received one, ``bad_gradients`` names those with a non-finite one.
     """
 
@@ -36,6 +46,7 @@ class LossCall:
     with_gradient: tuple[str, ...]
     plain: float
     retold: dict[str, Tensor] | str | None = None
+    halved: Halved | str | None = None
     gradients: int | None = None
     bad_gradients: tuple[str, ...] = ()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cispbench.harness.contract.halves import halved
 from cispbench.harness.contract.shadow import CPU, Shadow, file_error
 from cispbench.harness.contract.sources import Lens
 from cispbench.harness.contract.trace import (
@@ -95,6 +96,10 @@ class _Followed(Method):
         with self._calling("losses"):
             return self._inner.losses(batch, output, previous, context)
 
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        with self._calling("counts"):
+            return self._inner.counts(batch, previous, context)
+
     def after_training(self, context: StepContext) -> None:
         self._stands(context)
         with self._calling("after_training"):
@@ -166,6 +171,9 @@ class _Watched(_Followed):
         self._step.calls.append(call)
         if self._shadow is not None:
             call.retold = self._shadow.losses(kept_batch, output, kept_previous, context, chance)
+            if self._fresh is not None and len(self._step.calls) == 2:  # once a step, when no term is 0 any more
+                parts = (_copy(kept_batch), _detached(output), kept_previous)
+                call.halved = halved(self._fresh, self._inner, self._step, *parts, context)
         elif self._fresh is not None:
             self._shadow = Shadow(self._fresh, self._inner, self._step, context)
         return terms
@@ -232,6 +240,13 @@ def _noted_terms(terms: Any) -> Any:
 
 def _copy(batch: Batch) -> Batch:
     return Batch(batch.images.clone(), batch.target.clone(), batch.ids)
+
+
+def _detached(output: Output) -> Output:
+    def detach(value: Any) -> Any:
+        return value.detach() if isinstance(value, Tensor) else tuple(item.detach() for item in value)
+
+    return Output(**{part.name: detach(getattr(output, part.name)) for part in fields(Output)})
 
 
 def _plain(output: Output, batch: Batch) -> float:

@@ -6,10 +6,11 @@ Neither the number of workers nor the place where an epoch is resumed changes a 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from cispbench.harness.data.labels import Void, relabel, to_table
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView, TrainView, build_eval, build_train
 from cispbench.harness.data.workers import Labelled, Sample, batches_of, stack, stack_by_size
+from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Batch
 from cispbench.splits.errors import DataError
 
@@ -34,12 +36,14 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class _Order:
-    """The order of training: which draws make which batch."""
+    """The order of training: which draws make which batch; with ``division`` the share of the process ``rank``."""
 
     images: int
     batch_size: int
     seed: int
     drop_last: bool
+    division: Division | None = None
+    rank: int = 0
 
     def __len__(self) -> int:
         whole, rest = divmod(self.images, self.batch_size)
@@ -57,7 +61,8 @@ class _Order:
         if len(order) < size:
             order = (order * -(-size // len(order)))[:size]
         draws = [Draw(epoch, position, image) for position, image in enumerate(order)]
-        return [draws[number * size : (number + 1) * size] for number in range(len(self))]
+        batches = [draws[number * size : (number + 1) * size] for number in range(len(self))]
+        return batches if self.division is None else [self.division.share(batch, self.rank) for batch in batches]
 
 
 class TrainSet(Dataset[Sample]):
@@ -146,6 +151,14 @@ class TrainLoader:
             raise ValueError(f"start is a batch from 0 to {len(self)}, not {start}")
         return self._iterate(epoch, start)
 
+    def share(self, division: Division, rank: int) -> TrainLoader:
+        """Return a loader of the share that one process has in the very same, whole batches; it decodes no other."""
+        if division.batch != self._order.batch_size or not self._order.drop_last:
+            raise ValueError(f"{division} divides no batches of {self._order.batch_size}")
+        shared = copy.copy(self)
+        shared._order, shared._kept = replace(self._order, division=division, rank=rank), None
+        return shared
+
     def close(self) -> None:
         """End the workers; a later epoch starts new ones."""
         self._kept = None
@@ -172,7 +185,9 @@ class EvalLoader:
     """Every image of ``ids`` once, in order: (images float32 (b, 3, H, W), target int64 (b, H, W), ids).
 
     Neighbours of the same size share a batch of at most ``batch_size``; nothing is ever padded to fill one, so
-    whatever is counted over the pixels does not depend on the size of the batches. Arguments as in ``TrainLoader``.
+    whatever is counted over the pixels does not depend on the size of the batches. Of ``devices`` processes each takes
+    every so many-th batch, as it would be on one: their counts add up to the very same. Arguments as in
+    ``TrainLoader``.
     """
 
     def __init__(
@@ -185,16 +200,20 @@ class EvalLoader:
         batch_size: int,
         workers: int = 0,
         pin_memory: bool | None = None,
+        rank: int = 0,
+        devices: int = 1,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self.ids = tuple(ids)
+        self._rank, self._devices = rank, devices
         self._set = _EvalSet(_Images(source, split, to_table(table)), view)
         self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
 
     def __iter__(self) -> Iterator[Labelled]:
         plan = [list(self.ids[start : start + self._batch_size]) for start in range(0, len(self.ids), self._batch_size)]
-        for groups in batches_of(self._set, plan, stack_by_size, self._workers, self._pin_memory):
+        own = plan[self._rank :: self._devices]
+        for groups in batches_of(self._set, own, stack_by_size, self._workers, self._pin_memory):
             for images, target, ids in groups:
                 yield images, target, tuple(ids)
 

@@ -56,6 +56,12 @@ def model_spec(name: str) -> ModelSpec:
     return ModelSpec(name=name, **entry)
 
 
+def trains_batch_norm(name: str, frozen: bool) -> bool:
+    """Whether a model's training depends on statistics over the batch; ``frozen``: not those of the encoder."""
+    spec = model_spec(name)
+    return spec.family == "deeplabv3" or (not frozen and not spec.encoder.startswith(("vit", "tiny-vit")))
+
+
 def build_model(name: str, image_size: int) -> IncrementalModel:
     """Build a model with random weights and no class yet; ``image_size`` sets a ViT's position grid."""
     from cispbench.harness.models.deeplab import DeepLabV3

@@ -37,6 +37,7 @@ class IncrementalModel(nn.Module, ABC):
     """
 
     freeze_batch_norm: bool = False
+    least_images: int = 1  # that the network can be trained on at once
 
     @abstractmethod
     def grow(self, new_classes: int) -> None:
@@ -64,6 +65,14 @@ class IncrementalModel(nn.Module, ABC):
         prefixes = {id(p): part for part, module in self.sections().items() for p in module.parameters()}
         for name, parameter in self.named_parameters():
             yield prefixes.get(id(parameter), "classifier"), name, parameter
+
+    def trains_batch_norm(self) -> bool:
+        """Whether training uses and changes the statistics of some batch norm."""
+        norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if self.freeze_batch_norm:
+            frozen = {id(module) for module in self.sections()["encoder"].modules()}
+            norms = [norm for norm in norms if id(norm) not in frozen]
+        return bool(norms)
 
     def train(self, mode: bool = True) -> IncrementalModel:
         """Switch to training mode; with ``freeze_batch_norm`` the encoder's batch norms keep their statistics."""

@@ -15,7 +15,7 @@ from cispbench.harness.contract.sources import Lens, disguise, watched_sources
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.method import VOID, Method
 from cispbench.harness.registry import load_method, method_names
-from cispbench.methods.losses import cross_entropy, unbiased_cross_entropy
+from cispbench.methods.losses import cross_entropy, labelled_pixels, unbiased_cross_entropy
 from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import parse_setting
 
@@ -25,7 +25,7 @@ MODEL, QUICKER = "segmenter-tiny", "deeplabv3-tiny"
 NAMES = [
     "losses-finite", "previous-untouched", "no-future-labels", "test-images-never-read", "state-exact",
     "new-classes-one-and-many", "odd-batches", "deterministic", "precisions", "initialise", "hands-off",
-    "shared-base", "learns", "class-numbering",
+    "shared-base", "learns", "class-numbering", "halves-add-up",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,6 +61,9 @@ class Sound(Method):
 
     def spoil(self, terms, batch, output, previous, context):
         return terms
+
+    def counts(self, batch, previous, context):
+        return {"cross_entropy": labelled_pixels(batch.target)}
 
 
 class NotANumber(Sound):
@@ -287,6 +290,16 @@ class Climbs(Sound):
         return {name: 2 * term.detach() - term for name, term in terms.items()}
 
 
+class CountsImagesAlone(Sound):
+    def counts(self, batch, previous, context):
+        return {}
+
+
+class OneByOne(Sound):
+    def counts(self, batch, previous, context):
+        return {"cross_entropy": labelled_pixels(batch.target[:4])} if len(batch.ids) > 2 else {"cross_entropy": 1 / 0}
+
+
 class OneTooFew(Sound):
     off = -1
 
@@ -317,6 +330,7 @@ FAULTS = {
     "shared-base": (SmoothsTheBase, "plain cross-entropy is"),
     "learns": (Climbs, "the loss goes from"),
     "class-numbering": (OneTooFew, "once classes swap numbers"),
+    "halves-add-up": (CountsImagesAlone, "put together from its halves"),
 }
 # What a rule that cannot be judged any more is not reported as kept.
 UNCHECKED = {
@@ -365,6 +379,7 @@ def test_a_fault_is_named_by_its_rule_and_by_no_other(name):
         ("hands-off", SwitchesMode, "losses switched the model's training mode"),
         ("shared-base", KeepsOfTheBase, "step 0 keeps importance"),
         ("class-numbering", OneTooMany, "once classes swap numbers"),
+        ("halves-add-up", OneByOne, "for a part of a batch it fails: ZeroDivisionError"),
     ],
 )  # fmt: skip
 def test_a_rule_says_what_it_found_and_where(tmp_path, name, fault, says):

@@ -1,0 +1,82 @@
+"""Batch norm whose statistics are those of all devices' images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.autograd import Function
+
+from cispbench.harness.distributed.group import Group
+
+
+def synchronise(model: nn.Module, group: Group, device: torch.device) -> None:
+    """Let the model's batch norms share their statistics in training; their parameters and buffers stay as they are.
+
+    On CUDA they become torch's own SyncBatchNorm, which knows no other device.
+    """
+    if group.size == 1:
+        return
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                if device.type == "cuda":
+                    setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
+                else:
+                    setattr(parent, name, SharedBatchNorm.like(child))
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """A batch norm over the images of all processes, on any device: two sums a layer cross the processes."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> SharedBatchNorm:
+        """Return a norm that shares parameters and statistics with ``norm``, in the same mode."""
+        shared = cls(norm.num_features, norm.eps, norm.momentum)
+        for name, tensor in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
+            setattr(shared, name, tensor)
+        shared.train(norm.training)
+        return shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take and return (B, C, h, w)."""
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        count = _sum_over_all(values.new_tensor(values.numel() // values.shape[1]))
+        mean = _sum_over_all(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = _sum_over_all(centred.square().sum((0, 2, 3))) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+
+class _Sum(Function):
+    """The sum over all processes, whose gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_all(tensor: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(tensor)
+    return total
