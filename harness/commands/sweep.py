@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from cispbench.harness.sweep.cluster import Cluster
     from cispbench.harness.sweep.graph import Graph, Node
     from cispbench.harness.sweep.local import Failure
     from cispbench.harness.sweep.matrix import Wish
@@ -34,6 +35,14 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _example(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from cispbench.harness.sweep.cluster import cluster_example
+
+        click.echo(cluster_example())
+        context.exit()
+
+
 @click.command()
 @_selection
 @click.option(
@@ -47,6 +56,20 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipes: optim.lr=0.002.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print the graph of steps and its cost; train nothing.")
 @click.option("--workers", type=click.IntRange(min=1), help="Steps at once. [one a device]")
+@click.option(
+    "--slurm",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="CLUSTER.YAML",
+    help="Train in jobs of a SLURM cluster, as this file says.",
+)
+@click.option(
+    "--slurm-example",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_example,
+    help="Print a file for --slurm that explains itself.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto and cuda: all of them; cpu, cuda:N.")
 @click.option("--no-share", "apart", is_flag=True, help="Let every run train all its steps itself.")
 @click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
@@ -55,19 +78,22 @@ def sweep(**choices: Any) -> None:  # fmt: skip
     """Train methods on settings with seeds, every step that runs have in common once.
 
     The profile is `paper` unless another is named: a sweep never falls back to other data. The same command again goes
-    on where it was stopped, and tries what failed; exit code 1 if a step failed.
+    on where it was stopped, and tries what failed; exit code 1 if a step failed. With --slurm it submits jobs and
+    watches them: stopped, it leaves them to the cluster, and the same command watches them again.
 
     \b
     Example:
       cispbench sweep --methods finetune,mib,plop,mbs,joint --settings paper-table --seeds 0,1,2 --plan
       cispbench sweep --methods mib,mbs --settings 'overlapped-15-*' --profile quick --workers 2
+      cispbench sweep --slurm-example > cluster.yaml
+      cispbench sweep --methods mib,plop --settings paper-table --seeds 0,1,2 --slurm cluster.yaml
     """
     _sweep(**choices)
 
 
 def _sweep(
     *, out: Path, steps_dir: Path | None, as_json: bool, weights: str | None, data_root: Path | None, plan_only: bool,
-    workers: int | None, device: str, apart: bool, protocol: str, quiet: bool, **asked: Any,
+    workers: int | None, slurm: Path | None, device: str, apart: bool, protocol: str, quiet: bool, **asked: Any,
 ) -> None:  # fmt: skip
     from cispbench.harness.progress import make_view
     from cispbench.harness.step_store import default_steps_dir
@@ -75,13 +101,21 @@ def _sweep(
     from cispbench.harness.sweep.matrix import expand
     from cispbench.harness.sweep.planning import Choices
     from cispbench.harness.sweep.showing import plan_json, plan_text
-    from cispbench.harness.sweep.sweeping import choose_machine, execute_sweep, plan_sweep
+    from cispbench.harness.sweep.sweeping import (
+        choose_machine,
+        execute_on_cluster,
+        execute_sweep,
+        node_device,
+        plan_sweep,
+    )
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
     load_protocol(protocol)
+    cluster = None if slurm is None else _cluster(slurm, workers)
+    nodes = None if cluster is None else node_device(device, cluster)
     wish = _wish(**asked)
-    cells, machine, records = expand(wish), choose_machine(device, workers), Store(out)
+    cells, machine, records = expand(wish), choose_machine("cpu" if cluster else device, workers), Store(out)
     choices = Choices(
         wish.profile or "paper", wish.model, wish.set or (), weights, data_root, steps_dir or default_steps_dir(), apart
     )
@@ -95,8 +129,23 @@ def _sweep(
         lines.note(f"left out: {entry.method} on {entry.setting}: {entry.reason}")
     for note in plan.notes:
         lines.note(note)
-    outcome = execute_sweep(plan, graph, choices, records, machine, lines)
+    if cluster is None or nodes is None:
+        outcome = execute_sweep(plan, graph, choices, records, machine, lines)
+    else:
+        outcome = execute_on_cluster(plan, graph, choices, records, cluster, nodes, lines)
     _report(graph, records, protocol, outcome.finished, outcome.failures, as_json)
+
+
+def _cluster(path: Path, workers: int | None) -> Cluster:
+    from cispbench.harness.sweep.cluster import read_cluster
+    from cispbench.splits.errors import UsageError
+
+    if workers is not None:
+        raise UsageError(
+            f"--workers {workers} is for this machine, and --slurm {path} for a cluster: name one of them.",
+            hint="array_parallelism in the cluster file says how many jobs may run at once.",
+        )
+    return read_cluster(path)
 
 
 def _wish(file: Path | None = None, overrides: tuple[str, ...] = (), **words: str | None) -> Wish:

@@ -53,6 +53,12 @@ class SweepView:
         known.first = iteration if known.first is None else known.first
         known.now, known.total = iteration, total
 
+    def back(self, node: Node, reason: str) -> None:
+        """Say that a step that had begun waits again; it goes on from its checkpoint."""
+        known = self._running.pop(node.key)
+        self._worked += known.now - (known.first or 0)
+        self.note(f"waits   {node.name}  {reason}")
+
     def done(self, node: Node, seconds: float) -> None:
         """Say that a step is done, and its scores."""
         self._leave(node, all_of_it=True)

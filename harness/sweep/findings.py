@@ -53,7 +53,8 @@ class Findings:
         """Return what is known of a step."""
         state, reason = self._state(key, needs)
         run, planned = needs[0].run, needs[0].planned
-        paces = self._pace.get(_kind(run.recipe.model, run.method.name, planned.step, _plain(run.recipe)))
+        kind = _kind(run.recipe.model, run.method.name, planned.step, _plain(run.recipe)) if self._pace else None
+        paces = self._pace.get(kind) if kind else None
         seconds = iterations * statistics.median(paces) if paces else None
         return Finding(state, reason, seconds, self._sizes.get(run.recipe.model))
 

@@ -109,6 +109,10 @@ class Graph:
         """What is still to train."""
         return _amount((node, 1) for node in self.nodes if node.to_train)
 
+    def to_do(self) -> list[Node]:
+        """Return what is to be trained or recorded, each after the one it builds on."""
+        return [node for node in self.nodes if node.to_train or node.state == "trained"]
+
     def seconds_left(self) -> tuple[float, int]:
         """Return the expected seconds of what is to train, and the number of steps that nothing measured covers."""
         waiting = [node.seconds for node in self.nodes if node.to_train]

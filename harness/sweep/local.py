@@ -45,7 +45,7 @@ class Outcome:
 class _Worker:
     node: Node
     slot: int
-    log: Path
+    log: Path | None
     process: ForkServerProcess
     connection: Connection | None
     started: float = field(default_factory=time.monotonic)
@@ -59,8 +59,8 @@ class LocalSweep:
     def __init__(self, graph: Graph, job: Callable[[Node, int], StepJob], workers: int, view: SweepView) -> None:
         self._graph, self._job, self._view = graph, job, view
         self._free = list(range(workers))
-        self._waiting = {node.key: node for node in graph.nodes if node.to_train or node.state == "trained"}
-        self._order = _heights(graph)
+        self._waiting = {node.key: node for node in graph.to_do()}
+        self._order = heights(graph)
         self._running: list[_Worker] = []
         self._failures: list[Failure] = []
         self._finished = 0
@@ -73,7 +73,7 @@ class LocalSweep:
     def run(self) -> Outcome:
         """Work until nothing is left to try; KeyboardInterrupt (also for SIGTERM) stops the workers first."""
         self._view.begin(list(self._waiting.values()))
-        with _sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c():
             try:
                 while self._waiting or self._running:
                     self._start_what_is_ready()
@@ -176,15 +176,15 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _heights(graph: Graph) -> dict[str, int]:
+def heights(graph: Graph) -> dict[str, int]:
     """Return the iterations on the longest way from each step to the end of a run: the longest is begun first."""
-    heights: dict[str, int] = {}
+    found: dict[str, int] = {}
     below: dict[str, int] = {}
     for node in reversed(graph.nodes):
-        heights[node.key] = (node.iterations if node.to_train else 0) + below.get(node.key, 0)
+        found[node.key] = (node.iterations if node.to_train else 0) + below.get(node.key, 0)
         if node.previous is not None:
-            below[node.previous] = max(below.get(node.previous, 0), heights[node.key])
-    return heights
+            below[node.previous] = max(below.get(node.previous, 0), found[node.key])
+    return found
 
 
 def _explain(code: int | None) -> str:
@@ -198,7 +198,9 @@ def _explain(code: int | None) -> str:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
+
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 

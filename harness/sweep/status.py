@@ -15,6 +15,7 @@ from tabulate import tabulate
 from cispbench.harness.locks import current_holder
 from cispbench.harness.step_store import StepStore
 from cispbench.harness.sweep.matrix import PAPER_TABLE, Wish
+from cispbench.harness.sweep.slurm_notes import Place, SlurmNotes
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
 from cispbench.splits.settings import paper_table, parse_setting
@@ -47,11 +48,28 @@ class Running:
 
 
 @dataclass(frozen=True)
+class OnCluster:
+    """A step that a job of a cluster was submitted for, and what the job has said last of it.
+
+    ``state``: submitted (it has said nothing yet), running, requeued or failed; ``at``: when it said so (UTC).
+    """
+
+    key: str
+    what: str
+    job: str
+    state: str
+    iteration: int
+    iterations: int
+    at: str
+
+
+@dataclass(frozen=True)
 class Status:
     """``published`` counts the trained steps of the step store, ``unrecorded`` those that no record names."""
 
     runs: tuple[RunStatus, ...]
     running: tuple[Running, ...]
+    cluster: tuple[OnCluster, ...]
     published: int
     unrecorded: int
 
@@ -62,16 +80,21 @@ class Status:
     def as_text(self) -> str:
         """Return the status as Markdown tables."""
         parts = []
-        for rows in (self.running, self.runs):
+        for rows in (self.running, self.cluster, self.runs):
             if rows:
                 parts += [_table(rows), ""]
         finished = sum(run.recorded == run.steps for run in self.runs)
         unrecorded = f" ({self.unrecorded} of them in no record here)" if self.unrecorded else ""
+        at_work = f"{len(self.running)} steps being worked on{self._on_cluster()}"
         parts.append(
-            f"{len(self.running)} steps being worked on; {finished} of {len(self.runs)} runs finished; "
+            f"{at_work}; {finished} of {len(self.runs)} runs finished; "
             f"{self.published} trained steps in the step store{unrecorded}."
         )
         return "\n".join(parts)
+
+    def _on_cluster(self) -> str:
+        left = sum(entry.state != "failed" for entry in self.cluster)
+        return f"; {left} steps with jobs of a cluster, as they were last heard of" if self.cluster else ""
 
 
 def read_status(records: Store, steps: StepStore, wish: Wish) -> Status:
@@ -84,8 +107,8 @@ def read_status(records: Store, steps: StepStore, wish: Wish) -> Status:
     published = steps.published()
     recorded = {record.key for record in everything}
     return Status(
-        tuple(_run_status(entries) for entries in by_run.values()), tuple(_running(steps)), len(published),
-        sum(key not in recorded for key in published),
+        tuple(_run_status(entries) for entries in by_run.values()), tuple(_running(steps)),
+        tuple(_on_cluster(steps)), len(published), sum(key not in recorded for key in published),
     )  # fmt: skip
 
 
@@ -103,6 +126,27 @@ def _running(steps: StepStore) -> list[Running]:
         holder = current_holder(folder)
         if holder is not None:
             found.append(Running(folder.name[:10], holder.what, holder.pid, holder.since))
+    return found
+
+
+def _on_cluster(steps: StepStore) -> list[OnCluster]:
+    """Return what is left of the jobs that were submitted; only the cluster knows whether they are still there."""
+    notes, found = SlurmNotes(steps.root), []
+    for entry in notes.submissions():
+        for index, task in enumerate(entry.tasks):
+            for step in task:
+                said = notes.said(step.key)
+                if said is not None and said.place != Place(entry.name, index):
+                    said = None
+                if entry.phase == "submitting" or (said is not None and said.state == "done") or steps.has(step.key):
+                    continue
+                state, iteration, total, at = (
+                    ("submitted", 0, 0, entry.since)
+                    if said is None
+                    else (said.state, said.iteration, said.total, said.at)
+                )
+                job = entry.job_id(index)
+                found.append(OnCluster(step.key[:10], step.what, job, state, iteration, total, at))
     return found
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,6 +24,7 @@ from cispbench.harness.plan import RunPlan
 from cispbench.harness.progress import PlainView
 from cispbench.harness.run import RunOptions, execute
 from cispbench.harness.step_store import StepStore
+from cispbench.harness.training import StoppedError
 from cispbench.harness.weights_choice import choose_weights
 from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError
@@ -36,7 +37,8 @@ ENDED = 143  # exit code of a worker that was asked to stop
 class StepJob:
     """What a worker is told: the step of the first run is trained, and recorded for each of ``runs``.
 
-    ``weights``: the pre-trained weights as they were asked for, with ``named`` where the user has named them.
+    ``log``: the file for all output; None: it stays where it goes. ``weights``: the pre-trained weights as they were
+    asked for, with ``named`` where the user has named them.
     """
 
     key: str
@@ -44,7 +46,7 @@ class StepJob:
     runs: tuple[RunPlan, ...]
     out: Path
     steps_dir: Path
-    log: Path
+    log: Path | None
     device: str
     threads: int
     loaders: int
@@ -70,16 +72,25 @@ def work(payload: bytes, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in whoever was started by the sweep
     threading.Thread(target=_die_with_the_sweep, daemon=True).start()
-    with _Telling(connection):
+    with Telling(connection.send):
         job: StepJob = pickle.loads(payload)
-        _write_to(job.log)
-        torch.set_num_threads(job.threads)
-        options = RunOptions(
-            records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device),
-            view=_TellingView(connection), workers=job.loaders, load_encoder=_loader(job), until=job.step,
-        )  # fmt: skip
-        for run in job.runs:
-            execute(run, options)
+        if job.log is not None:
+            _write_to(job.log)
+        do_step(job, TellingView(connection.send))
+
+
+def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = None) -> None:
+    """Train and test a step in this process, and write its records. Raises CispbenchError; StoppedError for ``stop``.
+
+    What is there already is left as it is, so a step may be done twice, here or elsewhere.
+    """
+    torch.set_num_threads(job.threads)
+    options = RunOptions(
+        records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device), view=view,
+        workers=job.loaders, load_encoder=_loader(job), until=job.step, stop=stop,
+    )  # fmt: skip
+    for run in job.runs:
+        execute(run, options)
 
 
 def _loader(job: StepJob) -> _Encoder | None:
@@ -102,11 +113,14 @@ class _Encoder:
             choice.load(fresh)
 
 
-class _Telling:
-    """Tells the sweep how the work has ended; the error goes on its way, into the log and the exit code."""
+class Telling:
+    """Tells the sweep how the work has ended; the error goes on its way, into the log and the exit code.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    A step that was asked to stop has not ended.
+    """
+
+    def __init__(self, tell: Callable[[Message], None]) -> None:
+        self._tell = tell
 
     def __enter__(self) -> Self:
         return self
@@ -115,36 +129,41 @@ class _Telling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._connection.send(Message(done=True))
+            self._tell(Message(done=True))
+        elif isinstance(error, StoppedError):
+            pass
         elif isinstance(error, CispbenchError):
-            self._connection.send(Message(failed=str(error)))
+            self._tell(Message(failed=str(error)))
         elif isinstance(error, Exception):
-            self._connection.send(Message(failed=f"{type(error).__name__}: {error}".partition("\n")[0]))
+            self._tell(Message(failed=f"{type(error).__name__}: {error}".partition("\n")[0]))
 
 
-class _TellingView(PlainView):
-    """Lines for the log; now and then the sweep is told how far the training is."""
+class TellingView(PlainView):
+    """Lines for the log; every few seconds the sweep is told how far the training is."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, tell: Callable[[Message], None], every: float = TELL_SECONDS) -> None:
         super().__init__(sys.stderr)
-        self._connection, self._told, self._total = connection, 0.0, 0
+        self._tell, self._every, self._told, self._total = tell, every, 0.0, 0
 
     def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
+        """Begin a step, and tell."""
         super().start_step(step, steps, classes, images, iterations, start)
         self._total = iterations
-        self._connection.send(Message(start, iterations))
+        self._tell(Message(start, iterations))
 
     def update(self, iteration: int, terms: Mapping[str, float], images_per_second: float) -> None:
+        """Tell, where it is time to."""
         super().update(iteration, terms, images_per_second)
         now = time.monotonic()
-        if now - self._told >= TELL_SECONDS:
+        if now - self._told >= self._every:
             self._told = now
-            self._connection.send(Message(iteration, self._total))
+            self._tell(Message(iteration, self._total))
 
     def note(self, text: str) -> None:
+        """Write the line; what it waits for is told, too."""
         super().note(text)
         if "already at work" in text:  # a lock that another sweep holds: who looks on wonders why nothing moves
-            self._connection.send(Message(note=text))
+            self._tell(Message(note=text))
 
 
 def _write_to(log: Path) -> None:

@@ -18,11 +18,11 @@ QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the sweep's processes")
 def test_killing_any_process_of_a_sweep_changes_nothing(commands: Any, tmp_path: Path) -> None:
-    _, _, _, _, _, *recipe = commands.tiny(method="mib", iterations=(150, 100))
+    _, _, _, _, _, *recipe = commands.tiny(method="mib", iterations=(120, 80))
     recipe = recipe[: recipe.index("--out")]
-    chaos = [sys.executable, str(CHAOS), "--kills", "5", "--every", "0.3", "3", "--seed", "15", "--home", str(tmp_path)]
-    sweep = ["--methods", "finetune,mib", "--settings", "overlapped-10-5,overlapped-15-5", "--workers", "2", *recipe]
+    chaos = [sys.executable, str(CHAOS), "--kills", "4", "--every", "0.3", "3", "--seed", "15", "--home", str(tmp_path)]
+    sweep = ["--methods", "finetune,mib", "--settings", "overlapped-10-5", "--workers", "2", *recipe]
     done = subprocess.run([*chaos, "--", *sweep], capture_output=True, text=True, env=os.environ | QUIET, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 kills" in done.stdout
-    assert re.search(r"^10 of 10 records and weights identical, 10 there; left over: nothing$", done.stdout, re.M)
+    assert "4 kills" in done.stdout
+    assert re.search(r"^6 of 6 records and weights identical, 6 there; left over: nothing$", done.stdout, re.M)
