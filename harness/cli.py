@@ -9,10 +9,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from cispbench.harness.commands.check import check
 from cispbench.harness.commands.data import data
 from cispbench.harness.commands.importing import import_
 from cispbench.harness.commands.ledger import ledger
 from cispbench.harness.commands.method import method
+from cispbench.harness.commands.submission import accept, score, submit
 from cispbench.harness.commands.sweep import status, sweep
 from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 
@@ -138,20 +140,36 @@ def show(method: str, ablation: bool, as_json: bool, **choices: Any) -> None:
 @click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
 @click.option("--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'.")
 @click.option("--run", metavar="KEY", help="Only the run whose key starts so (it ends the name of a run's folder).")
+@click.option("--format", "form", metavar="NAME", help="terminal, markdown, latex, csv, json or html. [markdown]")
+@click.option("--columns", metavar="NAME,...", help="Numbers below each setting. [old,new,all,seeds]")
+@click.option("--metrics", is_flag=True, help="Add the continual metrics to the columns: forgetting and others.")
+@click.option("--decimals", type=click.IntRange(0, 10), default=2, show_default=True, help="Decimals of all numbers.")
+@click.option("--published/--no-published", default=None, help="Add the differences to published numbers, and their "
+              "sources; or leave published numbers out. [in brackets, on full data]")  # fmt: skip
+@click.option("--runs", "each", is_flag=True, help="One row a run, not one for all its seeds.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to FILE; its ending (.md, .tex, "
+              ".csv, .json, .html, .txt) tells the format.", metavar="FILE")  # fmt: skip
 @JSON
-def table(out: Path, protocol: str, compare_protocols: bool, as_json: bool, **selected: str | None) -> None:
-    """Print the finished runs of a store as Markdown, a table for each kind of data.
+def table(
+    out: Path, protocol: str, compare_protocols: bool, as_json: bool, form: str | None, output: Path | None,
+    columns: str | None, metrics: bool, decimals: int, published: bool | None, each: bool, **selected: str | None,
+) -> None:  # fmt: skip
+    """Print the finished runs of a store: methods below each other, settings side by side, mean over seeds.
 
-    Scores are computed from the stored confusion matrices; nothing is run again, whatever the protocol.
+    Scores are computed from the stored confusion matrices; nothing is run again, whatever the protocol. --json is
+    --format json; JSON and CSV hold every number, unrounded.
 
     \b
     Example:
       cispbench table --out results --protocol mbs24
+      cispbench table --setting 'overlapped-*' --metrics --format terminal
+      cispbench table --published --output table.tex
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
+    from cispbench.reports.grid import shown_columns
     from cispbench.reports.protocols import protocols_json, protocols_table
     from cispbench.reports.runs import Selection
-    from cispbench.reports.tables import store_json, store_table
+    from cispbench.reports.tables import choose_format, render_store, write_text
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
@@ -159,16 +177,25 @@ def table(out: Path, protocol: str, compare_protocols: bool, as_json: bool, **se
     explicit = click.get_current_context().get_parameter_source("protocol") is not ParameterSource.DEFAULT
     if compare_protocols and explicit:
         raise UsageError("--compare-protocols shows every protocol.", hint=f"Leave --protocol {protocol} out.")
+    form = choose_format(form, output, as_json)
+    if compare_protocols and form not in ("markdown", "json"):
+        raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has markdown and json.")
+    shown = shown_columns(columns, metrics, decimals, published, form)
     store, selection = Store(out), Selection(**selected)
     if not store.path.is_dir():
         raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
     if compare_protocols:
-        click.echo(protocols_json(store, selection) if as_json else protocols_table(store, selection))
+        text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection)
     else:
-        click.echo(store_json(store, protocol, selection) if as_json else store_table(store, protocol, selection))
+        marked = output is None and sys.stdout.isatty()
+        text = render_store(store, form, protocol, selection, shown=shown, each=each, marked=marked)
+    if output is None:
+        click.echo(text, nl=bool(text) and not text.endswith("\n"))
+    else:
+        write_text(output, text)
 
 
-for group in (data, import_, ledger, method, status, sweep):
+for group in (accept, check, data, import_, ledger, method, score, status, submit, sweep):
     main.add_command(group)
 
 

@@ -10,13 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from cispbench.results.record import StepRecord
+from cispbench.results.scan import StepFacts
 from cispbench.results.scores import Scores, score
-from cispbench.results.store import Store
+from cispbench.results.store import Store, read_record
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.settings import list_settings, parse_setting
+
+AnyRecord = TypeVar("AnyRecord", StepRecord, StepFacts)
 
 _DATA = {"mini": "a small part of the real data", "synthetic": "synthetic scenes"}
 
@@ -41,6 +45,11 @@ class Selection:
         if self.setting is not None:
             object.__setattr__(self, "setting", setting_pattern(self.setting))
 
+    def takes(self, method: str, setting: str) -> bool:
+        """Say whether runs of a method on a setting are selected, as far as their names decide."""
+        asked = ((method, self.method), (setting, self.setting))
+        return all(pattern is None or fnmatch.fnmatchcase(name, pattern) for name, pattern in asked)
+
 
 def setting_pattern(text: str) -> str:
     """Return the canonical name of a setting; a pattern stays as it is. Raises SettingError."""
@@ -52,7 +61,15 @@ def finished_runs(store: Store, selection: Selection | None = None) -> list[Step
 
     Raises UsageError with the nearest name if runs are finished, but none is selected.
     """
-    records = [record for record in store.records() if record.finished]
+    records = map(read_record, store.last_files())
+    return selected([record for record in records if record.finished], selection, store.path)
+
+
+def selected(records: list[AnyRecord], selection: Selection | None, place: Path) -> list[AnyRecord]:
+    """Return those of the finished runs of the store at ``place`` that are selected.
+
+    Raises UsageError with the nearest name if there are runs, but none is selected.
+    """
     wanted = selection or Selection()
     told: list[str] = []
     for option, pattern in (("method", wanted.method), ("setting", wanted.setting), ("run", wanted.run)):
@@ -64,28 +81,31 @@ def finished_runs(store: Store, selection: Selection | None = None) -> list[Step
         records = [record for record in records if fnmatch.fnmatchcase(_name(record, option), whole)]
         if not records:
             known = {name[:10] for name in names} if option == "run" else names
-            raise UsageError(f"no finished run in {store.path} has {' '.join(told)}.", hint=nearest(pattern, known))
+            raise UsageError(f"no finished run in {place} has {' '.join(told)}.", hint=nearest(pattern, known))
     return records
 
 
-def grouped(records: Iterable[StepRecord]) -> dict[Group, list[StepRecord]]:
+def grouped(records: Iterable[AnyRecord]) -> dict[Group, list[AnyRecord]]:
     """Return the records by group, groups in their order."""
-    groups: dict[Group, list[StepRecord]] = defaultdict(list)
+    groups: dict[Group, list[AnyRecord]] = defaultdict(list)
     for record in records:
         groups[Group(record.data.kind, record.profile, record.dataset)].append(record)
     return {group: groups[group] for group in sorted(groups)}
 
 
-def newest(records: Iterable[StepRecord]) -> list[StepRecord]:
+def newest(records: Iterable[AnyRecord]) -> list[AnyRecord]:
     """Keep, of the runs that differ by nothing but their code, the one that was trained last."""
-    kept: dict[tuple[str | int, ...], StepRecord] = {}
+    kept: dict[tuple[str | int, ...], AnyRecord] = {}
     for record in sorted(records, key=_age):
-        group = (record.data.kind, record.profile, record.dataset)
-        kept[*group, record.method.name, record.model.name, record.setting, record.seed, _digest(record)] = record
+        key: tuple[str | int, ...] = (
+            record.data.kind, record.profile, record.dataset, record.setting,
+            record.method.name, record.model.name, record.seed, _digest(record),
+        )  # fmt: skip
+        kept[key] = record
     return list(kept.values())
 
 
-def variants(records: Iterable[StepRecord]) -> dict[str, str]:
+def variants(records: Iterable[StepRecord] | Iterable[StepFacts]) -> dict[str, str]:
     """Return, by run key, "" for runs of the recipe that came first in their row, else the digest of theirs."""
     first: dict[tuple[str, str, str], str] = {}
     found = {}
@@ -107,7 +127,7 @@ def sorted_settings(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (listed.index(name) if name in listed else len(listed), name))
 
 
-def run_json(record: StepRecord) -> dict[str, Any]:
+def run_json(record: StepRecord | StepFacts) -> dict[str, Any]:
     """Return what identifies a run, as JSON holds it."""
     return {
         "dataset": record.dataset, "setting": record.setting, "method": record.method.name,
@@ -133,15 +153,15 @@ def comparison_warning(kind: str, profile: str) -> str:
     return f"{measured}: these numbers are NOT comparable with published ones."
 
 
-def _name(record: StepRecord, option: str) -> str:
+def _name(record: StepRecord | StepFacts, option: str) -> str:
     return {"method": record.method.name, "setting": record.setting, "run": record.run_key}[option]
 
 
-def _age(record: StepRecord) -> tuple[datetime, str]:
+def _age(record: StepRecord | StepFacts) -> tuple[datetime, str]:
     return datetime.fromisoformat(record.created), record.run_key
 
 
-def _digest(record: StepRecord) -> str:
+def _digest(record: StepRecord | StepFacts) -> str:
     """Return a short digest of what a person can change about a run besides its seed."""
     parts = [record.recipe, record.method.version, record.method.options, record.model.weights_sha256]
     content = json.dumps([*parts, record.data.fingerprint], sort_keys=True)

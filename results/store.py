@@ -76,6 +76,13 @@ class Store:
         records = [(path.parent, read_record(path)) for path in paths]
         return [record for _, record in sorted(records, key=lambda entry: (entry[0], entry[1].step))]
 
+    def last_files(self) -> list[Path]:
+        """Return the file of the last recorded step of every run, finished or not, ordered by folder."""
+        last: dict[Path, tuple[int, Path]] = {}
+        for path in self.path.glob("runs/*/*/*/*/step-*.json"):
+            last[path.parent] = max(last.get(path.parent, (-1, path)), (step_number(path), path))
+        return [last[folder][1] for folder in sorted(last)]
+
     def steps(self) -> pd.DataFrame:
         """Return one row a record: its main fields, and the record itself in the column ``record``."""
         import pandas as pd
@@ -90,6 +97,12 @@ def read_record(path: Path) -> StepRecord:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error
     return StepRecord.from_json(text, str(path))
+
+
+def step_number(path: Path) -> int:
+    """Return the number of the step that a record's file is named for; -1 if its name tells none."""
+    found = re.fullmatch(r"step-([0-9]+)\.json", path.name)
+    return int(found[1]) if found else -1
 
 
 def _exists(path: Path) -> bool:

@@ -1,0 +1,65 @@
+"""``cispbench check``: whether measured numbers have moved away from baselines or from what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
+              help="Folder of the records (one small JSON a step, below runs/).")  # fmt: skip
+@click.option("--baselines", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the baselines. [those that come with cispbench]")  # fmt: skip
+@click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
+@click.option("--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'.")
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.5, show_default=True, metavar="POINTS",
+              help="Least difference that counts; the spread over seeds may allow for more.")  # fmt: skip
+@click.option("--protocol", help="Protocol for runs on full data. [the one each published row's numbers follow]")
+@click.option("--complete", is_flag=True, help="Fail, too, where a baseline has no measured run.")
+@click.option("--update", is_flag=True, help="Write the measured quick and mini cells as the new baselines.")
+@click.option("--reason", metavar="TEXT", help="Why the baselines change; kept in their history.")
+@click.option("--machine", type=click.FloatRange(min=0), metavar="POINTS",
+              help="With --update: by how much a mean may move with the processor. [as before]")  # fmt: skip
+@click.option("--made-by", metavar="COMMAND", help="With --update: the command that makes the runs. [as before]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.pass_context
+def check(
+    context: click.Context, out: Path, baselines: Path | None, method: str | None, setting: str | None,
+    tolerance: float, protocol: str | None, complete: bool, update: bool, reason: str | None, machine: float | None,
+    made_by: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare measured runs with committed baselines (quick, mini) or with published numbers (full data).
+
+    A cell is a method on a setting, by its mean over seeds. Exit code 1 if one is worse than its tolerance allows. A
+    method's own options do not make a run another experiment, so that a part switched off shows; other recipes do.
+
+    \b
+    Example:
+      cispbench check --out results
+      cispbench check --out results --update --reason "a poly schedule from step 1 on"
+    """
+    from cispbench.reports.regression import Rules, check_store
+    from cispbench.reports.regression_text import check_json, check_text
+    from cispbench.reports.regression_update import Update, update_baselines
+    from cispbench.reports.runs import Selection
+    from cispbench.results.baselines_files import COMMITTED, read_baselines
+    from cispbench.results.protocols import load_protocol
+    from cispbench.results.store import Store
+    from cispbench.splits.errors import StoreError, UsageError
+
+    if not update and (reason, machine, made_by) != (None, None, None):
+        raise UsageError("--reason, --machine and --made-by go with --update.")
+    if protocol is not None:
+        load_protocol(protocol)
+    if not out.is_dir():
+        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+    folder, selection = baselines or COMMITTED, Selection(method=method, setting=setting)
+    if update:
+        changes = Update(reason or "", machine, made_by)
+        for path in update_baselines(Store(out), folder, selection, changes):
+            click.echo(f"Written: {path}", err=as_json)
+    found = check_store(Store(out), read_baselines(folder), selection, Rules(tolerance, protocol))
+    click.echo(check_json(found) if as_json else check_text(found))
+    context.exit(1 if found.count("worse") or (complete and found.count("missing")) else 0)

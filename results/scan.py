@@ -1,0 +1,240 @@
+"""Read many records fast: what each says of its run and step, and its counts as an array, without its losses.
+
+A store may hold ten thousand records with matrices of 151 x 151 counts. Read in full, each costs milliseconds and, as
+Python numbers, up to a megabyte. Here the matrix is cut out of the text and read by numpy; a record that does not look
+as ``StepRecord.to_json`` writes it is read in full, so that its errors are those of ``read_record``.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cispbench.results.record import (
+    SCHEMA,
+    DataUsed,
+    Execution,
+    GitState,
+    Memory,
+    MethodUsed,
+    ModelUsed,
+    StepRecord,
+    Timing,
+    TrainedFor,
+)
+from cispbench.results.store import Store, read_record, step_number
+from cispbench.results.strict_fields import read_fields
+from cispbench.splits.errors import StoreError
+
+Counts = NDArray[np.int64]
+
+# The layout of to_json. No text of a record holds a bare line feed, so neither mark can lie within one.
+_OPENING, _CLOSING = b'\n "confusion": [\n', b"\n ]"
+_BRACKETS = bytes.maketrans(b"[]", b"  ")
+_LARGEST = 2**53  # beyond it counts are not exact as float64, and numpy clips what int64 cannot hold
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What the record of a step says but for its counts, losses and classes; the fields are those of ``StepRecord``."""
+
+    key: str
+    previous_key: str | None
+    run_key: str
+    setting: str
+    dataset: str
+    scenario: str
+    task: str
+    order: str
+    step: int
+    steps: int
+    method: MethodUsed
+    joint: bool
+    profile: str
+    model: ModelUsed
+    seed: int
+    data: DataUsed
+    recipe: dict[str, Any]
+    iterations: int
+    timing: Timing
+    memory: Memory
+    skipped_steps: int
+    environment: dict[str, Any]
+    git: GitState
+    quirks: tuple[str, ...]
+    created: str
+    execution: Execution
+    trained_for: TrainedFor | None
+    origin: Literal["measured", "submitted", "predictions"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last step of its run."""
+        return self.step == self.steps - 1
+
+
+class Scanned(NamedTuple):
+    """A record: its ``facts``, its confusion matrix ``counts`` (C, C) int64, and the ``path`` of its file."""
+
+    facts: StepFacts
+    counts: Counts
+    path: Path
+
+
+class Cost(NamedTuple):
+    """What a step cost: seconds, and peaks in bytes (no device peak where there is no accelerator)."""
+
+    train_seconds: float
+    evaluate_seconds: float
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+
+
+class StepCounts(NamedTuple):
+    """A step of a run, its counts (C, C) int64, and its cost; ``imported``: no training of ours made its weights."""
+
+    step: int
+    key: str
+    counts: Counts
+    imported: bool
+    cost: Cost
+
+
+def scan_finished(store: Store) -> Iterator[Scanned]:
+    """Yield the last record of every finished run, ordered by file, one at a time.
+
+    Raises StoreError naming a file that cannot be read, as ``Store.records`` does for the files looked at: those of
+    the last recorded step of every run.
+    """
+    for path in store.last_files():
+        scanned = scan_record(path)
+        if scanned.facts.finished:
+            yield scanned
+
+
+def scan_record(path: Path) -> Scanned:
+    """Read one record. Raises StoreError naming the file and what is wrong with it."""
+    value, counts = _read(path)
+    if counts is not None:
+        try:
+            facts = _facts(value, path)
+        except (StoreError, TypeError, ValueError):
+            pass  # the full reader says what is wrong, or knows better
+        else:
+            return Scanned(facts, counts, path)
+    return _in_full(read_record(path), path)
+
+
+def scan_steps(last: Scanned) -> list[StepCounts]:
+    """Return the recorded steps of a run in their order, given its last one; steps that have no record are left out.
+
+    Raises StoreError naming a file that cannot be read, or that belongs to another run.
+    """
+    paths = sorted(last.path.parent.glob("step-*.json"), key=step_number)
+    return [_counted(last) if path == last.path else _step(path, last.facts) for path in paths]
+
+
+def _counted(scanned: Scanned) -> StepCounts:
+    facts = scanned.facts
+    timing, memory = facts.timing, facts.memory
+    cost = Cost(timing.train_seconds, timing.evaluate_seconds, memory.peak_host_bytes, memory.peak_device_bytes)
+    return StepCounts(facts.step, facts.key, scanned.counts, "imported" in facts.environment, cost)
+
+
+def _step(path: Path, run: StepFacts) -> StepCounts:
+    """Read what is needed of an earlier step alone; where its text or a value is unusual, read the whole record."""
+    value, counts = _read(path)
+    try:
+        identity, found = _identity(value), _partly(value, counts)
+    except (KeyError, TypeError, ValueError):
+        scanned = _in_full(read_record(path), path)
+        identity, found = _identity(vars(scanned.facts)), _counted(scanned)
+    if identity != _identity(vars(run)):
+        raise StoreError(
+            f"{path} is of the run {str(identity[0])[:10]}, and the last step beside it of {run.run_key[:10]}.",
+            hint="Move it to a folder of its own.",
+        )
+    return found
+
+
+def _identity(value: dict[str, Any]) -> tuple[str, str, int, bool]:
+    return value["run_key"], value["setting"], value["steps"], value["joint"]
+
+
+def _partly(value: dict[str, Any], counts: Counts | None) -> StepCounts:
+    timing, memory, step, key = value["timing"], value["memory"], value["step"], value["key"]
+    cost = Cost(
+        timing["train_seconds"], timing["evaluate_seconds"], memory["peak_host_bytes"], memory["peak_device_bytes"]
+    )
+    numbers = all(type(number) in (int, float) and number >= 0 for number in cost if number is not None)
+    typed = type(key) is str and type(step) is int and type(value["joint"]) is bool
+    if counts is None or not numbers or not typed or not 0 <= step < value["steps"]:
+        raise ValueError(step)
+    return StepCounts(step, key, counts, "imported" in value["environment"], cost)
+
+
+def _in_full(record: StepRecord, path: Path) -> Scanned:
+    facts = StepFacts(**{entry.name: getattr(record, entry.name) for entry in fields(StepFacts)})
+    try:
+        return Scanned(facts, record.matrix(), path)
+    except OverflowError as error:
+        raise StoreError(f"{path}: confusion holds a count beyond 64 bits.") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Counts | None]:
+    """Return a record without its counts, and the counts; None where the text is not laid out as ``to_json`` does."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error
+    start = data.find(_OPENING)
+    end = data.find(_CLOSING, start)
+    if start < 0 or end < 0:
+        return {}, None
+    start += len(_OPENING)
+    try:
+        value = json.loads(data[: start - 1] + data[end + 2 :], parse_constant=_refuse)
+    except ValueError:
+        return {}, None
+    if not isinstance(value, dict) or value.get("confusion") != [] or value.get("schema") != SCHEMA:
+        return {}, None
+    order = value.get("learning_order")
+    return value, _counts(data[start:end], len(order)) if isinstance(order, list) else None
+
+
+def _counts(text: bytes, count: int) -> Counts | None:
+    """Return ``count`` rows of ``count`` numbers each, or None if the text is anything else."""
+    row = b"  [" + b", " * (count - 1) + b"]"
+    if text.translate(None, b"0123456789") != b",\n".join([row] * count):
+        return None
+    if any(empty in text for empty in (b", ,", b"[,", b", ]", b"[]")):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy only warns of digits on both sides of a space, and stops there
+            numbers = np.fromstring(text.translate(_BRACKETS), dtype=np.int64, sep=",")
+    except (DeprecationWarning, ValueError):
+        return None
+    if numbers.size != count * count or numbers.max() >= _LARGEST:
+        return None
+    return numbers.reshape(count, count)
+
+
+def _facts(value: dict[str, Any], path: Path) -> StepFacts:
+    kept = {entry.name: value[entry.name] for entry in fields(StepFacts) if entry.name in value}
+    facts = read_fields(StepFacts, kept, str(path))
+    if not 0 <= facts.step < facts.steps or datetime.fromisoformat(facts.created).utcoffset() != timedelta(0):
+        raise ValueError(facts.created)
+    return facts
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(text)

@@ -1,0 +1,236 @@
+"""What a run's records must agree with to be believed: names, the setting, each other, and the counts of known data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from cispbench.results.record import StepRecord
+from cispbench.results.strict_fields import read_fields
+from cispbench.results.submission_text import shown
+from cispbench.splits.errors import SettingError
+from cispbench.splits.selection import golden_list, golden_steps
+from cispbench.splits.settings import Setting, parse_setting
+from cispbench.splits.strict_yaml import load_yaml
+
+PREDICTIONS = "predictions"  # in the environment of a record that was scored from files
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,62}[A-Za-z0-9_+])?")
+_WORDS = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}")
+_KEY = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+# Which kinds of data a profile can have met.
+_KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
+_PIXELS = Path(__file__).parent / "submission_pixels.yaml"
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class KnownPixels:
+    """Pixels of each class number in the test masks of known data under a view, void left out; ``slack`` a share."""
+
+    kind: str
+    images: int
+    resize_short: int | None
+    crop: int | None
+    slack: float
+    pixels: tuple[int, ...]
+
+
+def problems(records: Sequence[StepRecord]) -> list[str]:
+    """Return what speaks against the records of one run, ordered by step: an empty list if nothing does.
+
+    Names must be fit for folders, keys be SHA-256 sums that form a chain, what the setting decides be as it says, what
+    a run shares be the same in every step, and counts be those of the data: no prediction of a class not yet learnt,
+    the same ground truth at every step, and, for the full and the synthetic data, the known images and pixels.
+    """
+    found: list[str] = []
+    for record in records:
+        wrong = [*_names(record), *_keys(record), *_facts(record)]
+        found += [f"step {record.step}: {text}" for text in wrong]
+    found += _run(records)
+    # Counts are judged by the setting; where that is wrong there is nothing to judge by.
+    if not found:
+        for record in records:
+            found += [f"step {record.step}: {text}" for text in _counts(record, parse_setting(record.setting))]
+        found += _ground_truth(records)
+    return found
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text is fit to name a method or model, and a part of a path: 64 letters, digits, ``_+.-``."""
+    return _NAME.fullmatch(text) is not None
+
+
+def scored_from_files(record: StepRecord) -> bool:
+    """Say whether the record was made from predicted masks, whoever brought it here."""
+    return record.origin == "predictions" or PREDICTIONS in record.environment
+
+
+def _names(record: StepRecord) -> Iterator[str]:
+    names = [("method.name", record.method.name), ("model.name", record.model.name)]
+    if record.trained_for is not None:
+        names.append(("trained_for.method", record.trained_for.method))
+    for field, text in names:
+        if not is_name(text):
+            yield f"{field} is {shown(text)}, not a name of up to 64 letters, digits and _+.-"
+    words = [("model.weights", record.model.weights), *(("quirks", text) for text in record.quirks)]
+    words += [("losses.terms", text) for text in record.losses.terms]
+    if record.trained_for is not None:
+        words.append(("trained_for.setting", record.trained_for.setting))
+    for field, text in words:
+        if not _WORDS.fullmatch(text):
+            yield f"{field} is {shown(text)}, not a word of up to 128 plain characters"
+
+
+def _keys(record: StepRecord) -> Iterator[str]:
+    keys: dict[str, str | None] = {
+        "key": record.key, "previous_key": record.previous_key, "run_key": record.run_key,
+        "data.fingerprint": record.data.fingerprint, "data.list_sha256": record.data.list_sha256,
+        "model.weights_sha256": record.model.weights_sha256,
+        "trained_for.run_key": None if record.trained_for is None else record.trained_for.run_key,
+    }  # fmt: skip
+    for field, text in keys.items():
+        if text is not None and not _KEY.fullmatch(text):
+            yield f"{field} is {shown(text)}, not a SHA-256 sum (64 hexadecimal digits)"
+    if record.git.commit is not None and not _COMMIT.fullmatch(record.git.commit):
+        yield f"git.commit is {shown(record.git.commit)}, not a commit"
+
+
+def _facts(record: StepRecord) -> Iterator[str]:
+    kinds = _KINDS.get(record.profile)
+    if kinds is None:
+        yield f"profile is {shown(record.profile)}, not one of {', '.join(_KINDS)}"
+    elif record.data.kind not in kinds:
+        yield f"data.kind is {record.data.kind!r}, which the profile {record.profile} never meets"
+    if datetime.fromisoformat(record.created) > datetime.now(UTC) + timedelta(days=1):
+        yield f"created is {shown(record.created)}, which is yet to come"
+    try:
+        setting = parse_setting(record.setting)
+    except SettingError as error:
+        yield f"setting: {shown(error.message)}"
+        return
+    trained = setting.joint() if record.joint else setting
+    decided = {
+        "setting": setting.name, "dataset": setting.dataset, "scenario": setting.scenario, "task": setting.task,
+        "order": setting.order, "learning_order": setting.learning_order, "steps": len(trained.steps),
+        "classes": trained.steps[record.step].classes if record.step <= trained.last_step else None,
+    }  # fmt: skip
+    for field, value in decided.items():
+        if getattr(record, field) != value:
+            yield f"{field} is {shown(getattr(record, field))}, and the setting says {shown(value)}"
+
+
+def _run(records: Sequence[StepRecord]) -> Iterator[str]:
+    """Yield what the records do not agree in, and where the chain of steps is broken."""
+    first, last = records[0], records[-1]
+    for field, values in _shared(records).items():
+        if any(value != values[0] for value in values):
+            yield f"{field} is not the same in every step"
+    steps = [record.step for record in records]
+    if not last.finished:
+        yield f"the last of its steps is {last.step}, and the run has {last.steps}: it is not finished"
+    if scored_from_files(first):
+        if any(record.previous_key is not None for record in records) or len(set(steps)) < len(steps):
+            yield "steps scored from files stand each for itself, once"
+        return
+    if steps != list(range(steps[0], steps[0] + len(steps))):
+        yield f"its steps are {shown(steps)}, not one after the other"
+        return
+    previous: str | None = None
+    for record in records:
+        if record.previous_key != previous:
+            yield f"step {record.step}: previous_key is {shown(record.previous_key)}, not the key of the step before"
+        previous = record.key
+    if len({record.key for record in records}) < len(records):
+        yield "two of its steps have the same key"
+
+
+def _shared(records: Sequence[StepRecord]) -> dict[str, list[object]]:
+    """Return, by field, the values that all steps of a run share."""
+    values: dict[str, list[object]] = {
+        name: [getattr(record, name) for record in records]
+        for name in ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")
+    }
+    values |= {f"model.{name}": [getattr(record.model, name) for record in records]
+               for name in ("name", "weights", "weights_sha256")}  # fmt: skip
+    values |= {f"data.{name}": [getattr(record.data, name) for record in records]
+               for name in ("kind", "fingerprint", "val_images")}  # fmt: skip
+    values["scored from files"] = [scored_from_files(record) for record in records]
+    return values
+
+
+def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
+    """Yield what cannot be true of a record's images and of its confusion matrix."""
+    counts = record.matrix()
+    known = counts.shape[0] if record.joint else setting.num_classes(record.step)
+    if counts[:, known:].any():
+        row, column = np.argwhere(counts[:, known:])[0].tolist()
+        yield f"confusion[{row}][{known + column}] counts predictions of a class that is not learnt yet"
+    total, images = sum(map(sum, record.confusion)), record.data.val_images
+    _, crop = _view(record)
+    if total == 0 or images == 0:
+        yield f"{images} test images with {total} pixels were counted"
+    elif crop is not None and total > images * crop**2:
+        yield f"the confusion matrix counts {total} pixels, and {images} crops of {crop} x {crop} have fewer"
+    yield from _images(record, setting)
+    yield from _known_pixels(record, counts.sum(axis=1).tolist(), setting)
+
+
+def _images(record: StepRecord, setting: Setting) -> Iterator[str]:
+    if record.data.kind != "full":
+        return
+    tested, _ = golden_list(setting.dataset, "val")
+    if record.data.val_images != tested:
+        yield f"data.val_images is {record.data.val_images}, and the full data have {tested}"
+    lists = None if record.joint or scored_from_files(record) else golden_steps(setting)
+    if lists is not None and (record.data.train_images, record.data.list_sha256) != lists[record.step]:
+        yield f"data.train_images and list_sha256 are not those of the published list ({lists[record.step][0]} images)"
+
+
+def _known_pixels(record: StepRecord, rows: list[int], setting: Setting) -> Iterator[str]:
+    for known in _table()[setting.dataset]:
+        if known.kind != record.data.kind or (known.resize_short, known.crop) != _view(record):
+            continue
+        if record.data.val_images != known.images:
+            yield f"data.val_images is {record.data.val_images}, and the {known.kind} data have {known.images}"
+        wanted = [known.pixels[number] for number in setting.learning_order]
+        wrong = [
+            f"{index} ({row}, not {want})"
+            for index, (row, want) in enumerate(zip(rows, wanted, strict=True))
+            if abs(row - want) > known.slack * want
+        ]
+        if wrong:
+            more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            yield f"rows of the confusion matrix lack or exceed the data's pixels: {', '.join(wrong[:_NAMED])}{more}"
+
+
+def _view(record: StepRecord) -> tuple[object, int | None]:
+    """Return (resize_short, crop) of the test; a view that is not told is like none that is known."""
+    view = record.recipe.get("evaluation")
+    if not isinstance(view, dict) or not {"resize_short", "crop"} <= view.keys():
+        return "untold", None
+    crop = view["crop"]
+    return view["resize_short"], crop if type(crop) is int else None
+
+
+def _ground_truth(records: Sequence[StepRecord]) -> Iterator[str]:
+    rows = [record.matrix().sum(axis=1).tolist() for record in records]
+    for record, sums in zip(records, rows, strict=True):
+        if sums != rows[0]:
+            index = next(index for index, (one, other) in enumerate(zip(sums, rows[0], strict=True)) if one != other)
+            yield f"step {record.step}: row {index} counts {sums[index]} pixels, and {rows[0][index]} at the first step"
+
+
+@cache
+def _table() -> dict[str, tuple[KnownPixels, ...]]:
+    entries = load_yaml(_PIXELS)
+    return {
+        name: tuple(read_fields(KnownPixels, entry, f"{_PIXELS} {name}") for entry in rows)
+        for name, rows in entries.items()
+    }

@@ -1,0 +1,214 @@
+"""The fast reader says what the full one says, and leaves to it whatever it is not sure of."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cispbench.results import scan
+from cispbench.results.record import StepRecord
+from cispbench.results.scan import scan_finished, scan_record, scan_steps
+from cispbench.results.store import Store, read_record
+from cispbench.splits.errors import StoreError
+
+Maker = Callable[..., StepRecord]
+OLD = Path(__file__).parent / "record_schema_1.json"
+
+
+@pytest.fixture
+def written(tmp_path: Path, make_record: Maker) -> Path:
+    """The last record of a run of two steps, with counts that are all different."""
+    store = Store(tmp_path)
+    matrix = tuple(tuple(range(21 * row, 21 * row + 21)) for row in range(21))
+    store.write(make_record("overlapped-19-1", step=0))
+    return store.write(make_record("overlapped-19-1", step=1, confusion=matrix))
+
+
+def refuse(path: Path) -> Any:
+    raise AssertionError(f"{path} was read in full")
+
+
+def test_a_record_is_read_as_the_full_reader_does(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = read_record(written)
+    monkeypatch.setattr(scan, "read_record", refuse)
+    scanned = scan_record(written)
+    assert np.array_equal(scanned.counts, record.matrix())
+    assert scanned.counts.dtype == np.int64
+    for name, value in vars(scanned.facts).items():
+        assert value == getattr(record, name), name
+    assert scanned.facts.finished
+
+
+def test_the_steps_of_a_run_come_in_their_order(tmp_path: Path, make_record: Maker, monkeypatch: Any) -> None:
+    store = Store(tmp_path)
+    records = [
+        make_record("overlapped-5-1", step=step, iterations=step, environment={"imported": {}} if step == 2 else {})
+        for step in (15, 2, 10, 0)
+    ]
+    for record in records:
+        store.write(record)
+    monkeypatch.setattr(scan, "read_record", refuse)
+    (last,) = scan_finished(store)
+    steps = scan_steps(last)
+    assert [entry.step for entry in steps] == [0, 2, 10, 15]
+    assert [entry.key for entry in steps] == ["key0", "key2", "key10", "key15"]
+    assert [entry.imported for entry in steps] == [False, True, False, False]
+    assert np.array_equal(steps[1].counts, records[1].matrix())
+    timing, memory = records[0].timing, records[0].memory
+    wanted = (timing.train_seconds, timing.evaluate_seconds, memory.peak_host_bytes, memory.peak_device_bytes)
+    assert {tuple(entry.cost) for entry in steps} == {wanted}
+
+
+def test_only_finished_runs_are_looked_at(tmp_path: Path, make_record: Maker) -> None:
+    store = Store(tmp_path)
+    assert list(scan_finished(store)) == []
+    store.write(make_record(step=4))
+    store.write(make_record(step=5, run_key="b" * 16, seed=1))
+    assert [entry.facts.seed for entry in scan_finished(store)] == [1]
+
+
+def compact(value: dict[str, Any]) -> str:
+    return json.dumps(value)
+
+
+def indented(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1)
+
+
+@pytest.mark.parametrize("write", [compact, indented])
+def test_another_layout_is_read_all_the_same(written: Path, write: Callable[[dict[str, Any]], str]) -> None:
+    before, steps = scan_record(written), scan_steps(scan_record(written))
+    for path in written.parent.glob("*.json"):
+        path.write_text(write(json.loads(path.read_text())))
+    after = scan_record(written)
+    assert after.facts == before.facts
+    assert np.array_equal(after.counts, before.counts)
+    for old, new in zip(steps, scan_steps(after), strict=True):
+        assert (old.step, old.key, old.imported, old.cost) == (new.step, new.key, new.imported, new.cost)
+        assert np.array_equal(old.counts, new.counts)
+
+
+def test_a_record_of_an_older_schema_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "step-0.json"
+    shutil.copy(OLD, path)
+    scanned, record = scan_record(path), read_record(path)
+    assert scanned.facts.origin == record.origin == "measured"
+    assert np.array_equal(scanned.counts, record.matrix())
+
+
+def edited(path: Path, **changes: Any) -> None:
+    """Change fields of a record and keep its layout, but for the values."""
+    text = path.read_text()
+    for name, value in changes.items():
+        lines = text.splitlines(keepends=True)
+        (place,) = [n for n, line in enumerate(lines) if line.startswith(f' "{name}": ')]
+        lines[place] = f' "{name}": {value},\n'
+        text = "".join(lines)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": '"0"'}, {"seed": "true"}, {"recipe": '{"lr": NaN}'}, {"created": '"yesterday"'},
+        {"created": '"2025-01-31T12:00:00"'}, {"step": "7"}, {"steps": "0"}, {"joint": "0"}, {"schema": "99"},
+        {"profile": "null"}, {"quirks": "7"}, {"learning_order": "[0, 1]"}, {"origin": '"invented"'},
+    ],
+)  # fmt: skip
+def test_a_damaged_field_is_refused_as_the_full_reader_does(written: Path, changes: dict[str, str]) -> None:
+    edited(written, **changes)
+    with pytest.raises(StoreError) as full:
+        read_record(written)
+    with pytest.raises(StoreError) as fast:
+        scan_record(written)
+    assert str(fast.value) == str(full.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"step": "7"}, {"steps": "1"}, {"joint": "0"}, {"joint": "true"}, {"schema": "99"}, {"recipe": '{"lr": NaN}'},
+     {"timing": "7"}, {"memory": "{}"}, {"learning_order": "[0, 1]"}, {"key": "7"}],
+)  # fmt: skip
+def test_an_earlier_step_that_is_damaged_is_named(written: Path, changes: dict[str, str]) -> None:
+    scanned, path = scan_record(written), written.with_name("step-0.json")
+    text = path.read_text()
+    for name in set(changes) & {"timing", "memory", "recipe"}:  # these are spread over several lines
+        text = re.sub(rf' "{name}": \{{\n[^}}]*\}},\n', f' "{name}": {{}},\n', text)
+    path.write_text(text)
+    edited(path, **changes)
+    with pytest.raises(StoreError) as caught:
+        scan_steps(scanned)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (" [0, 1,", " [0, -1,"), (" [0, 1,", " [0, 1.5,"), (" [0, 1,", " [0, 1"), (" [0, 1,", " [0, 1, ,"),
+        (" [0, 1,", " [0, true,"), (" [0, 1,", " [0, [1],"), (" [0, 1,", " [1,"), (" [0, 1,", " [0, 1, 1,"),
+        (" [0, 1,", " 0, 1,"), ("],\n  [21,", ", 21], ["), (" 20],\n", " ],\n"), (" [0, 1,", " [0, 1e3,"),
+        (" 20],\n  [21,", " 20,\n  21,"), (" [0, 1,", " [[0, 1],"), (" [0, 1,", " [0, 1]\n, [1,"),
+        (" [0, 1,", " [0,1 1,"), (" [0, 1,", " 0 [0, 1,"), ("  [0, 1,", " 7 [, 1,"), (" 20],\n", " 20],7\n"),
+    ],
+)  # fmt: skip
+def test_a_damaged_matrix_is_refused(written: Path, old: str, new: str) -> None:
+    before, rows, after = written.read_text().partition('"learning_order"')
+    assert before.count(old) == 1
+    written.write_text(before.replace(old, new) + rows + after)
+    with pytest.raises(StoreError) as full:
+        read_record(written)
+    with pytest.raises(StoreError) as fast:
+        scan_record(written)
+    assert str(fast.value) == str(full.value)
+    assert str(written) in str(fast.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", None])
+def test_a_file_that_is_no_record_is_named(written: Path, content: bytes | None) -> None:
+    data = written.read_bytes()
+    written.write_bytes(data[: len(data) // 2] if content is None else content)
+    with pytest.raises(StoreError) as caught:
+        list(scan_finished(Store(written.parents[5])))
+    assert str(written) in str(caught.value)
+
+
+def test_a_count_too_large_for_an_exact_score_is_left_to_the_full_reader(written: Path) -> None:
+    for number in (2**53, 2**64, 10**30):
+        value = json.loads(written.read_text())
+        value["confusion"][0][0] = number
+        record = StepRecord.from_json(json.dumps(value), "x")
+        written.write_text(record.to_json())
+        if number < 2**63:
+            assert scan_record(written).counts[0, 0] == number
+        else:
+            with pytest.raises(StoreError, match="beyond 64 bits"):
+                scan_record(written)
+
+
+def test_a_step_of_another_run_beside_is_named(written: Path) -> None:
+    other = written.with_name("step-0.json")
+    edited(other, run_key='"ffff"')
+    with pytest.raises(StoreError, match="is of the run ffff") as caught:
+        scan_steps(scan_record(written))
+    assert str(other) in str(caught.value)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2**53 - 1) | st.integers(0, 20), min_size=4, max_size=4), min_size=4, max_size=4)
+)
+def test_any_matrix_survives(rows: list[list[int]]) -> None:
+    text = ",\n".join(f"  {json.dumps(row)}" for row in rows).encode()
+    found = scan._counts(text, 4)
+    assert found is not None
+    assert found.tolist() == rows
+    assert scan._counts(text, 3) is None
+    assert scan._counts(text, 5) is None
