@@ -53,18 +53,22 @@ class Stepper:
         self.optimizer = build_optimizer(model, phase)
         self.scaler = torch.amp.GradScaler(device.type, enabled=phase.precision == "fp16")
         self.skipped = 0
+        self._gradients_are_old = True
         self._undo = Undo(model, self.optimizer, on_host=device.type == "cpu")
 
     def begin(self, iteration: int) -> None:
-        """Set the learning rates of ``iteration`` (from 0), and forget the gradients of the one before."""
+        """Set the learning rates of ``iteration`` (from 0)."""
         factor = lr_factor(self.phase, iteration, self.iterations)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        self.optimizer.zero_grad(set_to_none=True)
+        self._gradients_are_old = True
         self._undo.remember_statistics()
 
     def backward(self, loss: Tensor) -> None:
-        """Back-propagate a loss, or a part of it."""
+        """Back-propagate a loss, or a part of it; the first one replaces the gradients of the iteration before."""
+        if self._gradients_are_old:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._gradients_are_old = False
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def update(self, sound: Tensor) -> Tensor:
