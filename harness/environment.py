@@ -92,6 +92,16 @@ def usable_cores() -> tuple[int, int]:
     return min(len(siblings), most), min(len(cpus), most)
 
 
+def emulates_bf16() -> bool:
+    """Whether this processor is known to lack bf16 arithmetic: torch then works, ten times slower or worse."""
+    import torch
+
+    ask = getattr(torch.cpu, "get_capabilities", None)  # which older versions lack
+    if ask is None or (found := ask()).get("architecture") != "x86_64":
+        return False
+    return not any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -15,7 +15,7 @@ from cispbench.harness.data.source import Source, find_source, locate
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group, joined, launched, local_rank
-from cispbench.harness.environment import usable_cores
+from cispbench.harness.environment import emulates_bf16, usable_cores
 from cispbench.harness.imported import ImportedStep, find_imported
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import trains_batch_norm
@@ -109,6 +109,7 @@ def _run(
                         weights_sha256=choice.sha256, start=start, devices=group.size,
                         micro_batch=micro_batch)  # fmt: skip
         _note_parts(plan, group, micro_batch, view)
+        _note_precision(plan, where, view)
         options = RunOptions(
             records=Store(out), steps=steps, device=where, view=view, workers=_workers(workers, where), wait=wait,
             load_encoder=choice.load, on_step=lambda record: view.end_step(step_line(record, protocol)), until=until,
@@ -177,6 +178,16 @@ def _note_parts(plan: RunPlan, group: Group, micro_batch: int | None, view: Prog
         view.note(
             f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see {divisions[0].smallest_part} images "
             "at once, not the whole batch; the result is another one, and kept apart by its key"
+        )
+
+
+def _note_precision(plan: RunPlan, where: torch.device, view: ProgressView) -> None:
+    """Say where a precision costs time instead of saving it."""
+    precisions = {plan.recipe.phase(step.step).precision for step in plan.steps}
+    if where.type == "cpu" and "bf16" in precisions and emulates_bf16():
+        view.note(
+            "optim.precision=bf16: this processor has no bf16 arithmetic and emulates it, many times slower than "
+            "float32 (--set optim.precision=fp32)"
         )
 
 
