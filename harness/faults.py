@@ -146,7 +146,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _asked(error: BaseException) -> str:
     """Return how much was asked for last, where the error says so."""
-    on_cuda = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    on_cuda = re.search(r"Tried to allocate ([\d.]+ \wiB)", str(error))
     if on_cuda:
         return f": it asked for {on_cuda[1]} more"
     on_cpu = re.search(r"tried to allocate (\d+) bytes", str(error))

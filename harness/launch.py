@@ -176,7 +176,7 @@ def _note_parts(plan: RunPlan, group: Group, micro_batch: int | None, view: Prog
     divisions = [Division(recipe.phase(step).batch, group.size, micro_batch) for step in (0, 1)]
     if any(division.parts > 1 for division in divisions) and trains_batch_norm(recipe.model, recipe.freeze_batch_norm):
         view.note(
-            f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see {divisions[0].smallest_part} images "
+            f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see parts of {divisions[0].smallest_part} "
             "at once, not the whole batch; the result is another one, and kept apart by its key"
         )
 

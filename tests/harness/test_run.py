@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(plan, tmp_path):
             terms = super().losses(batch, output, previous, context)
             return {**terms, "broken": output.logits.sum() * float("nan")}
 
-    with pytest.raises(RunError, match="the loss broken is not a finite number near iteration 1 of step 0"):
+    with pytest.raises(RunError, match="the loss broken is not a finite number at iteration 1 to 4 of step 0"):
         execute(replace(made, method=Overflowing()), options(tmp_path))
     assert not list((tmp_path / "out").rglob("*.json"))
 
