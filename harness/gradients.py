@@ -49,8 +49,8 @@ class Gradients:
         if group.size > 1:
             # Statistics of batch norms are the same everywhere already.
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in DDP_OPTIONS else "broadcast_buffers"
-            where = [device] if device.type == "cuda" else None
-            self._shared = DistributedDataParallel(context.model, device_ids=where, **{buffers: False})
+            options: dict[str, Any] = {buffers: False, "device_ids": [device] if device.type == "cuda" else None}
+            self._shared = DistributedDataParallel(context.model, **options)
         self._counted: tuple[str, ...] | None = None
 
     def take(self, batch: Batch, stepper: Stepper, iteration: int) -> Outcome:

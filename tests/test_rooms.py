@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import fnmatch
 import importlib
 import subprocess
 import sys
@@ -77,6 +79,25 @@ def test_public_names_are_there_and_documented(module):
     loaded = importlib.import_module(f"cispbench.{module}")
     for name in PUBLIC[module]:
         assert getattr(loaded, name).__doc__, f"{module}.{name} has no docstring"
+
+
+def test_every_package_and_file_that_code_needs_is_installed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    packages, data = config["options"]["packages"].split(), config["options.package_data"]
+    folders = {path.parent.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("__init__.py")}
+    assert {f"cispbench.{'.'.join(folder.parts)}" for folder in folders} == set(packages)
+    for folder in folders:
+        patterns = data[f"cispbench.{'.'.join(folder.parts)}"].replace(",", " ").split()
+        deeper = [other for other in folders if folder in other.parents]
+        for path in (ROOT / folder).rglob("*"):
+            name = path.relative_to(ROOT / folder)
+            if path.is_dir() or path.suffix in (".py", ".pyc") or any(ROOT / other in path.parents for other in deeper):
+                continue
+            # Measured records and the leaderboard made of them belong to a checkout, not to an installation.
+            if folder.parts == ("results",) and name.parts[0] in ("runs", "leaderboard", "leaderboard.md"):
+                continue
+            assert any(fnmatch.fnmatchcase(str(name), pattern) for pattern in patterns), f"{path} is not installed"
 
 
 def test_no_harness_module_names_a_method():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def _unlike(batch: Batch) -> Batch:
 
 
 def _sliced(output: Output, images: slice) -> Output:
-    changes = {}
+    changes: dict[str, Any] = {}
     for part in fields(Output):
         value = getattr(output, part.name)
         if part.name not in WITHOUT_IMAGES:

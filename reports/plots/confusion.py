@@ -1,0 +1,147 @@
+"""The confusion matrix after the last step, with background shift marked: old classes given up for background."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from cispbench.reports.aggregate import Cell
+from cispbench.reports.plots.grid_cells import BLANK, Floats, draw_grid
+from cispbench.reports.plots.page import COLUMN, FULL, Entry, Page, new_page
+from cispbench.reports.plots.subject import ORANGE, VERMILION, Subject
+from cispbench.reports.plots.wording import shorten, thinned
+from cispbench.results.scan import scan_record
+
+_TICKS = (0, 1, 5, 10, 25, 50, 100)
+_SMALL = 40  # classes; more of them take both columns of a paper
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Where the pixels of background, old and new classes go, in percent; nan where there are no such pixels.
+
+    ``old_to_background``, ``old_to_new``, ``new_to_background``, ``new_to_old``: mean over the classes of the share of
+    a class's pixels; ``background_to_old``, ``background_to_new``: share of the background's pixels.
+    """
+
+    old_to_background: float
+    old_to_new: float
+    new_to_background: float
+    new_to_old: float
+    background_to_old: float
+    background_to_new: float
+
+
+def row_shares(counts: NDArray[np.int64]) -> Floats:
+    """Return the share of each row's pixels by prediction in percent, (C, C); nan for a class without pixels."""
+    totals = counts.sum(axis=1, keepdims=True).astype(np.float64)
+    shares: Floats = np.divide(100.0 * counts, totals, out=np.full(counts.shape, math.nan), where=totals > 0)
+    return shares
+
+
+def background_shift(counts: NDArray[np.int64], first: int) -> Shift:
+    """Return the shift told by a confusion matrix, whose classes from index ``first`` on are new; 0 is background.
+
+    >>> counts = np.array([[90, 0, 10], [40, 50, 10], [0, 5, 5]])
+    >>> shift = background_shift(counts, first=2)
+    >>> shift.old_to_background, shift.background_to_new, shift.new_to_old
+    (40.0, 10.0, 50.0)
+    """
+    shares = row_shares(counts)
+    old, new = slice(1, first), slice(first, None)
+    return Shift(
+        _mean(shares[old, 0]),
+        _mean(shares[old, new].sum(axis=1)),
+        _mean(shares[new, 0]),
+        _mean(shares[new, old].sum(axis=1)),
+        float(shares[0, old].sum()),
+        float(shares[0, new].sum()),
+    )
+
+
+def draw_confusion(subject: Subject, cell: Cell, label: str) -> Page:
+    """Draw the matrix of a cell after the last step, pixels of its seeds added up; rows are ground truth."""
+    counts = np.sum([scan_record(run.path).counts for run in cell.runs], axis=0)
+    first, count = subject.setting.num_classes(0), len(counts)
+    shares = row_shares(counts)
+    scored = not all(math.isnan(run.scores.background) for run in cell.runs)
+    if not scored:
+        shares[0] = math.nan
+    blank = np.isnan(shares).all(axis=1)
+    words = subject.words(f"Confusion after the last step: {label}", *_caption(counts, first, scored))
+    width = COLUMN if count <= _SMALL else FULL
+    page = new_page(width, width * 0.9, words, _legend(scored, bool(blank.any())))
+    axes = page.figure.add_subplot()
+    norm = PowerNorm(0.5, 0, 100)
+    drawn = draw_grid(axes, shares, matplotlib.colormaps["Blues"], norm)
+    for row in np.flatnonzero(blank):
+        axes.fill_between([0, count], row, row + 1, color=BLANK, linewidth=0)
+    _name_classes(axes, subject.names, width)
+    for step in subject.setting.steps[:-1]:
+        edge = subject.setting.num_classes(step.index)
+        axes.axhline(edge, color="#888888", linewidth=0.5)
+        axes.axvline(edge, color="#888888", linewidth=0.5)
+    _frame(axes, (0, 1, 1, first - 1), VERMILION)
+    if scored:
+        _frame(axes, (first, 0, count - first, 1), ORANGE)
+    share, aspect = (0.04, 30) if count <= _SMALL else (0.02, 60)
+    bar = page.figure.colorbar(drawn, ax=axes, location="right", pad=0.02, ticks=_TICKS, fraction=share, aspect=aspect)
+    bar.set_label("share of the row's pixels (%)", labelpad=2)
+    bar.outline.set_visible(False)
+    return page
+
+
+def _frame(axes: Axes, box: tuple[int, int, int, int], colour: str) -> None:
+    """Frame cells: the first column and row, how many columns and rows. The line lies around them, not on them."""
+    column, row, wide, high = box
+    edge = 0.0 if len(axes.get_yticks()) <= _SMALL else 0.25
+    place, size = (column - edge, row - edge), (wide + 2 * edge, high + 2 * edge)
+    line = Rectangle(place, *size, fill=False, edgecolor=colour, linewidth=1.0, zorder=5, clip_on=False)
+    axes.add_patch(line)
+
+
+def _caption(counts: NDArray[np.int64], first: int, scored: bool) -> list[str]:
+    shift = background_shift(counts, first)
+    framed = [
+        f"Background shift: of an old class's pixels {_percent(shift.old_to_background)} are predicted as background"
+    ]
+    if scored:
+        framed.append(f"of the background's {_percent(shift.background_to_new)} as a new class")
+    others = (
+        f"Old to new {_percent(shift.old_to_new)}, new to background {_percent(shift.new_to_background)}, new to old "
+        f"{_percent(shift.new_to_old)}; means over classes. Grey lines: between steps."
+    )
+    unscored = "The protocol does not score the background's row." if not scored else ""
+    return [", ".join(framed) + ".", others, unscored]
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f} %"
+
+
+def _legend(scored: bool, blank: bool) -> list[Entry]:
+    framed = [("old class to background", VERMILION), ("background to new class", ORANGE)][: 2 if scored else 1]
+    entries = [Entry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
+    return [*entries, Entry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
+
+
+def _name_classes(axes: Axes, names: tuple[str, ...], width: float) -> None:
+    size = 5.5
+    shown = thinned(names, width * 0.75 / len(names), size)
+    places = [place + 0.5 for place, _ in shown]
+    texts = [shorten(name, 0.75, size) for _, name in shown]
+    axes.set_xticks(places, texts, rotation=90, fontsize=size)
+    axes.set_yticks(places, texts, fontsize=size)
+    axes.set(xlabel="prediction", ylabel="ground truth")
+
+
+def _mean(values: Floats) -> float:
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else math.nan

@@ -1,0 +1,140 @@
+"""What a method costs: time of training, peak memory and parameters, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from cispbench.reports.aggregate import Cell, Spread, spread
+from cispbench.reports.plots.page import FULL, Entry, Page, new_page
+from cispbench.reports.plots.subject import BLUE, SKY, Subject
+from cispbench.reports.plots.wording import shorten
+
+_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_GIB = 1024.0**3
+_DARK, _LIGHT, _HOST = BLUE, SKY, "#999999"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run costs, over seeds: seconds of training step 0 and all later steps, peak bytes, parameters at the end.
+
+    ``on_device``: whether ``memory`` is the peak of an accelerator, not of the host.
+    """
+
+    first: Spread
+    later: Spread
+    total: Spread
+    memory: Spread
+    on_device: bool
+    parameters: int
+
+
+def costs(cell: Cell) -> Costs:
+    """Return what the runs of a cell cost: a step that several runs share counts whole in each of them."""
+    by_step = [{step.step: step.cost for step in run.steps} for run in cell.runs]
+    devices = [cost.peak_device_bytes for steps in by_step for cost in steps.values()]
+    on_device = None not in devices
+    first = [steps[0].train_seconds if 0 in steps else 0.0 for steps in by_step]
+    total = [sum(cost.train_seconds for cost in steps.values()) for steps in by_step]
+    memory = [
+        float(max((cost.peak_device_bytes or 0) if on_device else cost.peak_host_bytes for cost in steps.values()))
+        for steps in by_step
+    ]
+    later = [whole - base for whole, base in zip(total, first, strict=True)]
+    return Costs(
+        spread(first), spread(later), spread(total), spread(memory), on_device, cell.runs[0].facts.model.parameters
+    )
+
+
+def costly(cell: Cell) -> bool:
+    """Whether the cost of a cell is known: not where masks alone were scored, or a step was trained elsewhere."""
+    return cell.key.origin != "predictions" and not cell.key.imported and all(run.complete for run in cell.runs)
+
+
+def draw_cost(subject: Subject) -> Page:
+    """Draw time of training, peak memory and parameters of every method, from zero."""
+    kept = [(cell, label) for cell, label in zip(subject.cells, subject.labels, strict=True) if costly(cell)]
+    found = [costs(cell) for cell, _ in kept]
+    several = any(len(cell.runs) > 1 for cell, _ in kept)
+    mixed = len({cost.on_device for cost in found}) > 1
+    legend = [Entry(Patch(color=_DARK), "step 0"), Entry(Patch(color=_LIGHT), "later steps")]
+    if mixed:
+        legend.append(Entry(Patch(color=_HOST), "memory of the host, not of a device"))
+    words = subject.words(
+        "Cost of a run",
+        "Time of training, testing left out; a step shared with other runs counts whole in each."
+        + (" Mean over seeds; whiskers: one standard deviation." if several else ""),
+        _machines(kept),
+        scored=False,
+    )
+    page = new_page(FULL, 0.5 + 0.2 * len(kept), words, legend, gap=0.05)
+    time, memory, parameters = page.figure.subplots(1, 3, sharey=True)
+    labels = [shorten(label, 1.6, 6.5) for _, label in kept]
+    time.set_yticks(range(len(labels)), labels)
+    time.invert_yaxis()
+    time.set_ylim(len(labels) - 0.4, -0.6)
+    _time(time, found)
+    _memory(memory, found)
+    _parameters(parameters, found)
+    for axes in (time, memory, parameters):
+        axes.tick_params(axis="y", length=0)
+    return page
+
+
+def _time(axes: Axes, found: Sequence[Costs]) -> None:
+    longest = max(cost.total.mean for cost in found)
+    seconds, unit = next((entry for entry in _UNITS if longest >= entry[0]), _UNITS[-1])
+    first, later = ([getattr(cost, name).mean / seconds for cost in found] for name in ("first", "later"))
+    places = range(len(found))
+    axes.barh(places, first, height=0.6, color=_DARK)
+    axes.barh(places, later, height=0.6, left=first, color=_LIGHT)
+    _finish(axes, f"training ({unit})", [cost.total for cost in found], seconds)
+
+
+def _memory(axes: Axes, found: Sequence[Costs]) -> None:
+    host = {cost.on_device for cost in found} == {False}
+    colours = [_DARK if cost.on_device or host else _HOST for cost in found]
+    axes.barh(range(len(found)), [cost.memory.mean / _GIB for cost in found], height=0.6, color=colours)
+    _finish(axes, f"peak memory{' of the host' if host else ''} (GiB)", [cost.memory for cost in found], _GIB)
+
+
+def _parameters(axes: Axes, found: Sequence[Costs]) -> None:
+    values = [float(cost.parameters) for cost in found]
+    factor, unit = (1e6, "millions") if max(values) >= 1e6 else (1e3, "thousands")
+    axes.barh(range(len(found)), [value / factor for value in values], height=0.6, color=_DARK)
+    _finish(axes, f"parameters ({unit})", [spread([value]) for value in values], factor)
+
+
+def _finish(axes: Axes, title: str, values: Sequence[Spread], unit: float) -> None:
+    """Name the axis, and write each value behind its bar and its whisker."""
+    axes.set_xlabel(title)
+    ends = []
+    for place, value in enumerate(values):
+        mean, std = value.mean / unit, value.std / unit if value.std == value.std else 0.0
+        if std:
+            axes.errorbar(mean, place, xerr=std, color="black", linewidth=0.8, capsize=1.5, capthick=0.8)
+        axes.annotate(_number(mean), (mean + std, place), (3, 0), textcoords="offset points", fontsize=6, va="center")
+        ends.append(mean + std)
+    axes.set_xlim(0, max(ends) * 1.22 or 1.0)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _machines(kept: Sequence[tuple[Cell, str]]) -> str:
+    """Say on what was measured; times of different machines do not compare."""
+    names = {_machine(run.facts.environment) for cell, _ in kept for run in cell.runs}
+    if len(names) > 1:
+        return f"Measured on {len(names)} kinds of machines: times do not compare between them."
+    return f"Measured on {names.pop()}." if names else ""
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    named = environment.get("device_name") or environment.get("cpu") or "a machine unknown"
+    return str(named)

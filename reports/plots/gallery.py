@@ -1,0 +1,123 @@
+"""All pictures of a store: which there are, in which files, and drawn one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from cispbench.reports.aggregate import Cell, by_group, cells, load_runs
+from cispbench.reports.plots.confusion import draw_confusion
+from cispbench.reports.plots.cost import costly, draw_cost
+from cispbench.reports.plots.curves import draw_curves
+from cispbench.reports.plots.heat_map import draw_heat_map
+from cispbench.reports.plots.page import FORMATS, Page, drawing, render
+from cispbench.reports.plots.scatter import draw_scatter
+from cispbench.reports.plots.subject import Subject, common_steps, subjects
+from cispbench.reports.plots.wording import file_part
+from cispbench.reports.runs import Selection
+from cispbench.results.atomic import make_folder, write_atomic
+from cispbench.results.store import Store
+from cispbench.splits.errors import StoreError, UsageError, nearest
+
+KINDS = ("curves", "classes", "scatter", "confusion", "cost")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures, in which format."""
+
+    kinds: tuple[str, ...] = KINDS
+    form: str = "svg"
+
+    def __post_init__(self) -> None:
+        for what, names, known in (("picture", self.kinds, KINDS), ("format", (self.form,), FORMATS)):
+            for name in names:
+                if name not in known:
+                    raise UsageError(f"unknown {what} {name!r}.", hint=nearest(name, known))
+
+
+class Picture(NamedTuple):
+    """A picture to be drawn: its file below the folder of pictures, without an ending, and what draws it."""
+
+    path: Path
+    draw: Callable[[], Page]
+
+
+def draw_store(
+    store: Store, folder: Path, protocol: str = "strict", selection: Selection | None = None,
+    wanted: Wanted | None = None,
+) -> Iterator[Path]:  # fmt: skip
+    """Draw the selected finished runs of a store into a folder, and yield each file once it is written.
+
+    One kind of data and one profile a picture. A file of the same name is replaced. Raises StoreError if there is
+    nothing to draw or a file cannot be read or written, UsageError as ``load_runs`` does.
+    """
+    chosen = wanted or Wanted()
+    for path, draw in plan_pictures(store, protocol, selection, chosen.kinds):
+        with drawing():
+            content = render(draw(), chosen.form)
+        target = folder / path.with_name(f"{path.name}.{chosen.form}")
+        make_folder(target.parent)
+        write_atomic(target, content)
+        yield target
+
+
+def plan_pictures(
+    store: Store, protocol: str = "strict", selection: Selection | None = None, kinds: Sequence[str] = KINDS
+) -> list[Picture]:
+    """Return the pictures of the selected finished runs. Raises StoreError if there are none."""
+    runs = load_runs(store, protocol, selection)
+    if not runs:
+        raise StoreError(
+            f"no finished run in {store.path}: there is nothing to draw.",
+            hint="`cispbench status` shows what is missing; a run is drawn once its last step is recorded.",
+        )
+    pictures = []
+    for group, members in by_group(cells(runs)).items():
+        for subject in subjects(group, members, protocol):
+            pictures += _of_setting(subject, kinds) + _of_methods(subject, kinds)
+    if not pictures:
+        raise StoreError(
+            f"none of the {len(runs)} selected runs in {store.path} has what {', '.join(kinds)} would show.",
+            hint="classes and scatter need a run with several recorded steps, cost one that was trained here.",
+        )
+    return pictures
+
+
+def _of_setting(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
+    """Return the pictures that hold all methods of a setting."""
+    folder = _folder(subject)
+    draws = {"curves": draw_curves, "scatter": draw_scatter, "cost": draw_cost}
+    shown = {
+        "curves": any(len(common_steps(cell)) > 1 for cell in subject.cells),
+        "scatter": subject.setting.last_step > 0,
+        "cost": any(costly(cell) for cell in subject.cells),
+    }
+    return [Picture(folder / kind, partial(draws[kind], subject)) for kind in draws if kind in kinds and shown[kind]]
+
+
+def _of_methods(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
+    """Return the pictures that are of one method each."""
+    pictures = []
+    for cell, label in zip(subject.cells, subject.labels, strict=True):
+        folder = _folder(subject) / _name(cell)
+        if "classes" in kinds and len(common_steps(cell)) > 1:
+            pictures.append(Picture(folder / "classes", partial(draw_heat_map, subject, cell, label)))
+        if "confusion" in kinds:
+            pictures.append(Picture(folder / "confusion", partial(draw_confusion, subject, cell, label)))
+    return pictures
+
+
+def _folder(subject: Subject) -> Path:
+    group = subject.group
+    return Path(f"{group.dataset}-{group.kind}-{file_part(group.profile)}", file_part(subject.setting.name))
+
+
+def _name(cell: Cell) -> str:
+    key = cell.key
+    parts = [key.method, key.model, *(part for part in (key.variant, key.origin if key.origin != "measured" else "",
+                                                       "imported" if key.imported else "") if part)]  # fmt: skip
+    return "@".join(map(file_part, parts))  # a sign that no part can hold

@@ -1,0 +1,93 @@
+"""Old against new: what a method keeps and what it learns, on lines of equal harmonic mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from cispbench.reports.plots.page import COLUMN, GREY, Entry, Page, new_page
+from cispbench.reports.plots.subject import Subject
+from cispbench.results.continual import harmonic_mean
+
+Limits = tuple[float, float]
+_MARGIN = 4.0  # points of mIoU around what is measured
+_LEAST = 20.0  # points that an axis spans
+
+
+def draw_scatter(subject: Subject) -> Page:
+    """Draw old against new mIoU after the last step: a large mark a method, a small one a seed."""
+    entries = [Entry(subject.styles[label].mark(), label) for label in subject.labels]
+    several = any(len(cell.runs) > 1 for cell in subject.cells)
+    words = subject.words(
+        "Old against new classes",
+        "Grey lines: equal harmonic mean of both." + (" Large: mean over seeds; small: each seed." if several else ""),
+    )
+    page = new_page(COLUMN, 2.7, words, entries)
+    axes = page.figure.add_subplot()
+    for cell, label in zip(subject.cells, subject.labels, strict=True):
+        style = subject.styles[label]
+        means = [cell.numbers[name].mean for name in ("old", "new")]
+        axes.plot(*means, marker=style.marker, color=style.colour, markersize=7, markeredgecolor="white", zorder=3)
+        if len(cell.runs) > 1:
+            seeds = [[run.number(name) for run in cell.runs] for name in ("old", "new")]
+            axes.plot(*seeds, marker=style.marker, color=style.colour, linestyle="none", markersize=2.5, zorder=4)
+    points = [(run.number("old"), run.number("new")) for cell in subject.cells for run in cell.runs]
+    known = [point for point in points if not any(map(math.isnan, point))]
+    across, up = (limits([point[place] for point in known]) for place in (0, 1))
+    axes.set(xlim=across, ylim=up, xlabel="mIoU of old classes (%)", ylabel="mIoU of new classes (%)")
+    axes.set_xticks(_ticks(across))
+    axes.set_yticks(_ticks(up))
+    _harmonic_lines(axes, across, up)
+    return page
+
+
+def limits(values: Sequence[float]) -> Limits:
+    """Return the range of an axis that holds all values with some room, within 0..100; all of it for no value.
+
+    >>> limits([0.0, 3.0]), limits([60.0, 95.0])
+    ((-4.0, 16.0), (56.0, 99.0))
+    """
+    if not values:
+        return 0.0, 100.0
+    low, high = min(values) - _MARGIN, max(values) + _MARGIN
+    middle, half = (low + high) / 2, max(high - low, _LEAST) / 2
+    low = min(max(-_MARGIN, middle - half), 100 + _MARGIN - 2 * half)
+    return low, low + 2 * half
+
+
+def _ticks(span: Limits) -> list[float]:
+    """Return round numbers of a range, none of them below 0 or above 100."""
+    places = MaxNLocator(7, steps=[1, 2, 5, 10], integer=True).tick_values(*span)
+    return [float(place) for place in places if max(0.0, span[0]) <= place <= min(100.0, span[1])]
+
+
+def _harmonic_lines(axes: Axes, across: Limits, up: Limits) -> None:
+    """Draw lines of equal harmonic mean, each named where it leaves the axes."""
+    ends = harmonic_mean(max(0.0, across[0]), max(0.0, up[0])), harmonic_mean(across[1], up[1])
+    apart = next(step for step in (1, 2, 5, 10, 20) if (ends[1] - ends[0]) / step <= 7)
+    for level in np.arange(apart, ends[1], apart):
+        x = np.linspace(max(across[0], level / 2 + 0.01), across[1], 200)
+        y = level * x / (2 * x - level)
+        axes.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1)
+        for place, words in _exits(float(level), across, up):
+            axes.annotate(
+                f"{level:g}", place, (2, 1), textcoords="offset points", annotation_clip=False, fontsize=5.5,
+                color=GREY, **words,
+            )  # fmt: skip
+
+
+def _exits(level: float, across: Limits, up: Limits) -> Iterator[tuple[tuple[float, float], dict[str, Any]]]:
+    """Yield where the line of a harmonic mean leaves the axes to the right or at the top, if it does."""
+    right = across[1], level * across[1] / (2 * across[1] - level)
+    if 2 * across[1] > level and up[0] <= right[1] <= up[1]:
+        yield right, {"ha": "left", "va": "center"}
+        return
+    if 2 * up[1] > level:
+        top = level * up[1] / (2 * up[1] - level), up[1]
+        if across[0] <= top[0] <= across[1]:
+            yield top, {"ha": "center", "va": "bottom"}

@@ -1,0 +1,129 @@
+"""What a picture is of: the runs of one setting that may stand together, how each is called and how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from matplotlib.lines import Line2D
+
+from cispbench.reports.aggregate import Cell, Step
+from cispbench.reports.grid import remark
+from cispbench.reports.plots.page import Words
+from cispbench.reports.runs import Group, comparable, comparison_warning
+from cispbench.results.scores import Scores
+from cispbench.splits.classes import class_names
+from cispbench.splits.settings import Setting, parse_setting
+
+# Told apart by the colour-blind (Okabe and Ito), and by marker and dash where there are no colours.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+
+
+class Style(NamedTuple):
+    """How the runs of one label look; upper bounds are black."""
+
+    colour: str
+    marker: str
+    dash: Literal["-", "--", "-.", ":"]
+
+    def line(self) -> Line2D:
+        """Return a line that shows it in a legend."""
+        return Line2D([], [], color=self.colour, marker=self.marker, linestyle=self.dash)
+
+    def mark(self) -> Line2D:
+        """Return a marker that shows it in a legend."""
+        return Line2D([], [], color=self.colour, marker=self.marker, linestyle="none")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A setting on one kind of data, under one profile and protocol. ``labels``: by cell, in its order of ``cells``.
+
+    ``styles`` by label: the same in every picture of the group.
+    """
+
+    group: Group
+    setting: Setting
+    protocol: str
+    cells: tuple[Cell, ...]
+    labels: tuple[str, ...]
+    styles: dict[str, Style]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes in order of learning, background first."""
+        known = class_names(self.setting.dataset)
+        return tuple(known[number] for number in self.setting.learning_order)
+
+    def words(self, what: str, *caption: str, scored: bool = True) -> Words:
+        """Return the words of a picture: which data and profile are among them, and whether numbers compare.
+
+        ``scored``: whether the protocol has a part in what is shown.
+        """
+        kind, profile, dataset = self.group
+        models = {cell.key.model for cell in self.cells}
+        parts = [dataset, f"{kind} data", f"profile {profile}", f"protocol {self.protocol}" if scored else ""]
+        subtitle = ", ".join(part for part in (*parts, models.pop() if len(models) == 1 else "") if part)
+        warning = [] if comparable(kind, profile) else [comparison_warning(kind, profile)]
+        return Words(f"{what}, {self.setting.name}", subtitle, [*(part for part in caption if part), *warning])
+
+
+def subjects(group: Group, cells: Sequence[Cell], protocol: str) -> list[Subject]:
+    """Return the subjects of a group's cells, one a setting, in the order of the cells."""
+    labels = _labels(cells)
+    looks = styles(sorted({labels[id(cell)] for cell in cells if not cell.joint}))
+    looks |= dict.fromkeys((labels[id(cell)] for cell in cells if cell.joint), Style("black", "*", ":"))
+    found = []
+    for name in dict.fromkeys(cell.setting for cell in cells):
+        members = tuple(cell for cell in cells if cell.setting == name)
+        own = tuple(labels[id(cell)] for cell in members)
+        found.append(Subject(group, parse_setting(name), protocol, members, own, looks))
+    return found
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """Return a look for each label: 42 differ in colour or marker, and more of them in their dashes."""
+    return {
+        label: Style(
+            _COLOURS[place % len(_COLOURS)],
+            _MARKERS[place % len(_MARKERS)],
+            _DASHES[place // len(_COLOURS) % len(_DASHES)],
+        )
+        for place, label in enumerate(labels)
+    }
+
+
+def common_steps(cell: Cell) -> list[int]:
+    """Return the steps that every run of a cell has recorded, in their order."""
+    recorded = [{step.step for step in run.steps} for run in cell.runs]
+    return sorted(set.intersection(*recorded))
+
+
+def scores_after(cell: Cell, step: int) -> list[Scores]:
+    """Return the scores of every run of a cell after a recorded step, by seed."""
+    return [_recorded(run.steps, step).scores for run in cell.runs]
+
+
+def seeds_text(cell: Cell) -> str:
+    """Return ``seed 0``, or ``mean over 3 seeds``."""
+    runs = cell.runs
+    return f"seed {runs[0].facts.seed}" if len(runs) == 1 else f"mean over {len(runs)} seeds"
+
+
+def _recorded(steps: Sequence[Step], number: int) -> Step:
+    return next(step for step in steps if step.step == number)
+
+
+def _labels(cells: Sequence[Cell]) -> dict[int, str]:
+    """Return, by the identity of a cell, its method, with the model where the group has several, and what is odd."""
+    several = len({cell.key.model for cell in cells if not cell.joint}) > 1
+    labels = {}
+    for cell in cells:
+        parts = [cell.key.model if several or cell.joint else "", remark(cell)]
+        told = ", ".join(part for part in parts if part)
+        labels[id(cell)] = f"{cell.key.method} ({told})" if told else cell.key.method
+    return labels
