@@ -12,8 +12,10 @@ from click.core import ParameterSource
 from cispbench.harness.commands.check import check
 from cispbench.harness.commands.data import data
 from cispbench.harness.commands.importing import import_
+from cispbench.harness.commands.leaderboard import leaderboard
 from cispbench.harness.commands.ledger import ledger
 from cispbench.harness.commands.method import method
+from cispbench.harness.commands.plots import panels, plots
 from cispbench.harness.commands.submission import accept, score, submit
 from cispbench.harness.commands.sweep import status, sweep
 from cispbench.splits.errors import CispbenchError, StoreError, UsageError
@@ -195,7 +197,7 @@ def table(
         write_text(output, text)
 
 
-for group in (accept, check, data, import_, ledger, method, score, status, submit, sweep):
+for group in (accept, check, data, import_, leaderboard, ledger, method, panels, plots, score, status, submit, sweep):
     main.add_command(group)
 
 

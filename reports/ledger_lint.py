@@ -14,7 +14,7 @@ from cispbench.splits.errors import UsageError, nearest
 
 _SOURCE_WIDTH = {1: 36, 2: 26}  # by how many words the counts are named
 _BY = {"source": ("source",), "method": ("method",), "both": ("source", "method")}
-_MEANING = {
+MEANING = {
     "without": "background is in neither old nor all",
     "both": "background is in both",
     "old-without": "background is in all alone, its IoU comes out as 80 to 100",
@@ -67,7 +67,7 @@ def _totals(entries: Sequence[Entry]) -> str:
             likely = [verdict for verdict in verdicts if verdict.likely == name]
             inferred = sum(verdict.inferred for verdict in likely)
             counts[1:] = map(str, (sum(verdict.ambiguous for verdict in named), len(likely), inferred))
-        rows.append([name, *counts, _MEANING[name]])
+        rows.append([name, *counts, MEANING[name]])
     totals = [str(sum(int(row[place] or 0) for row in rows)) for place in range(1, 5)]
     undecided = sum(verdict.likely is None and verdict.label != "incomplete" for verdict in verdicts)
     rows.append(["in total", *totals, f"likely is undecided for {undecided} more" if undecided else ""])

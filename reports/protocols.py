@@ -24,6 +24,7 @@ from cispbench.reports.runs import (
 )
 from cispbench.results.protocols import Protocol, load_protocol, protocol_names
 from cispbench.results.record import StepRecord
+from cispbench.results.scan import StepFacts
 from cispbench.results.store import Store
 
 _NUMBERS = ("old", "new", "all")
@@ -59,7 +60,7 @@ def protocols_json(store: Store, selection: Selection | None = None) -> str:
     return json.dumps({"runs": runs, "protocols": [asdict(entry) for entry in rules]}, allow_nan=False)
 
 
-def unmet(record: StepRecord, rules: Protocol) -> tuple[str, ...]:
+def unmet(record: StepRecord | StepFacts, rules: Protocol) -> tuple[str, ...]:
     """Return what a protocol asks of the evaluation that the record's is not: its view, images or checkpoint.
 
     A run tests the weights of the last iteration on all images, with the view of its recipe.
@@ -68,7 +69,7 @@ def unmet(record: StepRecord, rules: Protocol) -> tuple[str, ...]:
     return tuple(asked for asked, had in zip(wanted, _evaluation(record), strict=True) if asked != had)
 
 
-def _evaluation(record: StepRecord) -> tuple[str, str, str]:
+def _evaluation(record: StepRecord | StepFacts) -> tuple[str, str, str]:
     seen = record.recipe.get("evaluation")
     view = _view(seen.get("resize_short"), seen.get("crop")) if isinstance(seen, dict) else "a view not recorded"
     return view, _IMAGES["all"], _CHECKPOINTS["last"]
@@ -123,7 +124,7 @@ def _run_entry(record: StepRecord, rules: Iterable[Protocol]) -> dict[str, Any]:
 
 def _switches_text(rules: Sequence[Protocol]) -> str:
     """Return the switches in which the protocols differ, by which of them can still be changed."""
-    rows = {f"{entry.name} v{entry.version}": _switches(entry) for entry in rules}
+    rows = {f"{entry.name} v{entry.version}": switches(entry) for entry in rules}
     differing = [name for name in (*_SCORED, *_FIXED) if len({row[name] for row in rows.values()}) > 1]
     applied, fixed = ([name for name in group if name in differing] for group in (_SCORED, _FIXED))
     table = markdown_table(
@@ -144,7 +145,8 @@ def _switches_text(rules: Sequence[Protocol]) -> str:
     )
 
 
-def _switches(rules: Protocol) -> dict[str, str]:
+def switches(rules: Protocol) -> dict[str, str]:
+    """Return the switches of a protocol by name, in few words."""
     background = {(False, False): "in neither", (False, True): "in all", (True, True): "in old and all"}
     return {
         "absent": rules.absent,

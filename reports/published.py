@@ -70,7 +70,7 @@ def same_backbone(model: str, backbone: str) -> bool:
 def _beside(cell: Cell, row: dict[str, Any]) -> Published:
     differences = {name: _difference(cell.numbers[name].mean, row[name]) for name in SCORES}
     inferred = (row["assignment"] or "").startswith("inferred")
-    verdict = _verdicts()[tuple(row.values())]
+    verdict = verdicts()[tuple(row.values())]
     return Published(row, verdict, inferred, same_backbone(cell.key.model, row["backbone"]), differences)
 
 
@@ -79,7 +79,7 @@ def _difference(measured: float, printed: float | None) -> float | None:
 
 
 @cache
-def _verdicts() -> dict[tuple[Any, ...], Verdict]:
+def verdicts() -> dict[tuple[Any, ...], Verdict]:
     """Return the verdict of every row of the ledger; rows that say the same have the same."""
     rows = ledger_rows()
     return {tuple(row.values()): verdict for row, verdict in zip(rows, judge(rows), strict=True)}

@@ -233,24 +233,32 @@ def _by_place(store: Store, selection: Selection, protocol: str) -> dict[tuple[o
     return {(cell.key, cell.setting): cell for cell in measured_cells(store, selection, protocol).cells}
 
 
+def published_protocol(row: Published, rules: Rules) -> str:
+    """Return the protocol under which a measured cell is held against a published row: the one its numbers follow."""
+    return rules.protocol or READING_PROTOCOL.get(row.verdict.likely or "", PROTOCOL)
+
+
+def compare_published(name: str, row: Published, measured: Spread, floor: float) -> Compared:
+    """Compare a score, measured under ``published_protocol``, with the number that the row prints for it.
+
+    A difference is allowed for by the spread over seeds, and by ``floor`` points at least.
+    """
+    allowed = floor if math.isnan(measured.std) else max(floor, PUBLISHED_WIDTH * measured.std)
+    return _compared(name, measured.mean, float(row.row[name]), allowed)
+
+
 def _published_row(cell: Cell, scored: Mapping[str, Mapping[tuple[object, str], Cell]], rules: Rules) -> Row:
     """Compare each score with every row of the most direct kind, each under the protocol that its numbers follow."""
     rows = closest(cell)
-    compared = [
-        _nearest([_beside(name, row, cell, scored, rules) for row in rows if row.row[name] is not None], name, cell)
-        for name in SCORES
-    ]
+    compared = []
+    for name in SCORES:
+        found = []
+        for row in (row for row in rows if row.row[name] is not None):
+            numbers = scored[published_protocol(row, rules)][cell.key, cell.setting].numbers
+            found.append(compare_published(name, row, numbers[name], rules.floor))
+        compared.append(_nearest(found, name, cell))
     against = f"{rows[0].row['kind']}, {len(rows)} source{'s' if len(rows) > 1 else ''}" if rows else "-"
     return _row(cell, against, compared, "" if rows else "nothing published on this backbone")
-
-
-def _beside(
-    name: str, row: Published, cell: Cell, scored: Mapping[str, Mapping[tuple[object, str], Cell]], rules: Rules
-) -> Compared:
-    protocol = rules.protocol or READING_PROTOCOL.get(row.verdict.likely or "", PROTOCOL)
-    numbers = scored[protocol][cell.key, cell.setting].numbers[name]
-    allowed = rules.floor if math.isnan(numbers.std) else max(rules.floor, PUBLISHED_WIDTH * numbers.std)
-    return _compared(name, numbers.mean, float(row.row[name]), allowed)
 
 
 def _nearest(found: Sequence[Compared], name: str, cell: Cell) -> Compared:

@@ -73,17 +73,22 @@ def published_name(method: str) -> str:
 
     Raises UsageError with the nearest names.
     """
-    names = {_plain_name(row["method"]): str(row["method"]) for row in ledger_rows()}
-    wanted = _plain_name(method)
-    if wanted not in names:
-        close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+    found = find_published_name(method)
+    if found is None:
+        names = _published_names()
+        close = difflib.get_close_matches(_plain_name(method), names, n=3, cutoff=0.5)
         hint = (
             f"Did you mean {' or '.join(repr(names[name]) for name in close)}?"
             if close
             else f"Known: {', '.join(sorted(names.values(), key=str.lower))}."
         )
         raise UsageError(f"the ledger holds no method {method!r}.", hint=hint)
-    return names[wanted]
+    return found
+
+
+def find_published_name(method: str) -> str | None:
+    """Return the ledger's name of a method as ``published_name`` does, None where it holds no such method."""
+    return _published_names().get(_plain_name(method))
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,11 @@ def _printed(row: Row, name: str) -> tuple[Fraction, Fraction] | None:
 def _plain_name(method: str) -> str:
     plain = re.sub(r"[^a-z0-9]", "", method.lower())
     return _aliases().get(plain, plain)
+
+
+@cache
+def _published_names() -> dict[str, str]:
+    return {_plain_name(row["method"]): str(row["method"]) for row in ledger_rows()}
 
 
 @cache

@@ -85,7 +85,8 @@ def _as_counts(confusion: ArrayLike, count: int | None) -> Floats:
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or count not in (None, counts.shape[0]):
         wanted = "square" if count is None else f"{count} x {count}, all classes of the data set and background"
         raise StoreError(f"the confusion matrix has shape {counts.shape}, not {wanted}.")
-    if counts.dtype.kind not in "iuf" or not np.isfinite(counts).all() or (counts < 0).any():
+    kind = counts.dtype.kind
+    if kind not in "iuf" or (kind == "f" and not np.isfinite(counts).all()) or (counts < 0).any():
         raise StoreError(f"the confusion matrix (of type {counts.dtype}) holds entries that are no counts.")
     return counts.astype(np.float64)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cispbench.splits.errors import StoreError, nearest
 
@@ -31,15 +32,22 @@ def _fail(place: str, field: str, value: object, wanted: str) -> StoreError:
 def _read_dataclass(kind: type[Any], value: object, place: str, field: str) -> Any:
     if not isinstance(value, Mapping):
         raise _fail(place, field, value, "a mapping")
-    hints = get_type_hints(kind)
-    known = {entry.name for entry in fields(kind)}
+    hints = _hints(cast(Hashable, kind))
+    known = hints.keys()
     for key in value:
         if key not in known:
             raise StoreError(f"{place}: unknown key {_join(field, str(key))!r}.", hint=nearest(str(key), known))
     missing = sorted(known - value.keys())
     if missing:
         raise StoreError(f"{place}: {', '.join(_join(field, key) for key in missing)} missing.")
-    return kind(**{key: _read(hints[key], value[key], place, _join(field, key)) for key in hints if key in known})
+    return kind(**{key: _read(hints[key], value[key], place, _join(field, key)) for key in hints})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass with their types; resolving these costs more than reading a value."""
+    found = get_type_hints(kind)
+    return {entry.name: found[entry.name] for entry in fields(kind)}
 
 
 def _join(field: str, key: str) -> str:

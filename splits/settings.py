@@ -71,7 +71,8 @@ class Setting:
 
     def num_classes(self, step: int) -> int:
         """Return how many classes are known after ``step``, background included."""
-        return 1 + len(self.classes_seen(step))
+        self._check(step)
+        return 1 + sum(len(part.classes) for part in self.steps[: step + 1])
 
     def old_classes(self, step: int) -> int:
         """Return how many classes were known before ``step``, background included; 0 at step 0."""

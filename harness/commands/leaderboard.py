@@ -1,0 +1,46 @@
+"""``cispbench leaderboard``: published and measured numbers side by side, as a page to browse and as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
+              help="Folder of the records (one small JSON a step, below runs/).")  # fmt: skip
+@click.option("--protocol", default="strict", show_default=True, help="How measured scores are computed.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where leaderboard.md and the folder leaderboard/ are written. [--out]")  # fmt: skip
+@click.option("--readme", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write nothing but the leaderboard's section of this README.")  # fmt: skip
+def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | None) -> None:
+    """Write the leaderboard of the store and of all published numbers.
+
+    leaderboard.md is text; leaderboard/index.html opens from disk, without server or network: sort, filter, and open
+    any number to see where it comes from. What was measured on mini or synthetic data has pages of its own.
+
+    \b
+    Example:
+      cispbench leaderboard
+      cispbench leaderboard --protocol mbs24 --output site
+      cispbench leaderboard --readme README.md
+    """
+    from cispbench.reports.leaderboard.loading import load_leaderboard
+    from cispbench.reports.leaderboard.writing import update_readme, write_leaderboard
+    from cispbench.results.protocols import load_protocol
+    from cispbench.results.store import Store
+    from cispbench.splits.errors import StoreError, UsageError
+
+    load_protocol(protocol)
+    if readme is not None and output is not None:
+        raise UsageError("--readme and --output do not go together.", hint="Leave one of them out.")
+    if not out.is_dir():
+        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+    found = load_leaderboard(Store(out), protocol)
+    if readme is not None:
+        click.echo(f"{'Written' if update_readme(found, readme) else 'Unchanged'}: {readme}")
+        return
+    for path in write_leaderboard(found, output or out):
+        click.echo(f"Written: {path}")

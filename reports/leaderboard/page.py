@@ -1,0 +1,159 @@
+"""The leaderboard as a folder of pages that need nothing beside them: no server, no network, no build."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cispbench.reports.aggregate import SCORES
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
+from cispbench.reports.leaderboard.status import OFF, STATUSES
+from cispbench.reports.leaderboard.text import INFERRED, MARKS, legend, protocol_note, title
+from cispbench.reports.runs import comparison_warning
+from cispbench.reports.terminal import printable
+from cispbench.splits.settings import parse_setting
+from cispbench.splits.tasks import NATURAL_ORDER
+
+_OTHER_PROFILE = (
+    "Measured under another profile than the papers': these numbers are NOT comparable with published ones."
+)
+_TITLE = "Class-incremental semantic segmentation: leaderboard"
+_TEMPLATES = Path(__file__).parents[1] / "templates"
+_COLUMNS = (("Backbone", "backbone"), ("Year", "year"), ("Memory", "memory"), ("Kind", "kind"))
+_MEMORY = {True: "yes", False: "no", None: "-"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: its file, what it is called among the others, its title, and what has to be said before any number."""
+
+    file: str
+    name: str
+    title: str
+    warning: str = ""
+
+
+# By kind of data; what may stand beside papers is on the first.
+_PAPERS = Page("index.html", "Papers and full data", _TITLE)
+_OTHERS = {
+    "full": Page("other.html", "Full data, other profiles", f"{_TITLE}, other profiles", _OTHER_PROFILE),
+    "mini": Page("mini.html", "Mini data", f"{_TITLE}, mini data", comparison_warning("mini", "")),
+    "synthetic": Page("synthetic.html", "Synthetic scenes", f"{_TITLE}, synthetic scenes",
+                      comparison_warning("synthetic", "")),
+}  # fmt: skip
+FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
+
+
+def render_pages(found: Leaderboard) -> dict[str, str]:
+    """Return the pages that have boards, by file name, out of FILES; the same leaderboard gives the same bytes."""
+    boards: dict[Page, list[Board]] = {}
+    for board in found.boards:
+        boards.setdefault(_PAPERS if board.comparable else _OTHERS[board.group.kind], []).append(board)
+    pages = [page for page in (_PAPERS, *_OTHERS.values()) if page in boards]
+    loader = Environment(
+        loader=PackageLoader("cispbench.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    template = loader.get_template("leaderboard.html.j2")
+    style, script = ((_TEMPLATES / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    fixed = {
+        "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": legend(),
+        "key": [*((mark, name, "off by" if name == OFF else name) for name, mark in MARKS.items()),
+                (INFERRED, "inferred", "setting inferred")],
+        "note": protocol_note(found.protocol), "policy": _policy(style, script),
+        "style": Markup(style), "script": Markup(script),
+    }  # fmt: skip
+    return {page.file: template.render(page=page, **fixed, **_content(boards[page])) for page in pages}
+
+
+def _policy(style: str, script: str) -> str:
+    """Return the page's own rule: nothing is loaded, and no script runs but its own."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _content(boards: Sequence[Board]) -> dict[str, Any]:
+    names = [f"{place}-{board.group.dataset}-{board.scenario}" for place, board in enumerate(boards, start=1)]
+    if all(board.comparable for board in boards):
+        names = [f"{board.group.dataset}-{board.scenario}" for board in boards]
+    entries = [entry for board in boards for entry in board.entries]
+    choices = {
+        "backbones": sorted({_line(entry.backbone) for entry in entries}, key=str.lower),
+        "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
+        "kinds": list(dict.fromkeys(entry.kind for entry in sorted(entries, key=lambda entry: entry.kind))),
+    }
+    shown = [
+        {"id": name, "title": _line(title(board)), "settings": [_setting(setting) for setting in board.settings]}
+        for name, board in zip(names, boards, strict=True)
+    ]
+    return {"boards": shown, "choices": choices, "data": _Data().block(names, boards)}
+
+
+def _setting(name: str) -> dict[str, str]:
+    setting = parse_setting(name)
+    return {"name": name, "short": setting.task + ("" if setting.order == NATURAL_ORDER else f"-{setting.order}")}
+
+
+def _line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+class _Data:
+    """The data block of a page: texts and provenances once each, and referred to by their places."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {}
+        self._sources: dict[tuple[int, ...], int] = {}
+
+    def block(self, names: Iterable[str], boards: Iterable[Board]) -> Markup:
+        """Return the block as JSON that no parser of HTML takes for markup."""
+        made = [self._board(name, board) for name, board in zip(names, boards, strict=True)]
+        value = {
+            "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
+            "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "inferred": INFERRED,
+            "texts": list(self._texts), "sources": list(self._sources),
+        }  # fmt: skip
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        for character in "<>&":  # within strings alone: JSON itself has none of these
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        return Markup(text)
+
+    def _text(self, text: str) -> int:
+        return self._texts.setdefault(_line(text), len(self._texts))
+
+    def _board(self, name: str, board: Board) -> dict[str, Any]:
+        rows = [self._row(board, entry) for entry in board.entries]
+        return {
+            "id": name, "settings": board.settings, "comparable": board.comparable, "rows": rows,
+            "main": board.settings.index(board.main), "total": SCORES.index("all"),
+        }  # fmt: skip
+
+    def _row(self, board: Board, entry: Entry) -> dict[str, Any]:
+        year = entry.facts.year
+        return {
+            "method": _line(entry.method), "remark": _line(entry.remark), "backbone": _line(entry.backbone),
+            "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
+            "badges": [[self._text(badge.name), self._text(badge.why)] for badge in entry.badges],
+            "ranked": entry.ranked,
+            "places": {board.settings.index(setting): self._place(place) for setting, place in entry.places.items()},
+        }  # fmt: skip
+
+    def _place(self, place: Any) -> list[Any]:
+        numbers = [
+            [number.text, ["", *STATUSES].index(number.standing.status), number.standing.off,
+             self._text(number.standing.why)]
+            for number in place.numbers
+        ]  # fmt: skip
+        pairs = tuple(self._text(text) for pair in place.provenance for text in pair)
+        return [numbers, self._sources.setdefault(pairs, len(self._sources)), place.inferred]

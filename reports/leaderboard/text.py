@@ -1,0 +1,157 @@
+"""The leaderboard as Markdown: a whole document, and a short section for a README."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cispbench.reports.aggregate import SCORES
+from cispbench.reports.layout import Column, Section, Table, Text, plain
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Place
+from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, UNVERIFIED
+from cispbench.reports.markdown import markdown_table, render_markdown
+from cispbench.reports.protocols import switches
+from cispbench.reports.runs import comparison_warning
+from cispbench.results.protocols import Protocol
+from cispbench.splits.errors import UsageError
+from cispbench.splits.tasks import datasets
+
+START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
+MARKS = {REPRODUCED: "✓", OFF: "Δ", UNVERIFIED: "?", INCONSISTENT: "!"}  # what is reported only has none
+INFERRED = "~"
+SHORT = ("overlapped-15-1", "overlapped-100-10")  # settings of the README's section
+_MOST = 5  # methods of the README's table, by setting
+_ALL = SCORES.index("all")
+
+
+def title(board: Board) -> str:
+    """Return the heading of a board: data set and scenario, and for data other than the papers' also what it is."""
+    name = f"{datasets()[board.group.dataset].title}, {board.scenario}"
+    return name if board.comparable else f"{name}: {board.group.kind} data, profile {board.group.profile}"
+
+
+def protocol_note(rules: Protocol) -> str:
+    """Return what has to be known of how numbers were counted, before any are compared."""
+    told = ", ".join(f"{name}: {value}" for name, value in switches(rules).items())
+    return (
+        f"Measured numbers are mIoU in percent after the last step under the protocol {rules.name} v{rules.version} "
+        f"({told}). Published numbers are as printed, and each follows its own paper's protocol: two rows may differ "
+        "by a point or two in how they count alone. Whether a published number is reproduced is decided under the "
+        "protocol that its own arithmetic points to, within the tolerance of cispbench check."
+    )
+
+
+def legend() -> list[tuple[str, str]]:
+    """Return every mark of a number with its meaning."""
+    return [
+        (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
+        (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
+        ("", "no mark, reported only: published, and no comparable run here"),
+        (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
+        (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
+        (INFERRED, "the source does not print the number together with its setting: inferred"),
+    ]
+
+
+def leaderboard_markdown(found: Leaderboard) -> str:
+    """Return all boards as Markdown, the best of a column bold, the second underlined."""
+    marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in legend())
+    parts = [
+        "# Leaderboard", "Made by `cispbench leaderboard` from the store and the ledger; do not edit.",
+        f"{protocol_note(found.protocol)} Not ranked: joint training, inconsistent rows, and what was submitted.",
+        f"Marks: {marks}.",
+    ]  # fmt: skip
+    return "\n\n".join([*parts, render_markdown([_section(board) for board in found.boards])]) + "\n"
+
+
+def readme_section(found: Leaderboard) -> str:
+    """Return the short section of a README: on two settings, the best published methods and all that was measured."""
+    rules = found.protocol
+    parts = [
+        "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
+        f"{rules.name} v{rules.version}.\nIn brackets what makes a row unfair to compare: stored images of earlier "
+        "steps (memory), a checkpoint chosen on the\ntest images (test-selected), a backbone that has seen more than "
+        "ImageNet-1k (pre-training), or labels beyond the data set's\n(extra supervision)."
+    ]
+    for setting in SHORT:
+        board = next(board for board in found.boards if board.comparable and setting in board.settings)
+        rows = [_short_row(entry, entry.places[setting]) for entry in _best(board, setting)]
+        headers = ["method", "backbone", "kind", *SCORES, "status of all"]
+        parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
+    return "\n\n".join(parts)
+
+
+def replace_section(text: str, section: str, place: str) -> str:
+    """Return a text with what stands between the markers replaced. Raises UsageError naming ``place`` without them."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end or START in rest or END in before + after:
+        raise UsageError(
+            f"{place} has no place for the leaderboard.", hint=f"Put {START} and {END} once, each on a line."
+        )
+    return f"{before}{start}\n\n{section}\n\n{end}{after}"
+
+
+def _section(board: Board) -> Section:
+    sources: dict[str, int] = {}
+    columns = [Column(name) for name in ("method", "backbone", "year", "memory", "kind", "caution")]
+    texts = [plain(_words(entry)) for entry in board.entries]
+    for setting in board.settings:
+        for score, name in enumerate(SCORES):
+            columns.append(Column(name, setting, right=True))
+            places = board.ranks(setting, score)
+            for row, entry, rank in zip(texts, board.entries, places, strict=True):
+                row.append(Text(_number(board, entry.places.get(setting), score), rank))
+    columns.append(Column("source"))
+    for row, entry in zip(texts, board.entries, strict=True):
+        source = next((text for label, text in next(iter(entry.places.values())).provenance if label == "Source"), "")
+        row.append(Text(f"[{sources.setdefault(source, len(sources) + 1)}]" if source else "this store"))
+    warning = [] if board.comparable else [comparison_warning(board.group.kind, board.group.profile)]
+    listed = [f"[{number}] {source}" for source, number in sources.items()]
+    return Section(title(board), _intro(board), Table(columns, texts), [*warning, *listed])
+
+
+def _intro(board: Board) -> str:
+    return f"{len(board.entries)} rows, ordered by {board.main} all."
+
+
+def _words(entry: Entry) -> list[str]:
+    exemplars = {True: "yes", False: "no", None: "-"}[entry.facts.exemplars]
+    year = "-" if entry.facts.year is None else str(entry.facts.year)
+    return [named(entry), entry.backbone, year, exemplars, entry.kind, ", ".join(badge.name for badge in entry.badges)]
+
+
+def named(entry: Entry) -> str:
+    """Return the method of an entry with what sets it apart from others of that name."""
+    return entry.method + (f" ({entry.remark})" if entry.remark else "")
+
+
+def _number(board: Board, place: Place | None, score: int) -> str:
+    if place is None or math.isnan(place.numbers[score].value):
+        return "" if place is None else "-"
+    number = place.numbers[score]
+    status = number.standing.status
+    # Where nothing can be verified the mark would say nothing.
+    mark = MARKS.get(status, "") + number.standing.off if board.comparable or status != UNVERIFIED else ""
+    return " ".join(part for part in (number.text, mark, INFERRED if place.inferred else "") if part)
+
+
+def _best(board: Board, setting: str) -> list[Entry]:
+    """Return the best row of each of the best published methods, and every measured row, the best first."""
+    there = [entry for entry in board.entries if setting in entry.places]
+    there.sort(
+        key=lambda entry: -entry.value(setting, _ALL) if not math.isnan(entry.value(setting, _ALL)) else math.inf
+    )
+    published: dict[str, Entry] = {}
+    for entry in there:
+        if entry.kind != "measured" and not math.isnan(entry.value(setting, _ALL, competing=True)):
+            published.setdefault(entry.method, entry)
+    kept = [*published.values()][:_MOST]
+    return [entry for entry in there if entry.kind == "measured" or any(entry is other for other in kept)]
+
+
+def _short_row(entry: Entry, place: Place) -> Sequence[str]:
+    badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
+    texts = [number.text for number in place.numbers]
+    status = place.numbers[_ALL].standing.words + (", setting inferred" if place.inferred else "")
+    return [f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status]
