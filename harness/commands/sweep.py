@@ -53,7 +53,13 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
 )
 @click.option("--weights", help="Pre-trained encoder: a file, a name from `cispbench list weights`, or none.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipes: optim.lr=0.002.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the recipes (after what --file sets): optim.lr=0.002.",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Print the graph of steps and its cost; train nothing.")
 @click.option("--workers", type=click.IntRange(min=1), help="Steps at once. [one a device]")
 @click.option(

@@ -28,8 +28,13 @@ class Wish:
     set: tuple[str, ...] | None = None
 
     def over(self, other: Wish) -> Wish:
-        """Return this wish, with what it leaves open taken from ``other``."""
+        """Return this wish, with what it leaves open taken from ``other``; its changes of recipes follow the other's.
+
+        >>> Wish(set=("a=2",)).over(Wish(profile="quick", set=("a=1", "b=1"))).set
+        ('a=1', 'b=1', 'a=2')
+        """
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
+        mine["set"] = (*(other.set or ()), *(self.set or ())) or None
         return Wish(**{name: getattr(other, name) if value is None else value for name, value in mine.items()})
 
 

@@ -68,6 +68,7 @@ def test_a_sweep_file_says_what_options_leave_open(tmp_path: Path) -> None:
     assert Wish(seeds=(7,)).over(read) == Wish(
         ("mib", "plop"), ("paper-table",), (7,), "quick", None, ("optim.lr=0.1",)
     )
+    assert Wish(set=("optim.lr=0.2",)).over(read).set == ("optim.lr=0.1", "optim.lr=0.2")  # the last one counts
 
 
 @pytest.mark.parametrize(
