@@ -70,7 +70,7 @@ class Shadow:
         try:
             terms = self._method.losses(batch, output, previous, context)
             counts = self._method.counts(batch, previous, context)
-            found = {name: float(term) for name, term in terms.items()}
+            found = {name: float(term.detach()) for name, term in terms.items()}
             return found, {"": float(len(batch.ids)), **{name: float(count) for name, count in counts.items()}}
         except Exception as error:  # noqa: BLE001 (whatever a plug-in raises is a finding)
             return _told("for a part of a batch it fails", error)

@@ -149,7 +149,12 @@ def tensors_of(batch: Batch, previous: Output | None) -> State:
 def differing(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the names of the tensors that are new, gone or not the same bit for bit."""
     names = dict.fromkeys([*before, *after])
-    return tuple(n for n in names if n not in before or n not in after or not torch.equal(before[n], after[n]))
+    return tuple(n for n in names if n not in before or n not in after or not _same(before[n], after[n]))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors are the same; what is no number is the same as what is none."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def listed(names: tuple[str, ...]) -> str:

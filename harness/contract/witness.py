@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -172,7 +172,7 @@ class _Watched(_Followed):
         if self._shadow is not None:
             call.retold = self._shadow.losses(kept_batch, output, kept_previous, context, chance)
             if self._fresh is not None and len(self._step.calls) == 2:  # once a step, when no term is 0 any more
-                parts = (_copy(kept_batch), _detached(output), kept_previous)
+                parts = (_copy(kept_batch), output, kept_previous)
                 call.halved = halved(self._fresh, self._inner, self._step, *parts, context)
         elif self._fresh is not None:
             self._shadow = Shadow(self._fresh, self._inner, self._step, context)
@@ -240,13 +240,6 @@ def _noted_terms(terms: Any) -> Any:
 
 def _copy(batch: Batch) -> Batch:
     return Batch(batch.images.clone(), batch.target.clone(), batch.ids)
-
-
-def _detached(output: Output) -> Output:
-    def detach(value: Any) -> Any:
-        return value.detach() if isinstance(value, Tensor) else tuple(item.detach() for item in value)
-
-    return Output(**{part.name: detach(getattr(output, part.name)) for part in fields(Output)})
 
 
 def _plain(output: Output, batch: Batch) -> float:
