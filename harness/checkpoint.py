@@ -49,11 +49,6 @@ def restore_chance(state: dict[str, Any], device: torch.device, group: Group, se
         seed_everything(derive_seed(seed, "process", group.rank, state["iteration"]))
 
 
-def devices_of(state: dict[str, Any]) -> int:
-    """Return how many processes wrote a checkpoint."""
-    return 1 + len(state.get("random_of_others", []))
-
-
 def first_line(error: Exception) -> str:
     """Return what an error says, in a line."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -141,7 +141,8 @@ def device_name(device: torch.device) -> str:
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "can't allocate memory" in str(error)  # the CPU's allocator has no error of its own
+    # Neither the CPU's allocator nor CUDA's contexts and libraries have an error of their own for it.
+    return any(word in str(error) for word in ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED"))
 
 
 def _asked(error: BaseException) -> str:

@@ -74,7 +74,8 @@ class Stepper:
     def update(self, sound: Tensor) -> Tensor:
         """Update the parameters if ``sound`` holds (a bool on the device), and return whether it did.
 
-        With fp16 it returns ``sound`` alone: overflows are part of the search for a scale.
+        With fp16 it returns ``sound`` alone: overflows are part of the search for a scale, down to a scale of 1, below
+        which the gradients themselves are no finite numbers.
         """
         norm = None
         if self.phase.clip is not None:
@@ -88,8 +89,9 @@ class Stepper:
         self.scaler.step(self.optimizer)  # which looks for gradients that overflowed by itself
         self.scaler.update()
         self._undo.restore_statistics(sound)
-        self.skipped += self.scaler.get_scale() < before
-        return sound
+        overflowed = self.scaler.get_scale() < before
+        self.skipped += overflowed
+        return sound & (before > 1.0) if overflowed else sound
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are learnt."""

@@ -203,24 +203,30 @@ class _Run:
                 options.load_encoder(model)
         else:
             model = self.model_after(step - 1)
-            previous = copy.deepcopy(model).to(options.device).eval().requires_grad_(False)
+            previous = copy.deepcopy(model).eval().requires_grad_(False)
             kept = self.store.load(plan.planned(step - 1).key, METHOD)
             plan.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
             seed_everything(derive_seed(plan.seed, "growth", step))
         model.grow(plan.trained.new_classes(step))
-        model.to(options.device)
         context = StepContext(
             plan.trained, step, plan.trained.old_classes(step), plan.trained.new_classes(step), model, previous
         )
+        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)):
+            return model, *self._train_grown(planned, context, checkpoint)
+
+    def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
+        plan, options, phase = self.plan, self.options, self.plan.recipe.phase(planned.step)
+        context.model.to(options.device)
+        if context.previous is not None:
+            context.previous.to(options.device)
         plan.method.initialise(context)
-        phase = plan.recipe.phase(step)
         job = TrainingJob(
             method=plan.method,
             context=context,
             loader=self._train_loader(planned, phase.batch),
             phase=phase,
             device=options.device,
-            seed=derive_seed(plan.seed, "training", step),
+            seed=derive_seed(plan.seed, "training", planned.step),
             checkpoint=checkpoint,
             view=options.view,
             images=len(planned.images),
@@ -228,8 +234,7 @@ class _Run:
             group=options.group,
             micro_batch=options.micro_batch,
         )
-        with explaining_memory(*self._memory_words(phase, model)):
-            return model, StepTraining(job).run(), job.iterations
+        return StepTraining(job).run(), job.iterations
 
     def _memory_words(self, phase: OptimRecipe, model: IncrementalModel) -> tuple[str, torch.device, str]:
         """Return what a training needs memory for, where, and what to set if there is too little."""
@@ -301,11 +306,11 @@ class _Run:
             plan.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
             rank=group.rank, devices=group.size,
         )  # fmt: skip
-        model = self.model_after(planned.step).to(options.device)
+        model = self.model_after(planned.step)
         what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"
         with explaining_memory(what, options.device, "Set fewer (--set evaluation.batch=1)."):
             matrix = evaluate(
-                model,
+                model.to(options.device),
                 loader,
                 plan.setting.num_foreground + 1,
                 options.device,

@@ -84,7 +84,7 @@ ALONE = Group()
 
 def launched() -> bool:
     """Whether this process was started as one of several, by us or by torchrun."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def local_rank() -> int:

@@ -41,7 +41,8 @@ def test_every_image_of_a_batch_is_one_device_s_own(batch: int, devices: int, mi
         assert len(sizes) == made.parts and sum(sizes) == len(share)
         assert min(sizes) >= 1 and max(sizes) <= (micro_batch or batch)
     every = [size for rank in range(devices) for size in made.sizes(rank)]
-    assert max(every) - min(every) <= 1 + (batch % (devices * made.parts) != 0)
+    assert max(every) - min(every) <= 1
+    assert made.whole == (every == [batch])
 
 
 @given(*SIZES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cispbench.harness import faults, training
+from cispbench.harness import faults, optimisation, training
 from cispbench.harness.distributed.group import ALONE
 from cispbench.harness.faults import Read, Skips, explaining_memory, require_finite_weights
 from cispbench.harness.method import Batch, Output, StepContext
@@ -136,6 +136,8 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_kept(name: str) -> N
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "for 2.50 GiB more"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1610612736 bytes."), "1.50 G"),
         (MemoryError(), "does not suffice for 8 images."),
+        (RuntimeError("CUDA error: out of memory"), "does not suffice for 8 images."),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "for 8 images."),
     ],
 )  # fmt: skip
 def test_too_little_memory_is_told_with_what_to_set(error: Exception, asked: str) -> None:
@@ -196,11 +198,53 @@ def test_a_run_whose_losses_stay_no_numbers_ends_and_its_last_checkpoint_is_soun
     assert not commands.records() and not list(commands.steps.glob("steps/*/manifest.json"))
 
 
-def test_a_run_without_enough_memory_says_what_to_set(commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(self: DeepLabV3, images: Tensor) -> Output:
+def test_what_is_taken_back_on_the_device_is_what_is_never_done_on_the_host(
+    commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, ends = commands.tiny(method="finetune", iterations=(6, 2)), []
+    for place in ("host", "device"):
+        commands.out, commands.steps = commands.home / f"out of {place}", commands.home / f"steps of {place}"
+        with monkeypatch.context() as patch:
+            if place == "device":
+                patch.setattr(optimisation, "Undo", lambda *args, on_host: Undo(*args, on_host=False))
+            spoil(patch, {1, 4})
+            commands.succeed([*words, *commands.places()])
+        ends.append(commands.outcome())
+    assert ends[0] == ends[1] and len(ends[0]) == 2
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_published(
+    commands: Any, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    right = FineTune.losses
+
+    def losses(
+        self: FineTune, batch: Batch, output: Output, previous: Output | None, context: StepContext
+    ) -> dict[str, Tensor]:
+        # A finite loss, 0, of which the gradient is no number: the root of 0.
+        terms = right(self, batch, output, previous, context)
+        return {**terms, "root": (output.logits * 0.0).sum().abs().sqrt()}
+
+    monkeypatch.setattr(FineTune, "losses", losses)
+    if saved:
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    iteration = 1 if saved else 3
+    # Of three losses all but the first are no numbers: too few to end the step for their own sake.
+    words = commands.tiny(method="finetune", iterations=(iteration + saved, 2))
+    told = commands.refused(1, words, "the gradients overflowed", "--set optim.clip=1")
+    assert f"the weights are not finite numbers after iteration {iteration} of step 0" in told
+    assert not list(commands.steps.glob("work/*/checkpoint*")) and not list(commands.steps.glob("steps/*"))
+
+
+@pytest.mark.parametrize("place", ["forward", "to"])
+def test_a_run_without_enough_memory_says_what_to_set(
+    commands: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def ask(self: DeepLabV3, what: Any) -> Output:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.00 GiB. GPU 0 has a total")
 
-    monkeypatch.setattr(DeepLabV3, "forward", forward)
+    monkeypatch.setattr(DeepLabV3, place, ask)
     message = commands.refused(1, commands.tiny(method="finetune"), "4 images at once (batch 4, crop 32)",
                                "12.00 GiB", "--micro-batch 2", "optim.precision=bf16", "data.crop")  # fmt: skip
     assert "deeplabv3-tiny" in message
