@@ -42,8 +42,13 @@ def test_without_data_the_run_says_that_it_uses_synthetic_scenes_and_where_it_lo
 
 @pytest.mark.parametrize(("emulates", "precision"), [(True, "bf16"), (False, "bf16"), (True, "fp32")])
 def test_a_precision_that_costs_time_on_this_processor_is_told(run, monkeypatch, emulates, precision):
+    def train_nothing(plan, options):
+        raise UsageError("that is all.")
+
     monkeypatch.setattr("cispbench.harness.launch.emulates_bf16", lambda: emulates)
-    told = run("--method", "joint", "--setting", "overlapped-15-5", "--set", f"optim.precision={precision}", *TINY)
+    monkeypatch.setattr("cispbench.harness.launch.execute", train_nothing)
+    told = run("--method", "joint", "--setting", "overlapped-15-5", "--set", f"optim.precision={precision}")
+    assert "that is all." in told.stderr
     assert ("this processor has no bf16 arithmetic" in told.stderr) == (emulates and precision == "bf16")
 
 
