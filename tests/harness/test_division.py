@@ -14,7 +14,8 @@ from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.data.transforms import EvalView, TrainView
 from cispbench.harness.distributed.division import Division
-from cispbench.harness.evaluate import confusion_matrix
+from cispbench.harness.evaluate import confusion_matrix, evaluate
+from cispbench.harness.models.catalogue import build_model
 from cispbench.splits.errors import UsageError
 from cispbench.splits.settings import parse_setting
 
@@ -115,3 +116,20 @@ def test_test_images_are_counted_once_each_without_padding(devices: int, batch: 
     parts = [count(rank, devices) for rank in range(devices)]
     assert sorted(name for _, seen in parts for name in seen) == sorted(ids) and len(ids) == 7
     assert torch.equal(sum(matrix for matrix, _ in parts), whole)
+
+
+def test_a_network_predicts_the_very_same_on_any_number_of_processes() -> None:
+    source, classes = SyntheticSource("voc", train=2, val=7, size=32), SETTING.num_foreground + 1
+    torch.manual_seed(0)
+    model = build_model("segmenter-tiny", 32)  # without training: hardly any pixel is a clear case
+    model.grow(classes)
+
+    def count(rank: int, of: int) -> torch.Tensor:
+        view = EvalView(normalise="half")
+        loader = EvalLoader(source, "val", source.ids("val"), SETTING.test_table(), view, 2, rank=rank, devices=of)
+        return evaluate(model, loader, classes, torch.device("cpu"), "fp32")
+
+    whole = count(0, 1)
+    assert int((whole.sum(0) > 0).sum()) > 10
+    for devices in (2, 3, 9):  # of nine processes five have nothing to do
+        assert torch.equal(sum(count(rank, devices) for rank in range(devices)), whole)
