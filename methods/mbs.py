@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, cross_entropy, labelled_pixels
+from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels
 
 PatchMean = Literal["positive", "all"]
 
@@ -46,7 +46,7 @@ def selective_pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float
     background and its probability reaches ``threshold``; else it becomes void where the old classes together are
     more probable than background. Source: MBS, section 3.2.
     """
-    probabilities = old_logits.float().softmax(1)
+    probabilities = class_probabilities(old_logits)
     best, label = probabilities.max(1)
     background = target == 0
     sure = background & (label != 0) & (best >= threshold)
@@ -95,7 +95,7 @@ def label_guided_output_distillation(logits: Tensor, old_logits: Tensor, target:
     over pixels and C classes. Source: MBS, equation 8.
     """
     logits = logits.float()
-    soft = old_logits.float().softmax(1)
+    soft = class_probabilities(old_logits)
     known, classes = soft.shape[1], logits.shape[1]
     is_new = (target >= known) & (target != VOID)
     background = soft[:, 0]

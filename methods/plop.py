@@ -12,10 +12,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, cross_entropy, labelled_pixels
+from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels, pixel_cross_entropy
 from cispbench.methods.mib import start_from_background
 from cispbench.splits.errors import MethodError
 
@@ -75,7 +74,7 @@ def entropy_thresholds(
     for target, old_logits in batches:
         if histogram is None:
             histogram = torch.zeros(total_classes * bins, dtype=torch.int64, device=target.device)
-        probabilities = old_logits.float().softmax(1)
+        probabilities = class_probabilities(old_logits)
         background = target == 0
         values = entropy(probabilities, over_classes)[background] / largest
         predicted = probabilities.argmax(1)[background]
@@ -124,7 +123,7 @@ def pseudo_labels(
     Returns the new target and, per image, the share of background pixels kept: kept / (background + 1e-6), (B,).
     Source: PLOP, section 3.3.
     """
-    probabilities = old_logits.float().softmax(1)
+    probabilities = class_probabilities(old_logits)
     predicted = probabilities.argmax(1)
     background = target < old_classes
     sure = entropy(probabilities, over_classes) / max_entropy < thresholds[predicted]
@@ -226,7 +225,7 @@ class PLOP(Method):
     ) -> Tensor:
         options = self.options
         target, factor = self._pseudo_labels(batch, previous, thresholds, context)
-        per_pixel = functional.cross_entropy(output.logits.float(), target, ignore_index=VOID, reduction="none")
+        per_pixel = pixel_cross_entropy(output.logits, target, "none")
         if options.adaptive_factor:
             per_pixel = per_pixel * factor[:, None, None]
         if options.void_in_mean:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,35 @@ def pixels(logits, target):
         for i in range(target.shape[1]):
             for j in range(target.shape[2]):
                 yield logits[b, :, i, j].double().softmax(0), int(target[b, i, j]), (b, i, j)
+
+
+LOSSES = {
+    "cross_entropy": lambda logits, old, target: losses.cross_entropy(logits, target),
+    "pixel_cross_entropy": lambda logits, old, target: losses.pixel_cross_entropy(logits, target, "none"),
+    "unbiased_cross_entropy": lambda logits, old, target: losses.unbiased_cross_entropy(logits, target, old.shape[1]),
+    "unbiased_distillation": lambda logits, old, target: losses.unbiased_distillation(logits, old, 0.7),
+    "distillation": lambda logits, old, target: losses.distillation(logits, old, 0.7),
+    "bce_with_ignore": lambda logits, old, target: losses.bce_with_ignore(logits, target),
+    "label_guided": mbs.label_guided_output_distillation,
+    "pseudo_labels": lambda logits, old, target: mbs.selective_pseudo_labels(target, old, 0.4),
+    "probabilities": lambda logits, old, target: losses.class_probabilities(logits),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_layout_in_memory_changes_no_loss_and_no_gradient(name):
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        logits, old_logits, target = scene(3, 7, 5)
+        logits = logits.contiguous(memory_format=layout).requires_grad_()
+        loss = LOSSES[name](logits, old_logits.contiguous(memory_format=layout), target)
+        if loss.requires_grad:
+            (loss * torch.linspace(1, 2, loss.numel()).view(loss.shape)).sum().backward()
+        results.append((loss.detach(), logits.grad))
+    (plain, its_gradient), (last, other_gradient) = results
+    assert plain.shape == last.shape
+    torch.testing.assert_close(last, plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(other_gradient, its_gradient, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
