@@ -25,7 +25,7 @@ from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, select_images
 from cispbench.splits.settings import Setting
 
-TRAINING_VERSION = 1  # raised whenever the same plan would train to other weights
+TRAINING_VERSION = 2  # raised whenever the same plan would train to other weights
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _classes_last(logits: Tensor) -> bool:
 
     There a softmax over the last axis takes a quarter of the time: over axis 1 it copies its input first.
     """
-    return logits.ndim == 4 and logits.is_contiguous(memory_format=torch.channels_last)
+    return logits.is_contiguous(memory_format=torch.channels_last)
 
 
 def _counted(target: Tensor, void_in_mean: bool) -> Tensor | int:
