@@ -7,17 +7,19 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cispbench.harness.environment import describe_environment, describe_git
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import build_model
-from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.models.released import ReleasedState, load_released, released_code, translate
 from cispbench.harness.models.weight_files import file_sha256, read_state
 from cispbench.harness.step_store import StepStore
 from cispbench.splits.errors import StoreError, UsageError, WeightsError
 from cispbench.splits.settings import Setting
+
+if TYPE_CHECKING:
+    from cispbench.harness.models.interface import IncrementalModel
 
 
 @dataclass(frozen=True)

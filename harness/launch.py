@@ -11,18 +11,19 @@ from typing import Any
 
 import torch
 
-from cispbench.harness.data.source import Source, find_source, locate
-from cispbench.harness.data.synthetic import synthetic_source
+from cispbench.harness.data.source import locate
+from cispbench.harness.devices import choose_device
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group, joined, launched, local_rank
 from cispbench.harness.environment import emulates_bf16, usable_cores
 from cispbench.harness.imported import ImportedStep, find_imported
+from cispbench.harness.inputs import fit_weights, open_source
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import trains_batch_norm
 from cispbench.harness.plan import RunPlan, plan_run
-from cispbench.harness.progress import ProgressView, index_progress, make_view
+from cispbench.harness.progress import ProgressView, make_view
 from cispbench.harness.recipe import Recipe, load_strict
-from cispbench.harness.recipe_files import PROFILES, load_recipe, parse_override
+from cispbench.harness.recipe_files import load_recipe
 from cispbench.harness.registry import load_method
 from cispbench.harness.run import RunOptions, RunResult, execute
 from cispbench.harness.step_store import StepStore, default_steps_dir
@@ -32,7 +33,7 @@ from cispbench.results.protocols import load_protocol
 from cispbench.results.record import StepRecord
 from cispbench.results.scores import score
 from cispbench.results.store import Store
-from cispbench.splits.errors import MethodError, SettingError, UsageError, nearest
+from cispbench.splits.errors import MethodError, SettingError, UsageError
 from cispbench.splits.settings import Setting, parse_setting
 from cispbench.splits.tasks import dataset
 
@@ -145,25 +146,6 @@ def _start(
     return start
 
 
-def choose_device(name: str, rank: int | None = None) -> torch.device:
-    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError.
-
-    ``rank``: the number of a process that is one of several, each with a device of its own.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
-        raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
-    if rank is not None and number:
-        raise UsageError(f"{name!r} is a single device, and several were asked for.", hint="Use --device cuda.")
-    if kind == "cuda" and int(number or rank or 0) >= torch.cuda.device_count():
-        wanted = name if rank is None else f"cuda:{rank}"
-        raise UsageError(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} of its kind.",
-                         hint="Use --device cpu, or a number below that.")  # fmt: skip
-    return torch.device(name if rank is None or kind == "cpu" else f"cuda:{rank}")
-
-
 def _share_cores(group: Group, where: torch.device) -> None:
     """Let each of several processes on the CPU compute in as many threads as there are cores for it."""
     if group.size > 1 and where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -189,39 +171,6 @@ def _note_precision(plan: RunPlan, where: torch.device, view: ProgressView) -> N
             "optim.precision=bf16: this processor has no bf16 arithmetic and emulates it, many times slower than "
             "float32 (--set optim.precision=fp32)"
         )
-
-
-def open_source(setting: Setting, profile: str, data_root: Path | None, cache: Path, view: ProgressView) -> Source:
-    """Return the data of a profile: synthetic scenes for ``quick``, the data set's folder for the others."""
-    if profile not in PROFILES:
-        raise UsageError(f"unknown profile {profile!r}.", hint=nearest(profile, PROFILES))
-    if profile != "quick":
-        return find_source(setting.dataset, data_root, cache, index_progress(view))
-    if data_root is not None:
-        raise UsageError(f"the profile quick draws its own scenes; --data-root {data_root} would be ignored.",
-                         hint="Use --profile mini or paper, or leave --data-root out.")  # fmt: skip
-    return synthetic_source(setting.dataset)
-
-
-def fit_weights(
-    recipe: Recipe, choice: WeightsChoice, published: bool, overrides: Sequence[str], view: ProgressView
-) -> Recipe:
-    """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics.
-
-    ``published``: recipe and weights are those of the paper, whose normalisation is kept, whatever it is.
-    """
-    recipe = replace(recipe, weights=choice.label)
-    if choice.load is None:
-        if recipe.freeze_batch_norm:
-            view.note("random start: the encoder's batch norms are trained, not frozen")
-        return replace(recipe, freeze_batch_norm=False)
-    if published or any("normalise" in parse_override(text).get("data", {}) for text in overrides):
-        return recipe
-    if choice.normalise is None:
-        view.note(f"weights {choice.label}: unknown here, images are normalised as data.normalise says: "
-                  f"{recipe.data.normalise}")  # fmt: skip
-        return recipe
-    return replace(recipe, data=replace(recipe.data, normalise=choice.normalise))
 
 
 def _banner(setting: Setting) -> str:

@@ -21,11 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
 from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cispbench.harness.models.interface import IncrementalModel
 
 VOID = 255

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.models.catalogue import model_spec
-from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.models.pretrained import load_encoder
 from cispbench.harness.models.weight_files import file_sha256, read_state
 from cispbench.harness.models.weights import fetch, load_table
 from cispbench.splits.errors import UsageError, WeightsError, nearest
+
+if TYPE_CHECKING:
+    from cispbench.harness.models.interface import IncrementalModel
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def choose_weights(choice: str | None, model: str, folder: Path, *, named: bool)
     known = table.get(choice) or next((e for e in table.values() if e.digits and sha256.startswith(e.digits)), None)
 
     def load(fresh: IncrementalModel) -> None:
+        from cispbench.harness.models.pretrained import load_encoder
+
         load_encoder(fresh, read_state(path), str(path))
 
     label = choice if choice in table else path.name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import cross_entropy, labelled_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FineTune(Method):

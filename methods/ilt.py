@@ -6,12 +6,14 @@ Released code: github.com/fcdl94/MiB at 3da2fe3, ``--method ILT``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.nn import functional
-
+from cispbench.harness.lazy import functional
 from cispbench.harness.method import Batch, Output, StepContext
 from cispbench.methods.lwf import LwF, LwFOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

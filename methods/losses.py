@@ -6,11 +6,12 @@ included), N = C - O new ones. ``target`` is int64 (B, H, W) with 0 background, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from cispbench.harness.lazy import functional, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOID = 255
 

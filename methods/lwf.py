@@ -6,11 +6,13 @@ Released code: github.com/fcdl94/MiB at 3da2fe3, ``--method LWF``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import cross_entropy, distillation, labelled_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ other).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-from torch.nn import functional
-
+from cispbench.harness.lazy import functional
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, bce_with_ignore, labelled_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Form = Literal["combined", "disjoint"]
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from cispbench.harness.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PatchMean = Literal["positive", "all"]
 
@@ -128,12 +128,12 @@ class MBS(Method):
     Options = MBSOptions
     options: MBSOptions
 
-    @torch.no_grad()
     def initialise(self, context: StepContext) -> None:
         """Copy the background's token into the new classes; gains and biases of the new group stay 1 and 0."""
         if context.step > 0 and self.options.token_init:
             groups = context.model.class_groups()
-            groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
+            with torch.no_grad():
+                groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the five terms of the released code (those switched on)."""

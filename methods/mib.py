@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from cispbench.harness.lazy import torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.harness.models.interface import IncrementalModel
 from cispbench.methods.losses import cross_entropy, labelled_pixels, unbiased_cross_entropy, unbiased_distillation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cispbench.harness.models.interface import IncrementalModel
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,15 @@ def balanced_init(old_weight: Tensor, old_bias: Tensor, new_classes: int) -> tup
     return new_weight, bias.expand(new_classes).clone(), old_bias_after
 
 
-@torch.no_grad()
 def start_from_background(model: IncrementalModel, lower_background: bool = True) -> None:
     """Apply ``balanced_init`` to the group of classes that the model added last; the background may keep its bias."""
     *old, new = model.class_groups()
     weight, bias, old_bias = balanced_init(old[0].rows, old[0].bias, new.bias.numel())
-    new.rows.copy_(weight)
-    new.bias.copy_(bias)
-    if lower_background:
-        old[0].bias.copy_(old_bias)
+    with torch.no_grad():
+        new.rows.copy_(weight)
+        new.bias.copy_(bias)
+        if lower_background:
+            old[0].bias.copy_(old_bias)
 
 
 class MiB(Method):

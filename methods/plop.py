@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from cispbench.harness.lazy import torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels, pixel_cross_entropy
 from cispbench.methods.mib import start_from_background
 from cispbench.splits.errors import MethodError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Median = Literal["released", "true"]
 Entropy = Literal["mean", "sum"]

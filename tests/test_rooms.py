@@ -74,6 +74,23 @@ def test_a_light_room_loads_nothing_heavy(room):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sweep --methods finetune,joint,mib,plop,mbs,lwf,lwf_mc,ilt --settings paper-table --seeds 0,1 --plan",
+        "sweep --methods mib,mbs --settings overlapped-15-1 --profile quick --plan",
+        "show plop --setting overlapped-100-10",
+        "list methods",
+    ],
+)
+def test_a_command_that_computes_nothing_spares_its_user_the_import_of_torch(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no data and no records there
+    code = "import sys; from cispbench.harness.cli import main; sys.modules['torch'] = None; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") > 5
+
+
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_names_are_there_and_documented(module):
     loaded = importlib.import_module(f"cispbench.{module}")

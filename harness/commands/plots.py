@@ -101,8 +101,9 @@ def panels(
     """
     import json
 
+    from cispbench.harness.devices import choose_device
     from cispbench.harness.environment import usable_cores
-    from cispbench.harness.launch import choose_device, open_source
+    from cispbench.harness.inputs import open_source
     from cispbench.harness.panels import Panels, recorded_run
     from cispbench.harness.progress import make_view
     from cispbench.harness.step_store import StepStore, default_steps_dir

@@ -134,7 +134,7 @@ def score(
     import json
 
     from cispbench.harness.data.transforms import EvalView
-    from cispbench.harness.launch import open_source
+    from cispbench.harness.inputs import open_source
     from cispbench.harness.progress import make_view
     from cispbench.harness.scoring import Entry, Predictions, score_predictions
     from cispbench.harness.step_store import default_steps_dir

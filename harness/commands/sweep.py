@@ -103,17 +103,11 @@ def _sweep(
 ) -> None:  # fmt: skip
     from cispbench.harness.progress import make_view
     from cispbench.harness.step_store import default_steps_dir
+    from cispbench.harness.sweep.cluster import node_device
     from cispbench.harness.sweep.display import make_sweep_view
+    from cispbench.harness.sweep.machine import choose_machine
     from cispbench.harness.sweep.matrix import expand
-    from cispbench.harness.sweep.planning import Choices
-    from cispbench.harness.sweep.showing import plan_json, plan_text
-    from cispbench.harness.sweep.sweeping import (
-        choose_machine,
-        execute_on_cluster,
-        execute_sweep,
-        node_device,
-        plan_sweep,
-    )
+    from cispbench.harness.sweep.planning import Choices, plan_sweep
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
@@ -128,8 +122,12 @@ def _sweep(
     with make_view(quiet=quiet or as_json) as view:
         plan, graph = plan_sweep(cells, choices, records, machine, view, to_train=not plan_only)
     if plan_only:
+        from cispbench.harness.sweep.showing import plan_json, plan_text
+
         click.echo(plan_json(plan, graph) if as_json else plan_text(plan, graph))
         return
+    from cispbench.harness.sweep.sweeping import execute_on_cluster, execute_sweep  # these bring torch
+
     lines = make_sweep_view(_scores(records, protocol), quiet=quiet or as_json)
     for entry in plan.left_out:
         lines.note(f"left out: {entry.method} on {entry.setting}: {entry.reason}")

@@ -7,15 +7,18 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from cispbench.harness.lazy import torch
 from cispbench.splits.errors import DataError
 from cispbench.splits.settings import VOID
 from cispbench.splits.tasks import dataset as find_dataset
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -6,9 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cispbench.harness.data import ade, voc
 from cispbench.harness.data.decode import Pair, read_pair
@@ -16,6 +14,9 @@ from cispbench.harness.data.index import Presence, Progress, build_index
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, golden_list
 from cispbench.splits.tasks import dataset as find_dataset
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPLITS = ("train", "val")
 ENVIRONMENT = "CISPBENCH_DATA"

@@ -11,14 +11,16 @@ import colorsys
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from cispbench.harness.lazy import torch
 from cispbench.splits.classes import class_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Field = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -65,9 +67,9 @@ class SyntheticSource:
         self.objects = objects
         self.num_foreground = len(class_names(dataset)) - 1
         self._counts = {"train": train, "val": val}
-        self._scenes: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._scenes: dict[tuple[str, int], tuple[Pixels, Pixels]] = {}
         parts = [dataset, VERSION, train, val, size, *objects]
-        probe = b"".join(tensor.numpy().tobytes() for index in range(8) for tensor in self._scene("train", index))
+        probe = b"".join(pixels.tobytes() for index in range(8) for pixels in self._scene("train", index))
         self.fingerprint = hashlib.sha256(repr(parts).encode() + hashlib.sha256(probe).digest()).hexdigest()
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -78,20 +80,20 @@ class SyntheticSource:
         """Return the classes present in each scene."""
         found = {}
         for image_id in self.ids(split):
-            _, mask = self.read(split, image_id)
-            found[image_id] = frozenset(int(value) for value in np.unique(mask.numpy()) if 0 < value < VOID)
+            _, mask = self._scene(split, _index(image_id))
+            found[image_id] = frozenset(int(value) for value in np.unique(mask) if 0 < value < VOID)
         return found
 
     def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
         """Return a scene: uint8 (3, S, S) and its mask, uint8 (S, S), with a void rim around each object."""
-        return self._scene(split, int(image_id.rsplit("_", 1)[1]))
+        image, mask = self._scene(split, _index(image_id))
+        return torch.from_numpy(image), torch.from_numpy(mask)
 
-    def _scene(self, split: str, index: int) -> tuple[Tensor, Tensor]:
+    def _scene(self, split: str, index: int) -> tuple[Pixels, Pixels]:
         key = (split, index)
         if key not in self._scenes:
             seed = (VERSION, ("train", "val").index(split), index, self.num_foreground)
-            image, mask = draw_scene(np.random.default_rng(seed), self.num_foreground, self.size, self.objects)
-            self._scenes[key] = (torch.from_numpy(image), torch.from_numpy(mask))
+            self._scenes[key] = draw_scene(np.random.default_rng(seed), self.num_foreground, self.size, self.objects)
         return self._scenes[key]
 
 
@@ -100,6 +102,10 @@ def synthetic_source(dataset: str) -> SyntheticSource:
     if dataset == "ade":
         return SyntheticSource(dataset, train=1024, val=256, objects=(7, 10))
     return SyntheticSource(dataset)
+
+
+def _index(image_id: str) -> int:
+    return int(image_id.rsplit("_", 1)[1])
 
 
 def draw_scene(

@@ -24,6 +24,20 @@ OWN_OPTIONS = {
 }  # fmt: skip
 
 
+def node_device(asked: str, cluster: Cluster) -> str:
+    """Return the device of the cluster's nodes: the GPU that a job asks for, never the CPU for want of one.
+
+    Raises UsageError for a device that does not go with the cluster file.
+    """
+    wanted = "cuda" if cluster.gpus else "cpu"
+    if asked in ("auto", wanted) or (asked == "cpu" and cluster.gpus):
+        return wanted if asked == "auto" else asked
+    raise UsageError(
+        f"--device {asked} does not go with gpus: {cluster.gpus} in the cluster file.",
+        hint="Leave --device out: a job trains on the GPU that it asks for, else on the CPU.",
+    )
+
+
 def _asks(default: Any, says: str, example: str = "") -> Any:
     """Declare a field: its default, what it means, and what the example file shows in place of the default."""
     return field(default=default, metadata=_told(says, example))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cispbench.harness.registry import load_method
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.settings import Setting, list_settings, paper_table, parse_setting
 from cispbench.splits.strict_yaml import load_yaml
@@ -100,8 +101,6 @@ def expand(wish: Wish) -> list[Cell]:
     for name in ("methods", "settings"):
         if not getattr(wish, name):
             raise UsageError(f"a sweep needs --{name}.", hint=f"Or the key {name} in the file of --file.")
-    from cispbench.harness.registry import load_method  # brings torch, which the status of a sweep has no use for
-
     methods = dict.fromkeys(wish.methods or ())
     for name in methods:
         load_method(name)

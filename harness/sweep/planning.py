@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cispbench.harness.data.source import Source, locate
 from cispbench.harness.data.synthetic import synthetic_source
-from cispbench.harness.launch import fit_weights, open_source
+from cispbench.harness.inputs import fit_weights, open_source
 from cispbench.harness.method import Method
 from cispbench.harness.models.weights import load_table
 from cispbench.harness.plan import ImageLists, RunPlan, plan_run
@@ -16,9 +16,14 @@ from cispbench.harness.progress import ProgressView
 from cispbench.harness.recipe import Recipe, load_strict
 from cispbench.harness.recipe_files import load_recipe
 from cispbench.harness.registry import load_method
+from cispbench.harness.step_store import StepStore
+from cispbench.harness.sweep.findings import Findings
+from cispbench.harness.sweep.graph import Graph, build_graph
+from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.matrix import Cell
 from cispbench.harness.sweep.published import PublishedLists, PublishedSource
 from cispbench.harness.weights_choice import WeightsChoice, check_weights, choose_weights
+from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError, UsageError
 from cispbench.splits.settings import Setting
 
@@ -146,6 +151,15 @@ class Planner:
         source = open_source(setting, choices.profile, choices.data_root, choices.steps_dir, self.view)
         # Scenes stay in memory once they are drawn, and the plans are sent to other processes: they get fresh ones.
         return (synthetic_source(name) if choices.profile == "quick" else source), ImageLists(source)
+
+
+def plan_sweep(
+    cells: Sequence[Cell], choices: Choices, records: Store, machine: Machine, view: ProgressView, to_train: bool
+) -> tuple[SweepPlan, Graph]:
+    """Plan all runs and hold their steps against the stores. Raises CispbenchError."""
+    plan = Planner(choices, view, to_train).plan(cells)
+    findings = Findings(records, StepStore(choices.steps_dir), machine.devices[0])
+    return plan, build_graph(plan.runs, findings.find)
 
 
 class _Notes(ProgressView):

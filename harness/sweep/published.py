@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cispbench.harness.data.source import not_found
 from cispbench.harness.plan import ImageLists
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import golden_list, golden_steps
 from cispbench.splits.settings import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNKNOWN = "?"  # stands for every id of a list of which only the length is known
 

@@ -18,7 +18,7 @@ from typing import NoReturn, Self
 
 import torch
 
-from cispbench.harness.launch import choose_device
+from cispbench.harness.devices import choose_device
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.plan import RunPlan
 from cispbench.harness.progress import PlainView

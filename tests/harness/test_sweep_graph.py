@@ -19,9 +19,9 @@ from cispbench.harness.recipe_files import load_recipe
 from cispbench.harness.registry import load_method
 from cispbench.harness.sweep.display import LiveView, SweepView
 from cispbench.harness.sweep.graph import Finding, Graph, Need, build_graph
+from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.matrix import Wish, expand
 from cispbench.harness.sweep.planning import Choices, Planner, SweepPlan
-from cispbench.harness.sweep.sweeping import Machine
 from cispbench.methods.mbs import MBS
 from cispbench.splits.errors import DataError, UsageError
 from cispbench.splits.selection import golden_list, golden_steps
@@ -230,7 +230,7 @@ def test_time_left_follows_the_pace_of_what_is_done(
 
 
 def test_cores_and_devices_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cispbench.harness.sweep.sweeping.usable_cores", lambda: (8, 16))
+    monkeypatch.setattr("cispbench.harness.sweep.machine.usable_cores", lambda: (8, 16))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     machine = Machine(("cuda:0", "cuda:1"), 3)
     assert (machine.cores, machine.threads) == (2, 2)

@@ -1,0 +1,44 @@
+"""The device of a name: torch is asked where an accelerator may be, which takes seconds to import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cispbench.harness.lazy import torch
+from cispbench.splits.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from torch import device as Device  # noqa: N812
+
+DRIVERS = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "dxg", "kfd"))  # CUDA, on Windows' Linux, ROCm
+
+
+def device_name(name: str, rank: int | None = None) -> str:
+    """Return what ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for, as torch names it. Raises UsageError.
+
+    ``rank``: the number of a process that is one of several, each with a device of its own.
+    """
+    if name == "auto":
+        name = "cuda" if _may_have_accelerator() and torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
+        raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
+    if rank is not None and number:
+        raise UsageError(f"{name!r} is a single device, and several were asked for.", hint="Use --device cuda.")
+    if kind == "cuda" and int(number or rank or 0) >= torch.cuda.device_count():
+        wanted = name if rank is None else f"cuda:{rank}"
+        raise UsageError(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} of its kind.",
+                         hint="Use --device cpu, or a number below that.")  # fmt: skip
+    return name if rank is None or kind == "cpu" else f"cuda:{rank}"
+
+
+def choose_device(name: str, rank: int | None = None) -> Device:
+    """Return torch's device for ``device_name``'s answer. Raises UsageError."""
+    return torch.device(device_name(name, rank))
+
+
+def _may_have_accelerator() -> bool:
+    """Whether torch must be asked: Linux shows the driver of an accelerator that torch's CUDA can use as a device."""
+    return sys.platform != "linux" or any(path.exists() for path in DRIVERS)
