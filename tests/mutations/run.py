@@ -24,6 +24,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("splits", "results", "harness", "methods", "reports")
+FILES = ("setup.cfg", "pyproject.toml", "README.md")
 # The quick ones first: most faults fall at once.
 TESTS = (
     "tests/methods/test_golden.py", "tests/methods/test_reference.py", "tests/methods/test_baselines.py",
@@ -58,7 +59,10 @@ def survive(mutation: Mutation) -> tuple[bool, str]:
     """Run the tests on a copy with the fault in it; return whether all passed, and the test that did not."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "main"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".cispbench"))
+        for folder in (*ROOMS, "tests"):  # what else lies beside them, an environment perhaps, is large
+            shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in FILES:
+            shutil.copy(ROOT / name, copy / name)
         (Path(scratch) / "shared").symlink_to(ROOT.parent / "shared")
         path = copy / mutation.file
         path.write_text(path.read_text().replace(mutation.find, mutation.replace))
