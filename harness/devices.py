@@ -1,4 +1,4 @@
-"""The device of a name: torch is asked where an accelerator may be, which takes seconds to import."""
+"""The device of a name; a plan finds it without the seconds that importing torch takes, unless a driver is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cispbench.splits.errors import UsageError, nearest
 if TYPE_CHECKING:
     from torch import device as Device  # noqa: N812
 
-DRIVERS = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "dxg", "kfd"))  # CUDA, on Windows' Linux, ROCm
+# CUDA's, also on Jetson boards and on Windows' Linux, and ROCm's.
+DRIVERS = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvmap", "dxg", "kfd"))
 
 
 def device_name(name: str, rank: int | None = None) -> str:
@@ -40,5 +41,6 @@ def choose_device(name: str, rank: int | None = None) -> Device:
 
 
 def _may_have_accelerator() -> bool:
-    """Whether torch must be asked: Linux shows the driver of an accelerator that torch's CUDA can use as a device."""
-    return sys.platform != "linux" or any(path.exists() for path in DRIVERS)
+    """Whether torch must be asked: once it is loaded, always; else where Linux shows a driver, or cannot tell."""
+    loaded = sys.modules.get("torch") is not None
+    return loaded or sys.platform != "linux" or any(path.exists() for path in DRIVERS)

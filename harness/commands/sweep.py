@@ -111,6 +111,9 @@ def _sweep(
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
+    if not plan_only:  # brings torch, which then says for certain what devices there are
+        from cispbench.harness.sweep.sweeping import execute_on_cluster, execute_sweep
+
     load_protocol(protocol)
     cluster = None if slurm is None else _cluster(slurm, workers)
     nodes = None if cluster is None else node_device(device, cluster)
@@ -126,8 +129,6 @@ def _sweep(
 
         click.echo(plan_json(plan, graph) if as_json else plan_text(plan, graph))
         return
-    from cispbench.harness.sweep.sweeping import execute_on_cluster, execute_sweep  # these bring torch
-
     lines = make_sweep_view(_scores(records, protocol), quiet=quiet or as_json)
     for entry in plan.left_out:
         lines.note(f"left out: {entry.method} on {entry.setting}: {entry.reason}")

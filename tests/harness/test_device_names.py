@@ -20,6 +20,7 @@ def with_accelerators(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 def test_without_a_driver_auto_is_the_cpu_and_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "torch", None)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(devices, "DRIVERS", (Path("/nowhere"),))
     assert devices.device_name("auto") == "cpu"
@@ -31,8 +32,16 @@ def test_with_a_driver_torch_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, 
     assert devices.device_name("auto") == name
 
 
+def test_once_torch_is_loaded_it_is_asked_whatever_files_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_accelerators(monkeypatch, 1)
+    monkeypatch.setattr(devices, "DRIVERS", ())
+    monkeypatch.setitem(sys.modules, "torch", devices.torch)
+    assert devices.device_name("auto") == "cuda"
+
+
 def test_elsewhere_than_on_linux_torch_is_asked_whatever_files_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with_accelerators(monkeypatch, 1)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(devices, "DRIVERS", ())
     monkeypatch.setattr(sys, "platform", "win32")
     assert devices.device_name("auto") == "cuda"
