@@ -8,10 +8,10 @@ as ``StepRecord.to_json`` writes it is read in full, so that its errors are thos
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -38,9 +38,8 @@ Counts = NDArray[np.int64]
 
 # The layout of to_json. No text of a record holds a bare line feed, so neither mark can lie within one.
 _OPENING, _CLOSING = b'\n "confusion": [\n', b"\n ]"
-_BRACKETS = bytes.maketrans(b"[]", b"  ")
 _KEPT = 2**24  # bytes, more than what reading a record takes
-_LARGEST = 2**53  # beyond it counts are not exact as float64, and numpy clips what int64 cannot hold
+_LARGEST, _LONGEST = 2**53, 16  # beyond this number, of so many digits, counts are not exact as float64
 
 
 @dataclass(frozen=True)
@@ -216,31 +215,38 @@ def _read(path: Path) -> tuple[dict[str, Any], Counts | None]:
 
 def _counts(text: bytes, count: int) -> Counts | None:
     """Return ``count`` rows of ``count`` numbers each, or None if the text is anything else."""
-    row = b"  [" + b", " * (count - 1) + b"]"
-    if text.translate(None, b"0123456789") != b",\n".join([row] * count):
+    if not text or not count:
         return None
-    if not _filled(text, count * count):  # numpy would read a number that is not there as 0
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of digits on both sides of a space, and stops there
-            numbers = np.fromstring(text.translate(_BRACKETS), dtype=np.int64, sep=",")
-    except (DeprecationWarning, ValueError):
-        return None
-    if numbers.size != count * count or numbers.max() >= _LARGEST:
-        return None
-    return numbers.reshape(count, count)
-
-
-def _filled(text: bytes, places: int) -> bool:
-    """Say whether so many numbers are there, each after ``[`` or a space and before ``,`` or ``]``."""
     characters = np.frombuffer(text, dtype=np.uint8)
-    digits = characters - ord("0") < 10  # what is below "0" wraps around
-    starts, ends = digits[1:] > digits[:-1], digits[:-1] > digits[1:]
-    before, after = characters[:-1], characters[1:]
-    opened = (before == ord("[")) | (before == ord(" "))
-    closed = (after == ord(",")) | (after == ord("]"))
-    return int(np.count_nonzero(starts)) == places and not (starts & ~opened).any() and not (ends & ~closed).any()
+    layout, opening = _layout(count)
+    digits = characters - ord("0")  # what is below "0" wraps around
+    marks = np.flatnonzero(digits > 9)
+    if marks.size != layout.size or (characters[marks] != layout).any():
+        return None
+    starts = marks[opening] + 1
+    lengths = marks[opening + 1] - starts
+    # Each number is there and fits, and no digit lies elsewhere.
+    if lengths.min() < 1 or lengths.max() > _LONGEST or marks.size + lengths.sum() != characters.size:
+        return None
+    numbers = digits[starts].astype(np.int64)
+    place, longer = 1, np.flatnonzero(lengths > 1)
+    if not numbers[longer].all():  # a leading zero is no JSON
+        return None
+    while longer.size:
+        numbers[longer] = 10 * numbers[longer] + digits[starts[longer] + place]
+        place += 1
+        longer = longer[lengths[longer] > place]
+    return numbers.reshape(count, count) if numbers.max() < _LARGEST else None
+
+
+@cache
+def _layout(count: int) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Return the characters of so many rows but for their digits, and the places among them of those before numbers."""
+    row = b"  [" + b", " * (count - 1) + b"]"
+    characters = np.frombuffer(b",\n".join([row] * count), dtype=np.uint8)
+    opens = (characters == ord("[")) | (characters == ord(" "))
+    closes = (characters == ord("]")) | (characters == ord(","))
+    return characters, np.flatnonzero(opens[:-1] & closes[1:])
 
 
 def _facts(value: dict[str, Any], path: Path) -> StepFacts:

@@ -80,7 +80,7 @@ def mean_iou(confusion: ArrayLike, protocol: str | Protocol = "strict") -> float
 
 
 def _as_counts(confusion: ArrayLike, count: int | None) -> Floats:
-    """Return the matrix as float64, exact for counts below 2 ** 53. Raises StoreError."""
+    """Return a copy of the matrix as float64, exact for counts below 2 ** 53. Raises StoreError."""
     counts: NDArray[Any] = np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or count not in (None, counts.shape[0]):
         wanted = "square" if count is None else f"{count} x {count}, all classes of the data set and background"
@@ -88,7 +88,7 @@ def _as_counts(confusion: ArrayLike, count: int | None) -> Floats:
     kind = counts.dtype.kind
     if kind not in "iuf" or (kind == "f" and not np.isfinite(counts).all()) or (counts < 0).any():
         raise StoreError(f"the confusion matrix (of type {counts.dtype}) holds entries that are no counts.")
-    return counts.astype(np.float64)
+    return np.array(counts, dtype=np.float64)
 
 
 def _row_zero_is_void(setting: Setting, rules: Protocol) -> bool:
@@ -96,8 +96,7 @@ def _row_zero_is_void(setting: Setting, rules: Protocol) -> bool:
 
 
 def _counted(counts: Floats, setting: Setting, known: int, rules: Protocol) -> Floats:
-    """Return a copy with the rows that the protocol leaves out emptied, or moved to the background."""
-    counts = counts.copy()
+    """Empty the rows that the protocol leaves out, or move them to the background, in place."""
     if _row_zero_is_void(setting, rules):
         counts[0] = 0
     if rules.future == "background":
@@ -122,7 +121,7 @@ def _without_forgotten(iou: Floats, rules: Protocol) -> Floats:
 
 def _mean(iou: Floats) -> float:
     kept = iou[~np.isnan(iou)]
-    return float(kept.mean()) if kept.size else math.nan
+    return float(kept.sum()) / kept.size if kept.size else math.nan
 
 
 def _harmonic(old: float, new: float) -> float:

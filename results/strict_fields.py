@@ -6,12 +6,13 @@ import math
 import types
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cispbench.splits.errors import StoreError, nearest
 
 T = TypeVar("T")
+_Reader = Callable[[object, str, str], Any]
 
 
 def read_fields(kind: type[T], value: object, place: str) -> T:
@@ -32,35 +33,35 @@ def _fail(place: str, field: str, value: object, wanted: str) -> StoreError:
 def _read_dataclass(kind: type[Any], value: object, place: str, field: str) -> Any:
     if not isinstance(value, Mapping):
         raise _fail(place, field, value, "a mapping")
-    hints = _hints(cast(Hashable, kind))
-    known = hints.keys()
+    readers = _fields(cast(Hashable, kind))
+    known = readers.keys()
     for key in value:
         if key not in known:
             raise StoreError(f"{place}: unknown key {_join(field, str(key))!r}.", hint=nearest(str(key), known))
     missing = sorted(known - value.keys())
     if missing:
         raise StoreError(f"{place}: {', '.join(_join(field, key) for key in missing)} missing.")
-    return kind(**{key: _read(hints[key], value[key], place, _join(field, key)) for key in hints})
+    return kind(**{key: read(value[key], place, _join(field, key)) for key, read in readers.items()})
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass with their types; resolving these costs more than reading a value."""
+def _fields(kind: Any) -> dict[str, _Reader]:
+    """Return a reader of every field of a dataclass; resolving their types costs more than reading a value."""
     found = get_type_hints(kind)
-    return {entry.name: found[entry.name] for entry in fields(kind)}
+    return {entry.name: _reader(found[entry.name]) for entry in fields(kind)}
 
 
 def _join(field: str, key: str) -> str:
     return f"{field}.{key}" if field else key
 
 
-def _read(hint: Any, value: object, place: str, field: str) -> Any:
+@cache
+def _reader(hint: Any) -> _Reader:
+    """Return what reads a value of a type, given with its place and field."""
     if is_dataclass(hint) and isinstance(hint, type):
-        return _read_dataclass(hint, value, place, field)
+        return partial(_read_dataclass, hint)
     origin = get_origin(hint)
-    if origin is None:
-        return _read_scalar(hint, value, place, field)
-    return _READERS[origin](get_args(hint), value, place, field)
+    return partial(_read_scalar, hint) if origin is None else partial(_READERS[origin], get_args(hint))
 
 
 def _read_scalar(hint: Any, value: object, place: str, field: str) -> Any:
@@ -80,13 +81,17 @@ def _read_tuple(args: tuple[Any, ...], value: object, place: str, field: str) ->
         raise _fail(place, field, value, "a list")
     if args[0] is int and all(type(item) is int for item in value):
         return tuple(value)  # the rows of a confusion matrix: thousands of numbers
-    return tuple(_read(args[0], item, place, f"{field}[{place_}]") for place_, item in enumerate(value))
+    read = _reader(args[0])
+    return tuple(read(item, place, f"{field}[{place_}]") for place_, item in enumerate(value))
 
 
 def _read_dict(args: tuple[Any, ...], value: object, place: str, field: str) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _fail(place, field, value, "a mapping with words as keys")
-    return {key: _read(args[1], item, place, _join(field, key)) for key, item in value.items()}
+    if args[1] is Any:
+        return dict(value)
+    read = _reader(args[1])
+    return {key: read(item, place, _join(field, key)) for key, item in value.items()}
 
 
 def _read_literal(args: tuple[Any, ...], value: object, place: str, field: str) -> Any:
@@ -99,7 +104,7 @@ def _read_union(args: tuple[Any, ...], value: object, place: str, field: str) ->
     if value is None and type(None) in args:
         return None
     (inner,) = (choice for choice in args if choice is not type(None))
-    return _read(inner, value, place, field)
+    return _reader(inner)(value, place, field)
 
 
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
