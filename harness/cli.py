@@ -49,7 +49,7 @@ def main() -> None:
     """Train, test and compare methods of class-incremental semantic segmentation.
 
     \b
-    Start here (no data needed, a minute or two):
+    Start here (no data needed, four minutes on two cores):
       cispbench run --method mbs --setting overlapped-100-10
     """
 

@@ -83,7 +83,7 @@ def _profiles() -> list[Row]:
             "data": "any folder in the data set's layout",
             "what": "a small backbone, minutes on a CPU",
         },
-        {"profile": "quick", "data": "built-in synthetic scenes", "what": "a tiny model, a minute or two on a CPU"},
+        {"profile": "quick", "data": "built-in synthetic scenes", "what": "a tiny model, minutes on a CPU"},
     ]
 
 
