@@ -11,9 +11,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from cispbench.reports.processes import in_order
 from cispbench.reports.runs import Group, Selection, comparable, newest, selected, sorted_settings, variants
 from cispbench.results.continual import METRICS, Continual, combine
 from cispbench.results.protocols import load_protocol
@@ -24,6 +26,7 @@ from cispbench.splits.settings import parse_setting
 
 SCORES = ("old", "new", "all")
 NUMBERS = (*SCORES, "pixel_accuracy", *METRICS)
+_LEAST = 100  # runs a process, some tenths of a second
 _UNKNOWN = Continual(*[math.nan] * len(METRICS))
 
 
@@ -128,7 +131,7 @@ def load_runs(store: Store, protocol: str = "strict", selection: Selection | Non
     of a store that holds finished runs, StoreError naming a file that cannot be read.
     """
     load_protocol(protocol)
-    runs = [_load(scanned, protocol) for scanned in scan_finished(store)]
+    runs = in_order(partial(_load_all, protocol), store.last_files(), _LEAST)
     chosen = {id(facts) for facts in selected([run.facts for run in runs], selection, store.path)}
     # The joint run that another is held against may itself lie outside the selection.
     references = _joint_references(runs)
@@ -181,6 +184,10 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(mean, math.nan, known)
     # statistics.stdev reckons in fractions, ten times slower, for digits that no report shows.
     return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1)), known)
+
+
+def _load_all(protocol: str, paths: Sequence[Path]) -> list[Run]:
+    return [_load(scanned, protocol) for scanned in scan_finished(paths)]
 
 
 def _load(scanned: Scanned, protocol: str) -> Run:

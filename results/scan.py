@@ -8,7 +8,7 @@ as ``StepRecord.to_json`` writes it is read in full, so that its errors are thos
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cache
@@ -30,7 +30,7 @@ from cispbench.results.record import (
     Timing,
     TrainedFor,
 )
-from cispbench.results.store import Store, read_record, step_number
+from cispbench.results.store import read_record, step_number
 from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
 
@@ -108,16 +108,15 @@ class StepCounts(NamedTuple):
     cost: Cost
 
 
-def scan_finished(store: Store) -> Iterator[Scanned]:
-    """Yield the last record of every finished run, ordered by file, one at a time.
+def scan_finished(paths: Iterable[Path]) -> Iterator[Scanned]:
+    """Yield, of ``Store.last_files()``, the records that end a finished run, one at a time.
 
-    Raises StoreError naming a file that cannot be read, as ``Store.records`` does for the files looked at: those of
-    the last recorded step of every run.
+    Raises StoreError naming a file that cannot be read, as ``Store.records`` does.
     """
     # What a record took lies at the top of the heap, and glibc gives it back to the system at once, only to ask for it
     # again: a tenth of the whole cost. Once a larger block has come and gone, it keeps up to twice as much.
     np.empty(_KEPT, dtype=np.uint8)
-    for path in store.last_files():
+    for path in paths:
         scanned = scan_record(path)
         if scanned.facts.finished:
             yield scanned

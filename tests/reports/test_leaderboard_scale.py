@@ -67,10 +67,10 @@ def test_every_format_is_there_in_ten_seconds(large: Store, form: str, tmp_path:
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    computing = used.ru_utime + used.ru_stime  # what it takes where nothing else is at work
-    print(f"{form}: {seconds:.1f} s, {computing:.1f} s of it computing, {used.ru_maxrss} KiB")
+    computing = used.ru_utime + used.ru_stime  # of all its processes together
+    print(f"{form}: {seconds:.1f} s, {computing:.1f} s computing, {used.ru_maxrss} KiB in one process")
     assert process.returncode == 0
-    assert computing < SECONDS and used.ru_maxrss * 1024 < GIB
+    assert seconds < SECONDS and used.ru_maxrss * 1024 < GIB
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_the_steps_of_a_run_come_in_their_order(tmp_path: Path, make_record: Mak
     for record in records:
         store.write(record)
     monkeypatch.setattr(scan, "read_record", refuse)
-    (last,) = scan_finished(store)
+    (last,) = scan_finished(store.last_files())
     steps = scan_steps(last)
     assert [entry.step for entry in steps] == [0, 2, 10, 15]
     assert [entry.key for entry in steps] == ["key0", "key2", "key10", "key15"]
@@ -70,10 +70,10 @@ def test_the_steps_of_a_run_come_in_their_order(tmp_path: Path, make_record: Mak
 
 def test_only_finished_runs_are_looked_at(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
-    assert list(scan_finished(store)) == []
+    assert list(scan_finished(store.last_files())) == []
     store.write(make_record(step=4))
     store.write(make_record(step=5, run_key="b" * 16, seed=1))
-    assert [entry.facts.seed for entry in scan_finished(store)] == [1]
+    assert [entry.facts.seed for entry in scan_finished(store.last_files())] == [1]
 
 
 def compact(value: dict[str, Any]) -> str:
@@ -178,7 +178,7 @@ def test_a_file_that_is_no_record_is_named(written: Path, content: bytes | None)
     data = written.read_bytes()
     written.write_bytes(data[: len(data) // 2] if content is None else content)
     with pytest.raises(StoreError) as caught:
-        list(scan_finished(Store(written.parents[5])))
+        list(scan_finished(Store(written.parents[5]).last_files()))
     assert str(written) in str(caught.value)
 
 
