@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from cispbench.harness.commands.check import check
 from cispbench.harness.commands.data import data
+from cispbench.harness.commands.doctor import doctor
 from cispbench.harness.commands.importing import import_
 from cispbench.harness.commands.leaderboard import leaderboard
 from cispbench.harness.commands.ledger import ledger
@@ -197,7 +198,22 @@ def table(
         write_text(output, text)
 
 
-for group in (accept, check, data, import_, leaderboard, ledger, method, panels, plots, score, status, submit, sweep):
+for group in (
+    accept,
+    check,
+    data,
+    doctor,
+    import_,
+    leaderboard,
+    ledger,
+    method,
+    panels,
+    plots,
+    score,
+    status,
+    submit,
+    sweep,
+):
     main.add_command(group)
 
 

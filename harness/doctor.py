@@ -1,0 +1,146 @@
+"""What a machine has for a run, and what it lacks: each finding with what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cispbench.harness.data.source import list_data
+from cispbench.harness.devices import DRIVERS
+from cispbench.harness.environment import PACKAGES, describe_environment, emulates_bf16
+from cispbench.harness.locks import run_lock
+from cispbench.harness.models.weights import load_table
+from cispbench.results.atomic import explain_os_error, write_atomic
+from cispbench.splits.errors import CispbenchError, DataError
+from cispbench.splits.tasks import datasets
+
+GIB = 2**30
+LEAST_MEMORY, LEAST_DISK, LEAST_SHARED = 4 * GIB, 2 * GIB, GIB // 2
+SHARED_MEMORY = Path("/dev/shm")
+
+State = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of a ``topic``: a ``problem`` stops every run, a ``note`` some, or slows them; with what to do."""
+
+    topic: str
+    state: State
+    text: str
+    hint: str | None = None
+
+
+def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[Finding]:
+    """Look at software, machine, data, folders, weights and cluster; nothing is left behind, no data file is opened.
+
+    ``out`` and ``steps_dir``: the stores of records and of steps; tried by writing and locking, in themselves or in the
+    folder they would be made in. Raises nothing: what goes wrong is a finding.
+    """
+    findings = [*_software()]
+    if all(finding.state != "problem" for finding in findings):
+        findings += _accelerators()
+    findings += _machine()
+    findings += [_data(name, data_root) for name in datasets()]
+    findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights"), _cluster()]
+    return findings
+
+
+def _software() -> Iterator[Finding]:
+    versions = describe_environment("cpu")
+    yield Finding("python", "ok", str(versions["python"]))
+    for name in PACKAGES[1:]:
+        try:
+            importlib.import_module(name)
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:  # builds that do not fit raise any
+            lines = str(error).splitlines() or [type(error).__name__]
+            hint = 'Install them together and anew: pip install --upgrade torch torchvision; pip install -e ".[dev]".'
+            yield Finding(name, "problem", f"{versions[name] or 'missing'}: cannot be imported: {lines[0]}", hint)
+        else:
+            yield Finding(name, "ok", str(versions[name]))
+
+
+def _accelerators() -> Iterator[Finding]:
+    import torch
+
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        text = f"cuda:{number}, {properties.name}, {properties.total_memory / GIB:.0f} GiB"
+        yield Finding("accelerator", "ok", text)
+    if torch.cuda.device_count():
+        return
+    if any(path.exists() for path in DRIVERS):
+        hint = "Install a build of torch for this driver; see pytorch.org."
+        yield Finding("accelerator", "note", f"a driver is there, but torch {torch.__version__} sees no GPU", hint)
+        return
+    hint = "The profile paper needs one; quick and mini do not."
+    yield Finding("accelerator", "note", "none", hint)
+    if emulates_bf16():
+        yield Finding("precision", "note", "this processor has no bf16: ten times slower than fp32", "Keep fp32 on it.")
+
+
+def _machine() -> Iterator[Finding]:
+    found = describe_environment("cpu")
+    yield Finding("processor", "ok", f"{found['cpu']}, {found['physical_cores']} cores")
+    memory = int(str(found["memory_bytes"]))
+    enough = memory >= LEAST_MEMORY
+    hint = None if enough else f"Runs want {LEAST_MEMORY / GIB:.0f} GiB; see --micro-batch."
+    yield Finding("memory", "ok" if enough else "note", f"{memory / GIB:.1f} GiB", hint)
+    if SHARED_MEMORY.is_dir():
+        size = shutil.disk_usage(SHARED_MEMORY).total
+        hint = None if size >= LEAST_SHARED else "Processes that load images pass them through it: use --workers 0."
+        yield Finding("shared memory", "note" if hint else "ok", f"{size / GIB:.1f} GiB", hint)
+
+
+def _data(name: str, data_root: Path | None) -> Finding:
+    try:
+        folder, pairs = list_data(name, data_root)
+    except DataError as error:
+        return Finding(f"data {name}", "note", error.message, error.hint)
+    except OSError as error:
+        found = explain_os_error("read", Path(error.filename or "data"), error)
+        return Finding(f"data {name}", "note", found.message, found.hint)
+    counts = " and ".join(f"{len(ids)} {split}" for split, ids in pairs.items())
+    hint = f"Compare it with the published lists: cispbench data check --dataset {name}."
+    return Finding(f"data {name}", "ok", f"{folder}, {counts} images", hint)
+
+
+def _folder(topic: str, path: Path) -> Finding:
+    """Try a folder as a run uses it: an atomic write and a lock."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as scratch:
+            write_atomic(Path(scratch) / "file", b"content")
+            with run_lock(Path(scratch), "trying a lock", 0):
+                pass
+        free = shutil.disk_usage(there).free
+    except CispbenchError as error:
+        return Finding(topic, "problem", error.message, error.hint)
+    except OSError as error:
+        found = explain_os_error("write in", path, error)
+        return Finding(topic, "problem", found.message, found.hint)
+    hint = None if free >= LEAST_DISK else "Steps of the papers' models take up to half a GiB each: free some space."
+    return Finding(topic, "note" if hint else "ok", f"{path}, {free / GIB:.1f} GiB free", hint)
+
+
+def _weights(folder: Path) -> Finding:
+    table = load_table()
+    there = [name for name, entry in table.items() if (folder / entry.file_name).is_file()]
+    if there:
+        return Finding("weights", "ok", f"{folder}: {', '.join(there)}")
+    hint = "They are downloaded when a run needs them; without a network see --weights FILE."
+    return Finding("weights", "note", f"no pre-trained ones in {folder}", hint)
+
+
+def _cluster() -> Finding:
+    if shutil.which("sbatch") is None:
+        return Finding("cluster", "note", "no SLURM here", "Only `sweep --slurm` needs it.")
+    if importlib.util.find_spec("submitit") is None:
+        return Finding("cluster", "note", "SLURM is here, submitit is not", 'pip install -e ".[slurm]"')
+    return Finding("cluster", "ok", "SLURM and submitit")

@@ -1,0 +1,89 @@
+"""``cispbench doctor`` finds what a machine lacks, says what to do, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cispbench.harness import doctor
+
+
+def findings(commands: Any, code: int, *words: str) -> dict[str, dict[str, Any]]:
+    result = commands.invoke(["doctor", "--json", *words])
+    assert result.exit_code == code, result.output
+    content = json.loads(result.stdout)
+    found = {entry["topic"]: entry for entry in content["findings"]}
+    assert content["problems"] == sum(entry["state"] == "problem" for entry in found.values())
+    return found
+
+
+def test_a_machine_without_data_is_ready_and_stays_as_it_is(commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CISPBENCH_DATA", raising=False)
+    result = commands.invoke(["doctor", "--data-root", "absent"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("Ready: cispbench run ")
+    assert "the folder absent (--data-root) does not exist" in result.stdout
+    assert "Unpack VOCtrainval_11-May-2012.tar" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 110
+    assert list(commands.home.iterdir()) == []
+
+
+def test_data_and_folders_are_found(commands: Any, voc: Path) -> None:
+    (commands.home / "results").mkdir()
+    found = findings(commands, 0, "--data-root", str(voc))
+    assert found["data voc"]["state"] == "ok"
+    assert "12 train and 6 val images" in found["data voc"]["text"]
+    assert found["data ade"]["state"] == "note"
+    assert found["records"]["text"].startswith("results, ") and found["records"]["state"] == "ok"
+    assert list((commands.home / "results").iterdir()) == []
+
+
+def test_a_file_in_the_way_of_a_store_is_a_problem(commands: Any) -> None:
+    (commands.home / "taken").write_text("")
+    found = findings(commands, 1, "--steps-dir", "taken/steps")
+    assert found["steps"]["state"] == "problem"
+    assert "a file is in the way" in found["steps"]["text"]
+    assert found["records"]["state"] == "ok"
+
+
+def test_a_full_disk_and_a_read_only_one_are_problems(
+    commands: Any, disk: Path, fill: Callable[[int], Path], freeze: Callable[[], None]
+) -> None:
+    fill(0)
+    found = findings(commands, 1, "--out", str(disk / "out"))
+    assert "the disk is full" in found["records"]["text"]
+    freeze()
+    found = findings(commands, 1, "--out", str(disk / "out"))
+    assert "read-only" in found["records"]["text"]
+
+
+def test_a_package_that_cannot_be_imported_is_a_problem(commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    found = findings(commands, 1)
+    assert found["torchvision"]["state"] == "problem"
+    assert "cannot be imported" in found["torchvision"]["text"]
+    assert "pip install" in found["torchvision"]["hint"]
+    assert "accelerator" not in found
+
+
+def test_a_driver_without_a_torch_for_it_is_told(
+    commands: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(doctor, "DRIVERS", (tmp_path,))
+    assert "sees no GPU" in findings(commands, 0)["accelerator"]["text"]
+    monkeypatch.setattr(doctor, "DRIVERS", (tmp_path / "absent",))
+    assert findings(commands, 0)["accelerator"]["text"] == "none"
+
+
+def test_little_memory_and_little_disk_are_noted(commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEAST_MEMORY", "LEAST_DISK", "LEAST_SHARED"):
+        monkeypatch.setattr(doctor, name, 2**60)
+    found = findings(commands, 0)
+    assert {found[topic]["state"] for topic in ("memory", "records", "steps")} == {"note"}
+    assert all(found[topic]["hint"] for topic in ("memory", "records", "steps"))
