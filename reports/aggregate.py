@@ -19,7 +19,8 @@ from cispbench.reports.processes import in_order
 from cispbench.reports.runs import Group, Selection, comparable, newest, selected, sorted_settings, variants
 from cispbench.results.continual import METRICS, Continual, combine
 from cispbench.results.protocols import load_protocol
-from cispbench.results.scan import Cost, Scanned, StepFacts, scan_finished, scan_steps
+from cispbench.results.record import StepFacts
+from cispbench.results.scan import Cost, Scanned, scan_finished, scan_steps
 from cispbench.results.scores import Scores, score
 from cispbench.results.store import Store
 from cispbench.splits.settings import parse_setting

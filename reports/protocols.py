@@ -23,8 +23,7 @@ from cispbench.reports.runs import (
     variants,
 )
 from cispbench.results.protocols import Protocol, load_protocol, protocol_names
-from cispbench.results.record import StepRecord
-from cispbench.results.scan import StepFacts
+from cispbench.results.record import StepFacts, StepRecord
 from cispbench.results.store import Store
 
 _NUMBERS = ("old", "new", "all")
@@ -60,7 +59,7 @@ def protocols_json(store: Store, selection: Selection | None = None) -> str:
     return json.dumps({"runs": runs, "protocols": [asdict(entry) for entry in rules]}, allow_nan=False)
 
 
-def unmet(record: StepRecord | StepFacts, rules: Protocol) -> tuple[str, ...]:
+def unmet(record: StepFacts, rules: Protocol) -> tuple[str, ...]:
     """Return what a protocol asks of the evaluation that the record's is not: its view, images or checkpoint.
 
     A run tests the weights of the last iteration on all images, with the view of its recipe.
@@ -69,7 +68,7 @@ def unmet(record: StepRecord | StepFacts, rules: Protocol) -> tuple[str, ...]:
     return tuple(asked for asked, had in zip(wanted, _evaluation(record), strict=True) if asked != had)
 
 
-def _evaluation(record: StepRecord | StepFacts) -> tuple[str, str, str]:
+def _evaluation(record: StepFacts) -> tuple[str, str, str]:
     seen = record.recipe.get("evaluation")
     view = _view(seen.get("resize_short"), seen.get("crop")) if isinstance(seen, dict) else "a view not recorded"
     return view, _IMAGES["all"], _CHECKPOINTS["last"]

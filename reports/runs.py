@@ -13,14 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from cispbench.results.record import StepRecord
-from cispbench.results.scan import StepFacts
+from cispbench.results.record import StepFacts, StepRecord
 from cispbench.results.scores import Scores, score
 from cispbench.results.store import Store, read_record
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.settings import list_settings, parse_setting
 
-AnyRecord = TypeVar("AnyRecord", StepRecord, StepFacts)
+AnyRecord = TypeVar("AnyRecord", bound=StepFacts)
 
 _DATA = {"mini": "a small part of the real data", "synthetic": "synthetic scenes"}
 
@@ -105,7 +104,7 @@ def newest(records: Iterable[AnyRecord]) -> list[AnyRecord]:
     return list(kept.values())
 
 
-def variants(records: Iterable[StepRecord] | Iterable[StepFacts]) -> dict[str, str]:
+def variants(records: Iterable[StepFacts]) -> dict[str, str]:
     """Return, by run key, "" for runs of the recipe that came first in their row, else the digest of theirs."""
     first: dict[tuple[str, str, str], str] = {}
     found = {}
@@ -127,7 +126,7 @@ def sorted_settings(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (listed.index(name) if name in listed else len(listed), name))
 
 
-def run_json(record: StepRecord | StepFacts) -> dict[str, Any]:
+def run_json(record: StepFacts) -> dict[str, Any]:
     """Return what identifies a run, as JSON holds it."""
     return {
         "dataset": record.dataset, "setting": record.setting, "method": record.method.name,
@@ -153,15 +152,15 @@ def comparison_warning(kind: str, profile: str) -> str:
     return f"{measured}: these numbers are NOT comparable with published ones."
 
 
-def _name(record: StepRecord | StepFacts, option: str) -> str:
+def _name(record: StepFacts, option: str) -> str:
     return {"method": record.method.name, "setting": record.setting, "run": record.run_key}[option]
 
 
-def _age(record: StepRecord | StepFacts) -> tuple[datetime, str]:
+def _age(record: StepFacts) -> tuple[datetime, str]:
     return datetime.fromisoformat(record.created), record.run_key
 
 
-def _digest(record: StepRecord | StepFacts) -> str:
+def _digest(record: StepFacts) -> str:
     """Return a short digest of what a person can change about a run besides its seed."""
     parts = [record.recipe, record.method.version, record.method.options, record.model.weights_sha256]
     content = json.dumps([*parts, record.data.fingerprint], sort_keys=True)

@@ -108,18 +108,15 @@ class TrainedFor:
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """One finished step. Making one checks it: StoreError names the first field that breaks a rule.
+class StepFacts:
+    """What the record of a step says but for its counts, losses and classes: enough for tables, and quick to read.
 
     ``key`` is the step's content key, ``previous_key`` that of the step before, ``run_key`` that of the whole run.
-    ``learning_order``: class numbers by class index, background first; ``classes``: the numbers this step learnt.
-    ``confusion``: (C, C) counts of pixels over all classes of the data set in learning order, rows ground truth,
-    void left out. ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
+    ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
     ``trained_for``: the run whose training made the weights, None where that is not known (imported steps, and records
     of schema 1). ``origin``: measured here, submitted by somebody, or scored from a folder of predictions.
     """
 
-    schema: int
     key: str
     previous_key: str | None
     run_key: str
@@ -128,10 +125,8 @@ class StepRecord:
     scenario: str
     task: str
     order: str
-    learning_order: tuple[int, ...]
     step: int
     steps: int
-    classes: tuple[int, ...]
     method: MethodUsed
     joint: bool
     profile: str
@@ -139,8 +134,6 @@ class StepRecord:
     seed: int
     data: DataUsed
     recipe: dict[str, Any]
-    confusion: tuple[tuple[int, ...], ...]
-    losses: Losses
     iterations: int
     timing: Timing
     memory: Memory
@@ -153,6 +146,27 @@ class StepRecord:
     trained_for: TrainedFor | None
     origin: Literal["measured", "submitted", "predictions"]
 
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last step of its run."""
+        return self.step == self.steps - 1
+
+
+@dataclass(frozen=True)
+class StepRecord(StepFacts):
+    """One finished step in full. Making one checks it: StoreError names the first field that breaks a rule.
+
+    ``learning_order``: class numbers by class index, background first; ``classes``: the numbers this step learnt.
+    ``confusion``: (C, C) counts of pixels over all classes of the data set in learning order, rows ground truth,
+    void left out.
+    """
+
+    schema: int
+    learning_order: tuple[int, ...]
+    classes: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    losses: Losses
+
     def __post_init__(self) -> None:
         # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
         for name in ("learning_order", "classes", "quirks"):
@@ -161,11 +175,6 @@ class StepRecord:
             object.__setattr__(self, name, plain(getattr(self, name), name))
         object.__setattr__(self, "confusion", tuple(tuple(row) for row in self.confusion))
         check_record(self, SCHEMA)
-
-    @property
-    def finished(self) -> bool:
-        """Whether this is the last step of its run."""
-        return self.step == self.steps - 1
 
     @property
     def shared(self) -> bool:

@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cispbench.results.record import (
-    SCHEMA,
-    DataUsed,
-    Execution,
-    GitState,
-    Memory,
-    MethodUsed,
-    ModelUsed,
-    StepRecord,
-    Timing,
-    TrainedFor,
-)
+from cispbench.results.record import SCHEMA, StepFacts, StepRecord
 from cispbench.results.store import read_record, step_number
 from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
@@ -40,45 +29,6 @@ Counts = NDArray[np.int64]
 _OPENING, _CLOSING = b'\n "confusion": [\n', b"\n ]"
 _KEPT = 2**24  # bytes, more than what reading a record takes
 _LARGEST, _LONGEST = 2**53, 16  # beyond this number, of so many digits, counts are not exact as float64
-
-
-@dataclass(frozen=True)
-class StepFacts:
-    """What the record of a step says but for its counts, losses and classes; the fields are those of ``StepRecord``."""
-
-    key: str
-    previous_key: str | None
-    run_key: str
-    setting: str
-    dataset: str
-    scenario: str
-    task: str
-    order: str
-    step: int
-    steps: int
-    method: MethodUsed
-    joint: bool
-    profile: str
-    model: ModelUsed
-    seed: int
-    data: DataUsed
-    recipe: dict[str, Any]
-    iterations: int
-    timing: Timing
-    memory: Memory
-    skipped_steps: int
-    environment: dict[str, Any]
-    git: GitState
-    quirks: tuple[str, ...]
-    created: str
-    execution: Execution
-    trained_for: TrainedFor | None
-    origin: Literal["measured", "submitted", "predictions"]
-
-    @property
-    def finished(self) -> bool:
-        """Whether this is the last step of its run."""
-        return self.step == self.steps - 1
 
 
 class Scanned(NamedTuple):
