@@ -127,7 +127,7 @@ def draw_scene(
         distance = _distance(look.shape, u, v)
         inside = distance <= 1.0
         paint = _paint(look, u, v, rng)
-        image[:, inside] = paint[:, inside]
+        np.copyto(image, paint, where=inside)
         rim = (distance > 1.0) & (distance <= 1.0 + 0.8 / radius)
         mask[rim] = VOID
         mask[inside] = number
@@ -146,14 +146,17 @@ def _background(rng: np.random.Generator, rows: Field, columns: Field, size: int
 def _distance(shape: str, u: Field, v: Field) -> Field:
     """Return a field that is at most 1 inside the shape of radius 1."""
     across, along = np.abs(u), np.abs(v)
-    fields = {
-        "disc": np.hypot(u, v),
-        "square": np.maximum(across, along) / 0.86,
-        "diamond": (across + along) / 1.2,
-        "triangle": np.maximum(-v / 0.7, (across * 1.8 + v) / 1.1),
-        "cross": np.minimum(np.maximum(across, along / 0.42), np.maximum(along, across / 0.42)),
-    }
-    return np.asarray(fields[shape], np.float32)
+    if shape == "disc":
+        field = np.hypot(u, v)
+    elif shape == "square":
+        field = np.maximum(across, along) / 0.86
+    elif shape == "diamond":
+        field = (across + along) / 1.2
+    elif shape == "triangle":
+        field = np.maximum(-v / 0.7, (across * 1.8 + v) / 1.1)
+    else:
+        field = np.minimum(np.maximum(across, along / 0.42), np.maximum(along, across / 0.42))
+    return np.asarray(field, np.float32)
 
 
 def _paint(look: Look, u: Field, v: Field, rng: np.random.Generator) -> Field:
@@ -170,4 +173,4 @@ def _paint(look: Look, u: Field, v: Field, rng: np.random.Generator) -> Field:
         chosen = np.sin(8.0 * u) + np.sin(8.0 * v) > 1.0
     else:
         chosen = np.sin(10.0 * np.hypot(u, v)) > 0.1
-    return np.where(chosen[None], second, first).astype(np.float32)
+    return np.where(chosen[None], second, first).astype(np.float32, copy=False)
