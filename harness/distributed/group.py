@@ -7,6 +7,8 @@ is a group of one, in which every call returns at once.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from cispbench.splits.errors import RunError, UsageError
 
@@ -26,6 +29,8 @@ Value = TypeVar("Value")
 # The others wait for the first process as long as it waits for a lock or measures thresholds. Who ends them where a
 # process is lost is the launcher, which watches all of them.
 PATIENCE = timedelta(days=30)
+# How long the processes of a group may be apart at their start, and after how long one says that it waits.
+MEETING, TELL_SECONDS = timedelta(minutes=10), 15.0
 # A process that finds another one lost waits to be ended, so that the lost one is seen to be the first.
 LINGER_SECONDS = 20.0
 CPU = torch.device("cpu")
@@ -96,17 +101,14 @@ def local_rank() -> int:
 def joined(device: torch.device) -> Iterator[Group]:
     """Join the processes that this one was started with, for trainings on ``device``; yields their group.
 
-    Raises UsageError if the launcher left out what is needed to find them, LostProcessError if one of them goes.
+    Raises UsageError if the launcher left out what is needed to find them, LostProcessError if one of them does not
+    come or goes.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    except ValueError as error:
-        raise UsageError(
-            f"RANK is set, as if this were one of several processes, but {error}.",
-            hint="Start them by --devices or torchrun, or unset RANK and WORLD_SIZE.",
-        ) from error
+    store, rank, size = _meet()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     # What a slice of a concatenation gets for a gradient has other strides than DDP's buckets, which is no fault.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
@@ -117,6 +119,35 @@ def joined(device: torch.device) -> Iterator[Group]:
         time.sleep(LINGER_SECONDS)
         raise LostProcessError("another process of this training has ended.", hint="See its error.") from error
     dist.destroy_process_group()  # after an error it would wait for processes that are gone
+
+
+def _meet() -> tuple[Any, int, int]:
+    """Wait for the others; return the store that all of them share, this one's rank and their number."""
+    variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    rank, size, host, port = (os.environ.get(name) for name in variables)
+    telling = threading.Timer(TELL_SECONDS, _tell, [f"process {rank} of {size} waits for the others at {host}:{port}"])
+    telling.daemon = True
+    telling.start()
+    try:
+        store, number, count = next(rendezvous("env://", timeout=MEETING))
+    except ValueError as error:
+        raise UsageError(
+            f"RANK is set, as if this were one of several processes, but {error}.",
+            hint="Start them by --devices or torchrun, or unset RANK and WORLD_SIZE.",
+        ) from error
+    except (dist.DistStoreError, dist.DistNetworkError) as error:
+        raise LostProcessError(
+            f"process {rank} of {size} has waited {MEETING.total_seconds():.0f} s for the others at {host}:{port}.",
+            hint="Start all of them at once, by --devices or torchrun.",
+        ) from error
+    finally:
+        telling.cancel()
+    store.set_timeout(PATIENCE)
+    return store, number, count
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _says_lost(error: RuntimeError) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from torch import distributed as dist
 from torch import nn
 
 from cispbench.harness.data.synthetic import SyntheticSource
+from cispbench.harness.distributed import group as group_module
 from cispbench.harness.distributed.batch_norm import SharedBatchNorm, synchronise
-from cispbench.harness.distributed.group import ALONE, Group, joined, launched
+from cispbench.harness.distributed.group import ALONE, Group, LostProcessError, joined, launched
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.plan import plan_run
 from cispbench.harness.recipe_files import load_recipe
@@ -142,3 +145,23 @@ def test_a_launcher_that_leaves_out_how_to_meet_is_told(
     assert not commands.out.exists() and not commands.steps.exists()
     with pytest.raises(UsageError), joined(CPU):
         pass
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_who_waits_for_the_others_says_so_and_for_how_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(group_module, "MEETING", timedelta(seconds=1))
+    monkeypatch.setattr(group_module, "TELL_SECONDS", 0.1)
+    with (
+        pytest.raises(LostProcessError, match=f"process {rank} of 2 has waited 1 s for the others at 127.0.0.1:{port}"),
+        joined(CPU),
+    ):
+        pass
+    assert f"process {rank} of 2 waits for the others at 127.0.0.1:{port}\n" in capsys.readouterr().err
+    assert not dist.is_initialized()
