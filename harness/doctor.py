@@ -60,7 +60,7 @@ def _software() -> Iterator[Finding]:
             importlib.import_module(name)
         except (ImportError, AttributeError, OSError, RuntimeError) as error:  # builds that do not fit raise any
             lines = str(error).splitlines() or [type(error).__name__]
-            hint = 'Install them together and anew: pip install --upgrade torch torchvision; pip install -e ".[dev]".'
+            hint = "Install those that belong together anew: pip install --upgrade torch torchvision timm."
             yield Finding(name, "problem", f"{versions[name] or 'missing'}: cannot be imported: {lines[0]}", hint)
         else:
             yield Finding(name, "ok", str(versions[name]))

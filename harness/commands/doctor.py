@@ -24,7 +24,7 @@ _WIDTH = 86
 def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir: Path | None, as_json: bool) -> None:
     """Look at software, machine, data, folders and cluster, and say what a run would lack.
 
-    Exit code 1 if something is found that no run could do with. Nothing is written or downloaded.
+    Exit code 1 if something is found that no run could do with. Nothing is downloaded, and nothing is left behind.
 
     \b
     Example:
