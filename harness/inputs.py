@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cispbench.harness.data.source import Source, find_source
 from cispbench.harness.data.synthetic import synthetic_source
+from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.progress import ProgressView, index_progress
 from cispbench.harness.recipe import Recipe
 from cispbench.harness.recipe_files import PROFILES, parse_override
@@ -29,12 +30,14 @@ def open_source(setting: Setting, profile: str, data_root: Path | None, cache: P
 
 
 def fit_weights(
-    recipe: Recipe, choice: WeightsChoice, published: bool, overrides: Sequence[str], view: ProgressView
+    recipe: Recipe, choice: WeightsChoice, profile: str, overrides: Sequence[str], view: ProgressView
 ) -> Recipe:
     """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics.
 
-    ``published``: recipe and weights are those of the paper, whose normalisation is kept, whatever it is.
+    Under the profile ``paper`` the recipe's own weights keep its normalisation, whatever they were trained with.
     """
+    own = model_spec(recipe.model).weights if recipe.weights == "pretrained" else recipe.weights
+    published = profile == "paper" and choice.label == own
     recipe = replace(recipe, weights=choice.label)
     if choice.load is None:
         if recipe.freeze_batch_norm:
@@ -46,4 +49,7 @@ def fit_weights(
         view.note(f"weights {choice.label}: unknown here, images are normalised as data.normalise says: "
                   f"{recipe.data.normalise}")  # fmt: skip
         return recipe
+    if profile == "paper" and choice.normalise != recipe.data.normalise:
+        view.note(f"weights {choice.label}: images are normalised as for their training ({choice.normalise}), where "
+                  f"the recipe says {recipe.data.normalise}")  # fmt: skip
     return replace(recipe, data=replace(recipe.data, normalise=choice.normalise))

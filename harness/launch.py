@@ -101,8 +101,7 @@ def _run(
                     weights or recipe.weights, recipe.model, steps.root / "weights", named=bool(weights)
                 )
         if start is None:
-            published = profile == "paper" and not weights
-            recipe = fit_weights(recipe, choice, published, overrides, view)
+            recipe = fit_weights(recipe, choice, profile, overrides, view)
         else:
             choice = WeightsChoice(f"imported:{start.code}", start.sha256)
             recipe = replace(recipe, weights=choice.label)

@@ -117,8 +117,7 @@ class Planner:
             self._weights[name, recipe.model] = self._choose(asked, name, recipe.model)
         choice = self._weights[name, recipe.model]
         self._asked[choice.label] = asked
-        published = self.choices.profile == "paper" and not self.choices.weights
-        fitted = fit_weights(recipe, choice, published, self.choices.overrides, self._notes)
+        fitted = fit_weights(recipe, choice, self.choices.profile, self.choices.overrides, self._notes)
         return fitted, choice.sha256
 
     def _choose(self, asked: str | None, name: str, model: str) -> WeightsChoice:
