@@ -71,7 +71,7 @@ def readme_section(found: Leaderboard) -> str:
         "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
         f"{rules.name} v{rules.version}.\nIn brackets what makes a row unfair to compare: stored images of earlier "
         "steps (memory), a checkpoint chosen on the\ntest images (test-selected), a backbone that has seen more than "
-        "ImageNet-1k (pre-training), or labels beyond the data set's\n(extra supervision)."
+        "ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision)."
     ]
     for setting in SHORT:
         board = next(board for board in found.boards if board.comparable and setting in board.settings)
