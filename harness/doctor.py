@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cispbench.harness.data.source import list_data
 from cispbench.harness.devices import DRIVERS
 from cispbench.harness.environment import PACKAGES, describe_environment, emulates_bf16
 from cispbench.harness.locks import run_lock
@@ -47,7 +48,8 @@ def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[Finding]
     if all(finding.state != "problem" for finding in findings):
         findings += _accelerators()
     findings += _machine()
-    findings += [_data(name, data_root) for name in datasets()]
+    if all(finding.state != "problem" for finding in findings):
+        findings += [_data(name, data_root) for name in datasets()]
     findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights"), _cluster()]
     return findings
 
@@ -58,7 +60,7 @@ def _software() -> Iterator[Finding]:
     for name in PACKAGES[1:]:
         try:
             importlib.import_module(name)
-        except (ImportError, AttributeError, OSError, RuntimeError) as error:  # builds that do not fit raise any
+        except Exception as error:  # noqa: BLE001 - builds that do not fit each other raise whatever they like
             lines = str(error).splitlines() or [type(error).__name__]
             hint = "Install those that belong together anew: pip install --upgrade torch torchvision timm."
             yield Finding(name, "problem", f"{versions[name] or 'missing'}: cannot be imported: {lines[0]}", hint)
@@ -70,9 +72,14 @@ def _accelerators() -> Iterator[Finding]:
     import torch
 
     for number in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(number)
-        text = f"cuda:{number}, {properties.name}, {properties.total_memory / GIB:.0f} GiB"
-        yield Finding("accelerator", "ok", text)
+        try:
+            properties = torch.cuda.get_device_properties(number)
+        except (RuntimeError, AssertionError) as error:
+            text = f"cuda:{number} cannot be used: {str(error).partition('.')[0]}"
+            yield Finding("accelerator", "note", text, "See whether its driver works and fits this build of torch.")
+        else:
+            text = f"cuda:{number}, {properties.name}, {properties.total_memory / GIB:.0f} GiB"
+            yield Finding("accelerator", "ok", text)
     if torch.cuda.device_count():
         return
     if any(path.exists() for path in DRIVERS):
@@ -99,6 +106,8 @@ def _machine() -> Iterator[Finding]:
 
 
 def _data(name: str, data_root: Path | None) -> Finding:
+    from cispbench.harness.data.source import list_data  # which needs numpy
+
     try:
         folder, pairs = list_data(name, data_root)
     except DataError as error:
@@ -113,8 +122,11 @@ def _data(name: str, data_root: Path | None) -> Finding:
 
 def _folder(topic: str, path: Path) -> Finding:
     """Try a folder as a run uses it: an atomic write and a lock."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     try:
+        with suppress(FileNotFoundError):  # no other error: a name too long, a folder that may not be looked into
+            path.lstat()
+        # A link that leads nowhere is in the way of a folder, and is found so.
+        there = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as scratch:
             write_atomic(Path(scratch) / "file", b"content")
             with run_lock(Path(scratch), "trying a lock", 0):
@@ -131,7 +143,9 @@ def _folder(topic: str, path: Path) -> Finding:
 
 def _weights(folder: Path) -> Finding:
     table = load_table()
-    there = [name for name, entry in table.items() if (folder / entry.file_name).is_file()]
+    there: list[str] = []
+    with suppress(OSError):  # which the folder of the steps is told of
+        there = [name for name, entry in table.items() if (folder / entry.file_name).is_file()]
     if there:
         return Finding("weights", "ok", f"{folder}: {', '.join(there)}")
     hint = "They are downloaded when a run needs them; without a network see --weights FILE."

@@ -183,6 +183,8 @@ def spread(values: Sequence[float]) -> Spread:
     mean = statistics.fmean(known)
     if len(known) == 1:
         return Spread(mean, math.nan, known)
+    if min(known) == max(known):
+        return Spread(mean, 0.0, known)
     # statistics.stdev reckons in fractions, ten times slower, for digits that no report shows.
     return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1)), known)
 

@@ -10,9 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import TypeVar
-
-from cispbench.splits.errors import StoreError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,28 +23,46 @@ _SHARES = 4  # of each process, as some files take longer than others
 def in_order(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], least: int) -> list[Result]:
     """Return ``work(items)``, done on parts of ``items`` in several processes if each has ``least`` items or more.
 
-    The results are in the order of the items, and an error is that of the first part that has one, as when done in
-    one go. ``work`` must treat items one by one, be found by its name in a module, and return what can be pickled.
-    Raises StoreError if a process was killed.
+    The results are in the order of the items, and an error is that of the first part that has one. ``work`` must treat
+    items one by one, be found by its name in a module, and return what can be pickled. Where processes cannot be
+    started, or one is killed, this one does all of it: that takes longer, and less memory.
     """
     processes = min(_cores(), _MOST, len(items) // least)
     if processes < 2 or not _may_fork():
         return work(items)
     size = -(-len(items) // (processes * _SHARES))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
-    context = multiprocessing.get_context("fork")
     try:
-        with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
-            return [result for results in pool.map(work, parts) for result in results]
-    except BrokenProcessPool as error:
-        raise StoreError(
-            "a process that reads records was killed, perhaps as memory ran out.", hint="Run the command again."
-        ) from error
+        return _spread(work, parts, processes)
+    except (OSError, ImportError, NotImplementedError, BrokenProcessPool):  # no semaphores, no process left, no memory
+        return work(items)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the first one ends the others."""
+def _spread(
+    work: Callable[[Sequence[Item]], list[Result]], parts: Sequence[Sequence[Item]], processes: int
+) -> list[Result]:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin) as pool:
+        try:
+            futures = [pool.submit(work, part) for part in parts]
+            return [result for future in futures for result in future.result()]
+        except BaseException:  # else the pool would wait for what is under way, at Ctrl-C as well
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
+
+
+def _begin() -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the first one, and end when that one does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _cores() -> int:

@@ -146,6 +146,12 @@ class StepFacts:
     trained_for: TrainedFor | None
     origin: Literal["measured", "submitted", "predictions"]
 
+    def __post_init__(self) -> None:
+        # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
+        object.__setattr__(self, "quirks", tuple(self.quirks))
+        for name in ("recipe", "environment"):
+            object.__setattr__(self, name, plain(getattr(self, name), name))
+
     @property
     def finished(self) -> bool:
         """Whether this is the last step of its run."""
@@ -168,11 +174,9 @@ class StepRecord(StepFacts):
     losses: Losses
 
     def __post_init__(self) -> None:
-        # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
-        for name in ("learning_order", "classes", "quirks"):
+        super().__post_init__()
+        for name in ("learning_order", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("recipe", "environment"):
-            object.__setattr__(self, name, plain(getattr(self, name), name))
         object.__setattr__(self, "confusion", tuple(tuple(row) for row in self.confusion))
         check_record(self, SCHEMA)
 
@@ -199,7 +203,7 @@ class StepRecord(StepFacts):
         """
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
             raise StoreError(
                 f"{place} is not valid JSON: {error}.", hint="Restore it from version control, or delete it and rerun."
             ) from error

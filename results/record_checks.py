@@ -10,14 +10,34 @@ from typing import TYPE_CHECKING, Any
 from cispbench.splits.errors import StoreError
 
 if TYPE_CHECKING:
-    from cispbench.results.record import StepRecord
+    from cispbench.results.record import StepFacts, StepRecord
 
 
 def check_record(record: StepRecord, schema: int) -> None:
     """Raise StoreError naming every field of ``record`` that breaks a rule, with its value."""
-    found = [*_scalars(record, schema), *_classes(record), *_confusion(record), *_losses(record)]
+    found = [] if record.schema == schema else [f"schema is {record.schema}, not {schema}"]
+    found += [*broken_facts(record), *_classes(record), *_confusion(record), *_losses(record)]
     if found:
         raise StoreError(f"step record: {'; '.join(found)}.")
+
+
+def broken_facts(record: StepFacts) -> Iterator[str]:
+    """Yield the fields of ``record`` that break a rule, with their values; only what ``StepFacts`` has is looked at."""
+    for name in ("key", "run_key", "setting", "dataset", "scenario", "task", "order", "profile"):
+        if not getattr(record, name):
+            yield f"{name} is empty"
+    for name, text in (("method.name", record.method.name), ("model.name", record.model.name)):
+        if not text:
+            yield f"{name} is empty"
+    for name, count in _counts(record):
+        if count is not None and not 0 <= count < math.inf:
+            yield f"{name} is {count}, not a finite number of at least 0"
+    if record.step >= record.steps:
+        yield f"step is {record.step}, but there are {record.steps} steps"
+    if record.previous_key is not None and record.step == 0:
+        yield f"previous_key is {record.previous_key!r} at step 0"
+    if not _is_utc(record.created):
+        yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
 
 
 def plain(value: Any, field: str) -> Any:
@@ -38,16 +58,8 @@ def plain(value: Any, field: str) -> Any:
     )
 
 
-def _scalars(record: StepRecord, schema: int) -> Iterator[str]:
-    if record.schema != schema:
-        yield f"schema is {record.schema}, not {schema}"
-    for name in ("key", "run_key", "setting", "dataset", "scenario", "task", "order", "profile"):
-        if not getattr(record, name):
-            yield f"{name} is empty"
-    for name, text in (("method.name", record.method.name), ("model.name", record.model.name)):
-        if not text:
-            yield f"{name} is empty"
-    counts: list[tuple[str, float | None]] = [
+def _counts(record: StepFacts) -> list[tuple[str, float | None]]:
+    return [
         ("step", record.step),
         ("seed", record.seed),
         ("iterations", record.iterations),
@@ -65,15 +77,6 @@ def _scalars(record: StepRecord, schema: int) -> Iterator[str]:
         ("memory.peak_host_bytes", record.memory.peak_host_bytes),
         ("memory.peak_device_bytes", record.memory.peak_device_bytes),
     ]
-    for name, count in counts:
-        if count is not None and not (count >= 0 and math.isfinite(count)):
-            yield f"{name} is {count}, not a finite number of at least 0"
-    if record.step >= record.steps:
-        yield f"step is {record.step}, but there are {record.steps} steps"
-    if record.previous_key is not None and record.step == 0:
-        yield f"previous_key is {record.previous_key!r} at step 0"
-    if not _is_utc(record.created):
-        yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
 
 
 def _is_utc(text: str) -> bool:

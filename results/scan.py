@@ -8,9 +8,9 @@ as ``StepRecord.to_json`` writes it is read in full, so that its errors are thos
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cispbench.results.record import SCHEMA, StepFacts, StepRecord
+from cispbench.results.record_checks import broken_facts
 from cispbench.results.store import read_record, step_number
 from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
@@ -27,6 +28,7 @@ Counts = NDArray[np.int64]
 
 # The layout of to_json. No text of a record holds a bare line feed, so neither mark can lie within one.
 _OPENING, _CLOSING = b'\n "confusion": [\n', b"\n ]"
+_FIELDS = {entry.name for entry in fields(StepRecord)}
 _KEPT = 2**24  # bytes, more than what reading a record takes
 _LARGEST, _LONGEST = 2**53, 16  # beyond this number, of so many digits, counts are not exact as float64
 
@@ -102,11 +104,11 @@ def _counted(scanned: Scanned) -> StepCounts:
 
 
 def _step(path: Path, run: StepFacts) -> StepCounts:
-    """Read what is needed of an earlier step alone; where its text or a value is unusual, read the whole record."""
+    """Read and check what is needed of an earlier step alone; where its text is unusual, read the whole record."""
     value, counts = _read(path)
     try:
         identity, found = _identity(value), _partly(value, counts)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         scanned = _in_full(read_record(path), path)
         identity, found = _identity(vars(scanned.facts)), _counted(scanned)
     if identity != _identity(vars(run)):
@@ -126,7 +128,8 @@ def _partly(value: dict[str, Any], counts: Counts | None) -> StepCounts:
     cost = Cost(
         timing["train_seconds"], timing["evaluate_seconds"], memory["peak_host_bytes"], memory["peak_device_bytes"]
     )
-    numbers = all(type(number) in (int, float) and number >= 0 for number in cost if number is not None)
+    known: list[Any] = list(cost[:3]) + ([] if cost[3] is None else [cost[3]])
+    numbers = all(type(number) in (int, float) and number >= 0 and math.isfinite(number) for number in known)
     typed = type(key) is str and type(step) is int and type(value["joint"]) is bool
     if counts is None or not numbers or not typed or not 0 <= step < value["steps"]:
         raise ValueError(step)
@@ -153,18 +156,23 @@ def _read(path: Path) -> tuple[dict[str, Any], Counts | None]:
         return {}, None
     start += len(_OPENING)
     try:
-        value = json.loads(data[: start - 1] + data[end + 2 :], parse_constant=_refuse)
-    except ValueError:
+        value = json.loads((data[: start - 1] + data[end + 2 :]).decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return {}, None
-    if not isinstance(value, dict) or value.get("confusion") != [] or value.get("schema") != SCHEMA:
+    if not isinstance(value, dict) or value.keys() != _FIELDS or data.find(b'"confusion"', end) >= 0:
         return {}, None
-    order = value.get("learning_order")
-    return value, _counts(data[start:end], len(order)) if isinstance(order, list) else None
+    schema, order = value["schema"], value["learning_order"]
+    numbers = isinstance(order, list) and all(type(number) is int for number in order)
+    if type(schema) is not int or schema != SCHEMA or value["confusion"] != [] or not numbers:
+        return {}, None
+    if sorted(order) != list(range(len(order))) or order[:1] != [0]:
+        return {}, None
+    return value, _counts(data[start:end], len(order))
 
 
 def _counts(text: bytes, count: int) -> Counts | None:
     """Return ``count`` rows of ``count`` numbers each, or None if the text is anything else."""
-    if not text or not count:
+    if not count or len(text) < count * (3 * count + 2):  # without its digits a row has as many characters
         return None
     characters = np.frombuffer(text, dtype=np.uint8)
     layout, opening = _layout(count)
@@ -201,8 +209,8 @@ def _layout(count: int) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
 def _facts(value: dict[str, Any], path: Path) -> StepFacts:
     kept = {entry.name: value[entry.name] for entry in fields(StepFacts) if entry.name in value}
     facts = read_fields(StepFacts, kept, str(path))
-    if not 0 <= facts.step < facts.steps or datetime.fromisoformat(facts.created).utcoffset() != timedelta(0):
-        raise ValueError(facts.created)
+    if broken := list(broken_facts(facts)):
+        raise ValueError(broken)
     return facts
 
 

@@ -68,9 +68,13 @@ def _read_scalar(hint: Any, value: object, place: str, field: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise _fail(place, field, value, "a finite number")
-        return float(value)
+        return number
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise _fail(place, field, value, _WORDS.get(hint, str(hint)))

@@ -154,7 +154,7 @@ def _distance(shape: str, u: Field, v: Field) -> Field:
         field = (across + along) / 1.2
     elif shape == "triangle":
         field = np.maximum(-v / 0.7, (across * 1.8 + v) / 1.1)
-    else:
+    else:  # a cross
         field = np.minimum(np.maximum(across, along / 0.42), np.maximum(along, across / 0.42))
     return np.asarray(field, np.float32)
 

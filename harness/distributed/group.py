@@ -106,9 +106,7 @@ def joined(device: torch.device) -> Iterator[Group]:
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store, rank, size = _meet()
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     # What a slice of a concatenation gets for a gradient has other strides than DDP's buckets, which is no fault.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
@@ -121,29 +119,33 @@ def joined(device: torch.device) -> Iterator[Group]:
     dist.destroy_process_group()  # after an error it would wait for processes that are gone
 
 
-def _meet() -> tuple[Any, int, int]:
-    """Wait for the others; return the store that all of them share, this one's rank and their number."""
-    variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    rank, size, host, port = (os.environ.get(name) for name in variables)
-    telling = threading.Timer(TELL_SECONDS, _tell, [f"process {rank} of {size} waits for the others at {host}:{port}"])
+def _meet(backend: str) -> None:
+    """Wait for the others and make the group; say so once it takes long, and give up some time."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    telling = threading.Timer(TELL_SECONDS, _tell, [f"process {rank} of {size} waits for the others at {place}"])
     telling.daemon = True
     telling.start()
+    began = time.monotonic()
     try:
         store, number, count = next(rendezvous("env://", timeout=MEETING))
+        store.set_timeout(PATIENCE)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     except ValueError as error:
         raise UsageError(
             f"RANK is set, as if this were one of several processes, but {error}.",
             hint="Start them by --devices or torchrun, or unset RANK and WORLD_SIZE.",
         ) from error
-    except (dist.DistStoreError, dist.DistNetworkError) as error:
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or _says_lost(error)):
+            raise
+        waited, reason = time.monotonic() - began, str(error).partition("\n")[0].rstrip(".")
         raise LostProcessError(
-            f"process {rank} of {size} has waited {MEETING.total_seconds():.0f} s for the others at {host}:{port}.",
-            hint="Start all of them at once, by --devices or torchrun.",
+            f"process {rank} of {size} has not met the others at {place} in {waited:.0f} s: {reason}.",
+            hint="Start all of them at once, by --devices or torchrun, at a port (MASTER_PORT) that is free.",
         ) from error
     finally:
         telling.cancel()
-    store.set_timeout(PATIENCE)
-    return store, number, count
 
 
 def _tell(text: str) -> None:

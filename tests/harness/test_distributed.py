@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -147,21 +149,59 @@ def test_a_launcher_that_leaves_out_how_to_meet_is_told(
         pass
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_who_waits_for_the_others_says_so_and_for_how_long(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str
+@pytest.fixture
+def one_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], str]:
+    """What makes this process one of several, and returns where they meet: a port that was free."""
+
+    def among(rank: int, size: int) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        variables = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setattr(group_module, "MEETING", timedelta(seconds=1))
+        monkeypatch.setattr(group_module, "TELL_SECONDS", 0.1)
+        return f"127.0.0.1:{port}"
+
+    return among
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_the_others_says_so_and_gives_up(
+    one_of: Callable[[int, int], str], capsys: pytest.CaptureFixture[str], rank: int
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(group_module, "MEETING", timedelta(seconds=1))
-    monkeypatch.setattr(group_module, "TELL_SECONDS", 0.1)
-    with (
-        pytest.raises(LostProcessError, match=f"process {rank} of 2 has waited 1 s for the others at 127.0.0.1:{port}"),
-        joined(CPU),
-    ):
+    place = one_of(rank, 2)
+    with pytest.raises(LostProcessError, match=f"process {rank} of 2 has not met the others at {place}"), joined(CPU):
         pass
-    assert f"process {rank} of 2 waits for the others at 127.0.0.1:{port}\n" in capsys.readouterr().err
+    assert f"process {rank} of 2 waits for the others at {place}\n" in capsys.readouterr().err
     assert not dist.is_initialized()
+
+
+def test_a_port_in_use_is_named(one_of: Callable[[int, int], str]) -> None:
+    place = one_of(0, 2)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(place.rpartition(":")[2])))
+        other.listen()
+        with pytest.raises(LostProcessError, match=r"in 0 s: .*in use.*MASTER_PORT"), joined(CPU):
+            pass
+
+
+def test_who_has_met_only_some_is_told_as_well(one_of: Callable[[int, int], str]) -> None:
+    place = one_of(1, 3)
+    host, _, port = place.rpartition(":")
+    script = f"""
+from datetime import timedelta
+from torch.distributed import TCPStore
+try:
+    TCPStore({host!r}, {port}, 3, True, timeout=timedelta(seconds=8))
+except RuntimeError:
+    pass
+"""
+    first = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        with pytest.raises(LostProcessError, match="process 1 of 3 has not met the others"), joined(CPU):
+            pass
+    finally:
+        first.kill()
+        first.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,3 +88,31 @@ def test_little_memory_and_little_disk_are_noted(commands: Any, monkeypatch: pyt
     found = findings(commands, 0)
     assert {found[topic]["state"] for topic in ("memory", "records", "steps")} == {"note"}
     assert all(found[topic]["hint"] for topic in ("memory", "records", "steps"))
+
+
+def test_a_device_that_cannot_be_used_is_told(commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(number: int) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check.")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", fail)
+    found = findings(commands, 0)["accelerator"]
+    assert found["state"] == "note" and "cuda:0 cannot be used: Found no NVIDIA driver" in found["text"]
+
+
+@pytest.mark.parametrize("path", ["link/steps", "x" * 300])
+def test_folders_that_cannot_be_are_problems(commands: Any, path: str) -> None:
+    (commands.home / "link").symlink_to("nowhere")
+    assert findings(commands, 1, "--steps-dir", path)["steps"]["state"] == "problem"
+
+
+def test_without_numpy_the_doctor_says_so() -> None:
+    script = """
+import sys
+sys.modules["numpy"] = None
+from cispbench.harness.cli import main
+main(["doctor"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "problem  numpy" in done.stdout

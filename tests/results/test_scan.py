@@ -119,7 +119,7 @@ def edited(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"seed": '"0"'}, {"seed": "true"}, {"recipe": '{"lr": NaN}'}, {"created": '"yesterday"'},
+        {"seed": '"0"'}, {"seed": "true"}, {"seed": "-1"}, {"recipe": '{"lr": NaN}'}, {"created": '"yesterday"'},
         {"created": '"2025-01-31T12:00:00"'}, {"step": "7"}, {"steps": "0"}, {"joint": "0"}, {"schema": "99"},
         {"profile": "null"}, {"quirks": "7"}, {"learning_order": "[0, 1]"}, {"origin": '"invented"'},
     ],
@@ -131,6 +131,39 @@ def test_a_damaged_field_is_refused_as_the_full_reader_does(written: Path, chang
     with pytest.raises(StoreError) as fast:
         scan_record(written)
     assert str(fast.value) == str(full.value)
+
+
+def repeat_a_class(data: bytes) -> bytes:
+    return re.sub(rb'("learning_order": \[0, 1, )2', rb"\g<1>1", data)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: b"\xef\xbb\xbf" + data, repeat_a_class,
+        lambda data: data.replace(b'"mib"', b'"m\xed\xa0\x80b"'), lambda data: data.replace(b'"mib"', b'"mib\xff"'),
+        lambda data: re.sub(rb'"schema": \d+', b'"schema": 2.0', data),
+        lambda data: data.replace(b"{", b'{"more": 1,', 1), lambda data: data[:-3] + b',\n "confusion": []\n}\n',
+        lambda data: data[:-3] + b',\n "confusion": [\n  [7]\n ]\n}\n',
+        lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": 1e999', data),
+        lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": ' + b"9" * 400, data),
+        lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": null', data),
+        lambda data: re.sub(rb'"seed": \d+', b'"seed": ' + b"9" * 5000, data),
+        lambda data: re.sub(rb'"origin"', b'"more": ' + b"[" * 100_000 + b"]" * 100_000 + b', "origin"', data),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["step-1.json", "step-0.json"])
+def test_what_the_full_reader_refuses_is_refused(written: Path, spoil: Callable[[bytes], bytes], name: str) -> None:
+    path, scanned = written.with_name(name), scan_record(written)
+    spoilt = spoil(path.read_bytes())
+    assert spoilt != path.read_bytes()
+    path.write_bytes(spoilt)
+    with pytest.raises(StoreError) as full:
+        read_record(path)
+    with pytest.raises(StoreError) as fast:
+        scan_record(path) if path == written else scan_steps(scanned)
+    assert str(fast.value) == str(full.value)
+    assert str(path) in str(fast.value)
 
 
 @pytest.mark.parametrize(
