@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -44,7 +45,7 @@ def run_lock(
     """
     if not folder.is_dir():
         raise StoreError(f"cannot lock {folder}: there is no such folder.", hint="Create it, or name another one.")
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock would outlive its holder
     try:
         _acquire(lock, folder, wait, on_wait)
         try:
@@ -53,8 +54,10 @@ def run_lock(
             lock.release()
             raise
     except NotImplementedError as error:
-        raise StoreError(f"cannot lock {folder}: {error}.", hint="Use a file system that knows locks.") from error
+        raise _no_locks(folder, error) from error
     except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise _no_locks(folder, error) from error
         raise explain_os_error("lock", folder, error) from error
     try:
         yield
@@ -63,6 +66,10 @@ def run_lock(
         with suppress(OSError):
             (folder / HOLDER).unlink()
         lock.release()
+
+
+def _no_locks(folder: Path, error: Exception) -> StoreError:
+    return StoreError(f"cannot lock {folder}: {error}.", hint="Use a file system that knows locks (flock).")
 
 
 def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable[[str], None] | None) -> None:

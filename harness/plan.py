@@ -28,6 +28,11 @@ from cispbench.splits.settings import Setting
 TRAINING_VERSION = 2  # raised whenever the same plan would train to other weights
 
 
+def code_versions(method: Method) -> tuple[int, int, int]:
+    """Return what the keys of a plan say of the code: versions of the training, of the models and of the method."""
+    return TRAINING_VERSION, MODELS_VERSION, type(method).version
+
+
 @dataclass(frozen=True)
 class PlannedStep:
     """One step: the images it trains on and its content key."""

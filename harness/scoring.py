@@ -132,7 +132,7 @@ def _pairs(predictions: Predictions, source: Source, ids: tuple[str, ...]) -> It
         image, mask = source.read("val", image_id)
         target = relabel(mask, truth, f"the mask of the test image {image_id}")
         size = _size(path, content, target, predictions.view)
-        prediction = _read(path, content, predictions, table)
+        prediction = _read(path, content, size, predictions, table)
         seen = transform(image, target)[1]
         if size == tuple(target.shape):
             # Where the view pads, it pads both: with void, which the target leaves out of the count.
@@ -153,12 +153,16 @@ def _size(path: Path, content: bytes, target: Tensor, view: EvalView) -> tuple[i
     return height, width
 
 
-def _read(path: Path, content: bytes, predictions: Predictions, table: Tensor) -> Tensor:
+def _read(path: Path, content: bytes, size: tuple[int, int], predictions: Predictions, table: Tensor) -> Tensor:
     """Return the class index of every pixel, uint8. Raises DataError."""
     setting = predictions.setting
     try:
         image, _ = decode_mask(path, content, setting.dataset)
         mask = torch.from_numpy(np.array(image))
+        if tuple(mask.shape) != size:  # a second header
+            raise DataError(
+                f"the prediction {path} is {tuple(mask.shape)} (height, width), and its header says {size}."
+            )
         return relabel(mask, table, f"the prediction {path}")
     except DataError as error:
         learnt = setting.num_classes(predictions.step)

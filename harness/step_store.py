@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cispbench.harness.models.weight_files import file_sha256
-from cispbench.results.atomic import make_folder, sync_folder, write_atomic
+from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
 from cispbench.splits.errors import StoreError, WeightsError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class StepStore:
 
     def has(self, key: str) -> bool:
         """Whether the step is published: its manifest is what makes it so."""
-        return (self.folder(key) / MANIFEST).is_file()
+        return _is_file(self.folder(key) / MANIFEST)
 
     def manifest(self, key: str) -> dict[str, Any]:
         """Return what the step was made of and what its training cost. Raises StoreError."""
@@ -133,12 +133,12 @@ class StepStore:
     def evaluation(self, key: str, evaluation_key: str) -> dict[str, Any] | None:
         """Return a stored evaluation of the step's weights, or None."""
         path = self.folder(key) / f"evaluation-{evaluation_key[:16]}.json"
-        if not path.is_file():
-            return None
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (FileNotFoundError, ValueError):
             return None  # it costs one pass over the test images to make it anew
+        except OSError as error:
+            raise explain_os_error("read", path, error) from error
         return content if isinstance(content, dict) and content.get("key") == evaluation_key else None
 
     def write_evaluation(self, key: str, evaluation_key: str, content: Mapping[str, Any]) -> None:
@@ -156,6 +156,13 @@ class StepStore:
                 raise StoreError(
                     f"cannot publish {target}: {error}.", hint="Check the folder's permissions."
                 ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise explain_os_error("look for", path, error) from error
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -120,6 +120,11 @@ class Cell:
         return self.runs[0].facts.joint
 
     @property
+    def ranked(self) -> bool:
+        """Whether it competes for the best of a column: trained here from the start, and no upper bound."""
+        return not self.joint and not self.key.imported and self.key.origin == "measured"
+
+    @property
     def comparable(self) -> bool:
         """Whether it may stand beside published numbers: full data, the profile of the papers."""
         return comparable(self.key.kind, self.key.profile)
@@ -232,7 +237,8 @@ def _mean_iou(cell: Cell) -> tuple[float, ...]:
 def _reference_key(run: Run) -> tuple[str, ...]:
     facts = run.facts
     weights = facts.model.weights_sha256 or ""
-    return facts.data.kind, facts.data.fingerprint, facts.profile, facts.setting, facts.model.name, weights
+    trained = f"{facts.origin} {run.imported}"  # a stranger's joint run is no reference for what was measured here
+    return trained, facts.data.kind, facts.data.fingerprint, facts.profile, facts.setting, facts.model.name, weights
 
 
 def _partitions(runs: Iterable[Run]) -> dict[tuple[Group, str, bool], list[Run]]:

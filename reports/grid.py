@@ -146,7 +146,7 @@ def _label(cell: Cell) -> _Label:
 def _column(column: Sequence[Cell | None], name: str, chosen: Shown) -> list[Text]:
     if name == SEEDS:
         return [Text(str(len(cell.runs)) if cell else "") for cell in column]
-    ranked = [None if cell is None or cell.joint else cell.numbers[name].mean for cell in column]
+    ranked = [cell.numbers[name].mean if cell is not None and cell.ranked else None for cell in column]
     places = ranks(ranked, chosen.decimals, lower=name in LOWER_IS_BETTER)
     return [Text(_number(cell, name, chosen) if cell else "", rank) for cell, rank in zip(column, places, strict=True)]
 
@@ -187,6 +187,10 @@ def _notes(group: Group, members: Sequence[Cell], chosen: Shown) -> list[str]:
             "In brackets: published numbers for the same method and backbone (lowest to highest where sources differ), "
             "as reported by the paper that ran it, else as excerpted or reproduced by others; they follow their own "
             "protocols." + (" Behind them: measured minus published." if chosen.published else "")
+        )
+    if any(not cell.ranked and not cell.joint for cell in members):
+        notes.append(
+            "Submitted rows, scored predictions and runs that go on from an imported step are shown, not ranked."
         )
     superseded = sum(cell.superseded for cell in members)
     if superseded:

@@ -41,9 +41,9 @@ class Update:
 def update_baselines(store: Store, folder: Path, selection: Selection, update: Update) -> list[Path]:
     """Write the selected measured cells into the baselines of ``folder``, and return the files written.
 
-    Cells that the store says nothing of stay; every change is added to the file's history. Raises UsageError for a
-    missing reason or where only runs on full data are there, StoreError for runs that differ in a method's options,
-    among which a baseline cannot choose.
+    Cells that the store says nothing of stay, unless the protocol has another version since; every change is added to
+    the file's history. Raises UsageError for a missing reason or where only runs on full data are there, StoreError for
+    runs that differ in a method's options, among which a baseline cannot choose.
     """
     if not update.reason.strip():
         raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
@@ -72,15 +72,17 @@ def _updated(before: Baselines | None, place: tuple[str, str], members: Sequence
         )
     change = Change(datetime.now(UTC).date().isoformat(), update.reason.strip(), len(new), _environment(members[0]))
     rules = load_protocol(PROTOCOL)
+    protocol = f"{rules.name} v{rules.version}"
     machine = update.machine if update.machine is not None else before.machine if before else 0.0
     return Baselines(
         schema=SCHEMA,
         kind=place[0],
         profile=place[1],
-        protocol=f"{rules.name} v{rules.version}",
+        protocol=protocol,
         machine=machine,
         command=update.command or (before.command if before else ""),
-        cells=merged(before.cells if before else (), new),
+        # Figures under an older version of the protocol would pass for ones under this.
+        cells=merged(before.cells if before and before.protocol == protocol else (), new),
         history=(*(before.history if before else ()), change),
     )
 

@@ -38,7 +38,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
     last = max(records, key=lambda record: record.step)
     scores = score_record(last, protocol)
     rows = [
-        [f"{last.method.name} (measured)", *(number_text(getattr(scores, name), 2) for name in SCORES),
+        [f"{last.method.name} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
          f"{last.data.kind} data", last.model.name, f"profile {last.profile}, seed {last.seed}"]
     ]  # fmt: skip
     published = reported_rows(last.setting, last.method.name)

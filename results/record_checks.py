@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from cispbench.results.record import StepFacts, StepRecord
 
 
+MOST = 1e15  # seconds, bytes, images: beyond what anything of a step can be
+
+
 def check_record(record: StepRecord, schema: int) -> None:
     """Raise StoreError naming every field of ``record`` that breaks a rule, with its value."""
     found = [] if record.schema == schema else [f"schema is {record.schema}, not {schema}"]
@@ -30,8 +33,8 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
         if not text:
             yield f"{name} is empty"
     for name, count in _counts(record):
-        if count is not None and not 0 <= count < math.inf:
-            yield f"{name} is {count}, not a finite number of at least 0"
+        if count is not None and not 0 <= count <= MOST:
+            yield f"{name} is {str(count)[:24]}, not a number from 0 to {MOST:g}"
     if record.step >= record.steps:
         yield f"step is {record.step}, but there are {record.steps} steps"
     if record.previous_key is not None and record.step == 0:

@@ -8,7 +8,6 @@ as ``StepRecord.to_json`` writes it is read in full, so that its errors are thos
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cispbench.results.record import SCHEMA, StepFacts, StepRecord
-from cispbench.results.record_checks import broken_facts
+from cispbench.results.record_checks import MOST, broken_facts
 from cispbench.results.store import read_record, step_number
 from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
@@ -108,7 +107,7 @@ def _step(path: Path, run: StepFacts) -> StepCounts:
     value, counts = _read(path)
     try:
         identity, found = _identity(value), _partly(value, counts)
-    except (KeyError, OverflowError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         scanned = _in_full(read_record(path), path)
         identity, found = _identity(vars(scanned.facts)), _counted(scanned)
     if identity != _identity(vars(run)):
@@ -129,7 +128,7 @@ def _partly(value: dict[str, Any], counts: Counts | None) -> StepCounts:
         timing["train_seconds"], timing["evaluate_seconds"], memory["peak_host_bytes"], memory["peak_device_bytes"]
     )
     known: list[Any] = list(cost[:3]) + ([] if cost[3] is None else [cost[3]])
-    numbers = all(type(number) in (int, float) and number >= 0 and math.isfinite(number) for number in known)
+    numbers = all(type(number) in (int, float) and 0 <= number <= MOST for number in known)
     typed = type(key) is str and type(step) is int and type(value["joint"]) is bool
     if counts is None or not numbers or not typed or not 0 <= step < value["steps"]:
         raise ValueError(step)

@@ -63,10 +63,15 @@ class Store:
         return path
 
     def find(self, key: str, run_key: str) -> StepRecord | None:
-        """Return the record of a step's key within a run, or None. Raises StoreError if a file of it is unreadable."""
+        """Return the record of a step's key within a run, or None.
+
+        Raises StoreError if a file of it is unreadable, or the record is a submitted one: nothing was measured here.
+        """
         for path in sorted(self.path.glob(f"runs/*/*/*/*-{_safe(run_key[:10])}/step-*.json")):
             record = read_record(path)
             if (record.key, record.run_key) == (key, run_key):
+                if record.origin != "measured":
+                    raise foreign(record, path)
                 return record
         return None
 
@@ -88,6 +93,14 @@ class Store:
         import pandas as pd
 
         return pd.DataFrame([_row(record) for record in self.records()], columns=list(_COLUMNS))
+
+
+def foreign(record: StepRecord, path: Path) -> StoreError:
+    """Return the error of a record that stands where a run of ours would write its own."""
+    return StoreError(
+        f"{path} is {record.origin}: it was not measured here, and the run that would measure it has the same keys.",
+        hint="Run into another --out and compare the two, or move it away.",
+    )
 
 
 def read_record(path: Path) -> StepRecord:

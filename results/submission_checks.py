@@ -28,6 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
 _PIXELS = Path(__file__).parent / "submission_pixels.yaml"
 _NAMED = 5
+_LEAST_PIXELS = 10_000  # an image of the full data on average, void left out, under any view worth a comparison
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,10 @@ def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
     _, crop = _view(record)
     if total == 0 or images == 0:
         yield f"{images} test images with {total} pixels were counted"
+    elif record.data.kind == "full" and not _told(record):
+        yield "recipe.evaluation does not tell resize_short and crop, each a number of pixels or null"
+    elif record.data.kind == "full" and total < images * _LEAST_PIXELS:
+        yield f"{images} images of the full data have more than {_LEAST_PIXELS} pixels each, and {total} were counted"
     elif crop is not None and total > images * crop**2:
         yield f"the confusion matrix counts {total} pixels, and {images} crops of {crop} x {crop} have fewer"
     yield from _images(record, setting)
@@ -217,6 +222,12 @@ def _view(record: StepRecord) -> tuple[object, int | None]:
         return "untold", None
     crop = view["crop"]
     return view["resize_short"], crop if type(crop) is int else None
+
+
+def _told(record: StepRecord) -> bool:
+    view = record.recipe.get("evaluation")
+    parts = [view.get(name, "untold") for name in ("resize_short", "crop")] if isinstance(view, dict) else ["untold"]
+    return all(part is None or (type(part) is int and part > 0) for part in parts)
 
 
 def _ground_truth(records: Sequence[StepRecord]) -> Iterator[str]:

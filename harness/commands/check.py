@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
+
+
+def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no number of points.")
+    return value
 
 
 @click.command()
@@ -14,13 +21,14 @@ import click
               help="Folder of the baselines. [those that come with cispbench]")  # fmt: skip
 @click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
 @click.option("--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'.")
-@click.option("--tolerance", type=click.FloatRange(min=0), default=0.5, show_default=True, metavar="POINTS",
+@click.option("--tolerance", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
+              callback=_number,
               help="Least difference that counts; the spread over seeds may allow for more.")  # fmt: skip
 @click.option("--protocol", help="Protocol for runs on full data. [the one each published row's numbers follow]")
 @click.option("--complete", is_flag=True, help="Fail, too, where a baseline has no measured run.")
 @click.option("--update", is_flag=True, help="Write the measured quick and mini cells as the new baselines.")
 @click.option("--reason", metavar="TEXT", help="Why the baselines change; kept in their history.")
-@click.option("--machine", type=click.FloatRange(min=0), metavar="POINTS",
+@click.option("--machine", type=click.FloatRange(0, 100), metavar="POINTS", callback=_number,
               help="With --update: by how much a mean may move with the processor. [as before]")  # fmt: skip
 @click.option("--made-by", metavar="COMMAND", help="With --update: the command that makes the runs. [as before]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

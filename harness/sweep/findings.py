@@ -16,7 +16,7 @@ from cispbench.harness.step_store import METHOD, WEIGHTS, DamagedStepError, Step
 from cispbench.harness.sweep.graph import Finding, Need, State
 from cispbench.harness.sweep.published import PublishedSource
 from cispbench.results.record import StepRecord
-from cispbench.results.store import Store
+from cispbench.results.store import Store, foreign
 
 UNTOLD = ("evaluation.", "model", "weights", "method.")  # parts of a recipe that do not train, or that are told apart
 _Place = tuple[str, str, int, str, str, int]
@@ -28,7 +28,9 @@ class Findings:
 
     def __init__(self, records: Store, steps: StepStore, device: str) -> None:
         self._steps = steps
+        self._records = records
         self._recorded: set[tuple[str, str]] = set()
+        self._foreign: dict[tuple[str, str], StepRecord] = {}
         self._by_place: dict[_Place, list[StepRecord]] = defaultdict(list)
         self._pace: dict[_Kind, list[float]] = defaultdict(list)
         self._sizes: dict[str, int] = {}
@@ -38,6 +40,9 @@ class Findings:
             self._take(record)
 
     def _take(self, record: StepRecord) -> None:
+        if record.origin != "measured":  # whoever submitted it: it tells nothing of this machine, nor what is done
+            self._foreign[record.key, record.run_key] = record
+            return
         self._recorded.add((record.key, record.run_key))
         place = (record.method.name, record.setting, record.seed, record.profile, record.model.name, record.step)
         self._by_place[place].append(record)
@@ -50,7 +55,10 @@ class Findings:
             self._sizes[record.model.name] = max(self._sizes.get(record.model.name, 0), weights.stat().st_size)
 
     def find(self, key: str, needs: Sequence[Need], iterations: int) -> Finding:
-        """Return what is known of a step."""
+        """Return what is known of a step. Raises StoreError if a submitted record stands in place of one of its own."""
+        for need in needs:
+            if record := self._foreign.get((key, need.run.run_key)):
+                raise foreign(record, self._records.place(record))
         state, reason = self._state(key, needs)
         run, planned = needs[0].run, needs[0].planned
         kind = _kind(run.recipe.model, run.method.name, planned.step, _plain(run.recipe)) if self._pace else None

@@ -91,9 +91,15 @@ class LocalSweep:
 
     def _start(self, node: Node, slot: int) -> None:
         job = self._job(node, slot)
+        try:
+            payload = pickle.dumps(job)  # here, for multiprocessing's own pickling would share tensors' memory
+        except Exception as error:  # noqa: BLE001 - a method of somebody's may hold anything
+            self._free.append(slot)
+            name = job.runs[0].method.name
+            self._fail(node, f"the method {name} cannot be sent to a process of its own: {error}", None)
+            return
         ours, theirs = self._context.Pipe(duplex=False)
-        # Pickled here: multiprocessing's own pickling would send tensors through shared memory.
-        process = self._context.Process(target=work, args=(pickle.dumps(job), theirs), name=f"step {node.key[:10]}")
+        process = self._context.Process(target=work, args=(payload, theirs), name=f"step {node.key[:10]}")
         with _undisturbed():
             process.start()
             theirs.close()

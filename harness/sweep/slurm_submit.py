@@ -89,16 +89,16 @@ class Submitter:
                 known.append(_Known(placed, entry.out, entry.tasks[index], job.waits))
         return known
 
-    @staticmethod
-    def _cancel_orphans(nodes: Sequence[Node], known: Sequence[_Known], taken: dict[str, Placed]) -> None:
+    def _cancel_orphans(self, nodes: Sequence[Node], known: Sequence[_Known], taken: dict[str, Placed]) -> None:
         """Take out of the queue what waits for a job that has failed: it is submitted anew."""
         keys, used = {node.key for node in nodes}, {entry.place for entry in taken.values()}
+        alive = {step.key for entry in known for step in entry.steps}  # for whichever runs, into whichever store
         parents = {node.key: node.previous for node in nodes}
         orphans = [
             entry.placed.job
             for entry in known
-            if entry.waits and entry.placed.place not in used and entry.steps[0].key in keys
-            and parents[entry.steps[0].key] in keys and parents[entry.steps[0].key] not in taken
+            if entry.waits and entry.placed.place not in used and entry.out == str(self._out)
+            and entry.steps[0].key in keys and parents[entry.steps[0].key] in keys - alive
         ]  # fmt: skip
         slurm_queue.cancel(orphans)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cispbench.harness.plan import code_versions
 from cispbench.harness.sweep.cluster import Cluster
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph, Node
@@ -23,6 +24,8 @@ def execute_sweep(
     plan: SweepPlan, graph: Graph, choices: Choices, records: Store, machine: Machine, view: SweepView
 ) -> Outcome:
     """Train, test and record what is missing. Raises StoreError for a store that cannot be written to."""
+    if not graph.to_do():  # stores that are done may be read-only
+        return Outcome(0, ())
     records.prepare()
     logs = choices.steps_dir / "logs"
     make_folder(logs)
@@ -42,6 +45,8 @@ def execute_on_cluster(
     ``device``: that of ``node_device``. Raises RunError for what SLURM refuses, StoreError for a store that cannot be
     written to.
     """
+    if not graph.to_do():
+        return Outcome(0, ())
     from cispbench.harness.sweep.slurm_queue import check_commands
     from cispbench.harness.sweep.slurm_submit import Submitter
     from cispbench.harness.sweep.slurm_watch import SlurmWatch
@@ -62,6 +67,7 @@ def _job_maker(plan: SweepPlan, choices: Choices, out: Path) -> Callable[[Node, 
             key=node.key, step=node.step, runs=runs, out=out, steps_dir=choices.steps_dir, log=log, device=device,
             threads=threads, loaders=0 if device == "cpu" else min(LOADERS, cores),
             weights=plan.weights.get(runs[0].recipe.weights), named=bool(choices.weights),
+            versions=code_versions(runs[0].method),
         )  # fmt: skip
 
     return make

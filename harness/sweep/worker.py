@@ -20,14 +20,14 @@ import torch
 
 from cispbench.harness.devices import choose_device
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.plan import RunPlan
+from cispbench.harness.plan import RunPlan, code_versions
 from cispbench.harness.progress import PlainView
 from cispbench.harness.run import RunOptions, execute
 from cispbench.harness.step_store import StepStore
 from cispbench.harness.training import StoppedError
 from cispbench.harness.weights_choice import choose_weights
 from cispbench.results.store import Store
-from cispbench.splits.errors import CispbenchError
+from cispbench.splits.errors import CispbenchError, RunError, WeightsError
 
 TELL_SECONDS = 0.5
 ENDED = 143  # exit code of a worker that was asked to stop
@@ -38,7 +38,7 @@ class StepJob:
     """What a worker is told: the step of the first run is trained, and recorded for each of ``runs``.
 
     ``log``: the file for all output; None: it stays where it goes. ``weights``: the pre-trained weights as they were
-    asked for, with ``named`` where the user has named them.
+    asked for, with ``named`` where the user has named them. ``versions``: those of the code that made the plan.
     """
 
     key: str
@@ -52,6 +52,7 @@ class StepJob:
     loaders: int
     weights: str | None
     named: bool
+    versions: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = Non
 
     What is there already is left as it is, so a step may be done twice, here or elsewhere.
     """
+    versions = code_versions(job.runs[0].method)
+    if versions != job.versions:
+        raise RunError(
+            "the code has changed since the sweep was planned: the versions of training, models and method are "
+            f"{versions}, and were {job.versions}.",
+            hint="Start the sweep again.",
+        )
     torch.set_num_threads(job.threads)
     options = RunOptions(
         records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device), view=view,
@@ -94,8 +102,8 @@ def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = Non
 
 
 def _loader(job: StepJob) -> _Encoder | None:
-    recipe = job.runs[0].recipe
-    return None if recipe.weights == "none" else _Encoder(job.weights, recipe.model, job.steps_dir, job.named)
+    recipe, sha256 = job.runs[0].recipe, job.runs[0].weights_sha256
+    return None if recipe.weights == "none" else _Encoder(job.weights, sha256, recipe.model, job.steps_dir, job.named)
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,19 @@ class _Encoder:
     """Loads pre-trained weights when a fresh model asks for them: of the steps, only the first one does."""
 
     weights: str | None
+    sha256: str | None
     model: str
     steps_dir: Path
     named: bool
 
     def __call__(self, fresh: IncrementalModel) -> None:
         choice = choose_weights(self.weights, self.model, self.steps_dir / "weights", named=self.named)
+        if choice.sha256 != self.sha256:
+            raise WeightsError(
+                f"the weights {self.weights} have changed since the sweep was planned: their SHA-256 is "
+                f"{choice.sha256}, and was {self.sha256}.",
+                hint="Start the sweep again.",
+            )
         if choice.load is not None:
             choice.load(fresh)
 

@@ -25,7 +25,6 @@ from cispbench.results.store import Store
 from cispbench.splits.tasks import SCENARIOS, datasets
 
 _UPPER_BOUND = "Joint"  # the ledger's name for training on all classes at once
-_UNRANKED = ("submitted", "predictions")
 
 
 def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
@@ -116,12 +115,12 @@ def _measured_entries(
         words = remark(replace(cell, key=key._replace(origin="measured")))  # an entry's kind says what its origin is
         grouped[cell.group, key.scenario, key.method, key.model, words, key.origin, cell.joint].append(cell)
     found: dict[tuple[Group, str], list[Entry]] = defaultdict(list)
-    for (group, scenario, method, model, words, origin, joint), members in grouped.items():
+    for (group, scenario, method, model, words, origin, _), members in grouped.items():
         # A stranger's method may only share its name with a published one.
         known = facts.get(find_published_name(method) or "", UNKNOWN) if origin == "measured" else UNKNOWN
         places = {cell.setting: _measured_place(cell, standings, known, rules) for cell in members}
-        badges = measured_badges(members[0], known)
-        entry = Entry(method, words, model, origin, known, badges, not joint and origin not in _UNRANKED, places)
+        badges = tuple(dict.fromkeys(badge for cell in members for badge in measured_badges(cell, known)))
+        entry = Entry(method, words, model, origin, known, badges, members[0].ranked, places)
         found[group, scenario].append(entry)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -169,6 +170,15 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path, monkey
         run_lock(tmp_path, "training", 0).__enter__()
     with run_lock(tmp_path, "the failed note did not keep the lock", 0):
         pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", lack)  # as on some network drives; a lock of another kind would outlive us
+    with pytest.raises(StoreError, match="knows locks"):
+        run_lock(tmp_path, "training", 0).__enter__()
 
 
 def test_a_lock_name_that_is_taken_by_a_folder_is_a_store_error(tmp_path: Path) -> None:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cispbench.harness.data.synthetic import SyntheticSource
+from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.plan import code_versions, plan_run
+from cispbench.harness.progress import PlainView
+from cispbench.harness.recipe_files import load_recipe
+from cispbench.harness.sweep.worker import StepJob, do_step
+from cispbench.methods.finetune import FineTune
 from cispbench.results.record import StepRecord
+from cispbench.splits.errors import RunError, WeightsError
+from cispbench.splits.settings import parse_setting
 
 METHODS = "finetune,mib"
 
@@ -121,3 +134,47 @@ def test_no_clock_decides_anything(commands: Any, swept: Any, days: int) -> None
     assert (again["finished"], again["failed"]) == (1, [])
     assert commands.outcomes() == swept.outcomes()
     assert "2 of 2 runs finished" in commands.succeed(["status", *commands.places()]).stdout
+
+
+def test_a_method_that_no_other_process_can_have_fails_and_says_so(
+    commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(job: object) -> bytes:
+        raise pickle.PicklingError("Can't pickle <lambda>")
+
+    monkeypatch.setattr("cispbench.harness.sweep.local.pickle.dumps", refuse)
+    result = commands.invoke(commands.sweep(METHODS, "--json"))
+    assert result.exit_code == 1
+    reasons = [entry["reason"] for entry in json.loads(result.stdout)["failed"]]
+    assert len(reasons) == 5
+    assert all("cannot be sent to a process" in reason or reason.startswith("not tried: ") for reason in reasons)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> StepJob:
+    setting = parse_setting("overlapped-15-5")
+    plan = plan_run(
+        setting=setting, method=FineTune(), recipe=load_recipe(FineTune, setting, "quick", "deeplabv3-resnet18", []),
+        profile="quick", seed=0, source=SyntheticSource("voc", train=40, val=4, size=24), weights_sha256="0" * 64,
+    )  # fmt: skip
+    recipe = replace(plan.recipe, weights="net.pth")
+    return StepJob(
+        key=plan.steps[0].key, step=0, runs=(replace(plan, recipe=recipe),), out=tmp_path / "out",
+        steps_dir=tmp_path / "steps", log=None, device="cpu", threads=torch.get_num_threads(), loaders=0,
+        weights=str(tmp_path / "net.pth"), named=True, versions=code_versions(plan.method),
+    )  # fmt: skip
+
+
+def test_weights_that_have_changed_since_the_plan_are_refused(job: StepJob, tmp_path: Path) -> None:
+    encoder = build_model("deeplabv3-resnet18", 64).encoder
+    torch.save({**encoder.net.state_dict()}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"net.pth have changed since the sweep was planned.* and was 0000"):
+        do_step(job, PlainView(io.StringIO()))
+    assert not list(tmp_path.glob("*/steps/*")) and not list(tmp_path.glob("out/runs/*"))
+
+
+def test_code_that_has_changed_since_the_plan_is_refused(job: StepJob, tmp_path: Path) -> None:
+    old = replace(job, versions=(job.versions[0], job.versions[1], job.versions[2] - 1))
+    with pytest.raises(RunError, match="the code has changed since the sweep was planned"):
+        do_step(old, PlainView(io.StringIO()))
+    assert not (tmp_path / "steps").exists()

@@ -205,6 +205,20 @@ def test_what_waits_for_a_failed_job_is_taken_out_and_submitted_anew(commands: A
     assert len(calls(fake, "sbatch")) == 2
 
 
+def test_jobs_of_another_sweep_are_left_in_the_queue(commands: Any, fake: Path) -> None:
+    (fake / "queue").write_text(queue("RUNNING", "PENDING", "PENDING"))
+    process = commands.start(words(commands))
+    commands.wait_for(process, "submitted 3 jobs")
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    elsewhere = [*words(commands), "--out", str(commands.home / "elsewhere")]
+    process = commands.start(elsewhere, name="elsewhere")
+    commands.wait_for(process, "submitted ", name="elsewhere")
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert calls(fake, "scancel") == []
+
+
 def test_a_submission_that_broke_off_is_cancelled_and_made_again(commands: Any, fake: Path) -> None:
     broken = SlurmNotes(commands.steps).new(commands.out, [(NotedStep("k", "a step", ()),)])
     (fake / "queue").write_text("@|7|N/A|PENDING|JobHeldUser|\n")

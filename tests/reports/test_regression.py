@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from cispbench.harness.cli import main
 from cispbench.reports.aggregate import spread
 from cispbench.reports.regression import Check, Row, Rules, check_store, tolerance
 from cispbench.reports.regression_text import check_json, check_text
@@ -165,6 +167,21 @@ def test_an_update_keeps_other_cells_and_every_reason(put: Put, folder: Path, la
     update_baselines(later, folder, Selection(method="plop"), Update("only plop", machine=2.5))
     (found,) = read_baselines(folder)
     assert (found.machine, len(found.cells), found.history[-1].cells) == (2.5, 2, 1)
+
+
+def test_figures_of_an_older_protocol_do_not_pass_for_new_ones(put: Put, folder: Path, later: Store) -> None:
+    (baselines,) = read_baselines(folder)
+    write_baselines(folder, replace(baselines, protocol="strict v0"))
+    update_baselines(put(later, (50, 40), method="plop"), folder, ANY, Update("plop alone"))
+    (found,) = read_baselines(folder)
+    assert [cell.method for cell in found.cells] == ["plop"]
+
+
+@pytest.mark.parametrize("option", ["--tolerance", "--machine"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_tolerances_are_numbers(option: str, value: str) -> None:
+    result = CliRunner().invoke(main, ["check", option, value])
+    assert result.exit_code == 2 and option in result.stderr
 
 
 def test_an_update_is_refused_where_it_would_guess(put: Put, folder: Path, later: Store) -> None:

@@ -14,6 +14,7 @@ import pytest
 from cispbench.reports.aggregate import METRICS, NUMBERS, by_group, cells, latest, load_runs, spread
 from cispbench.reports.published import closest, published, same_backbone
 from cispbench.reports.runs import Selection
+from cispbench.reports.tables import store_table
 from cispbench.results.continual import continual_metrics
 from cispbench.results.ledger import reported_rows
 from cispbench.results.protocols import protocol_names
@@ -149,6 +150,21 @@ def test_intransigence_needs_the_joint_run_of_the_same_setting_model_and_data(
     assert joint.scores.old == pytest.approx(80) and joint.continual.harmonic == pytest.approx(80)
     write_joint(store, make_record, "f" * 16, right=10, recipe={"lr": 3})
     assert math.isnan(runs_of(store, "mib")[0].continual.intransigence)  # which of the two is not known
+
+
+def test_a_strangers_joint_run_is_no_reference_and_no_rival(tmp_path: Path, make_record: Maker) -> None:
+    store = Store(tmp_path)
+    write_run(store, make_record, "a" * 16)
+    write_joint(store, make_record, "b" * 16, right=100, origin="submitted")
+    write_run(store, make_record, "c" * 16, matrices=RUN, method="evil", origin="submitted")
+    assert math.isnan(runs_of(store, "mib")[0].continual.intransigence)
+    write_joint(store, make_record, "d" * 16, right=80)
+    assert runs_of(store, "mib")[0].continual.intransigence == pytest.approx(80 - 30)
+    assert {cell.key.method: cell.ranked for cell in cells(load_runs(store))} == {
+        "mib": True, "evil": False, "joint": False,
+    }  # fmt: skip
+    text = store_table(store)
+    assert "shown, not ranked" in text and "**" not in next(line for line in text.splitlines() if "evil" in line)
 
 
 def runs_of(store: Store, method: str) -> list[Any]:

@@ -58,6 +58,9 @@ def test_find_goes_by_key_and_run(tmp_path: Path, make_record: Maker) -> None:
     assert store.find("key9", "0123456789abcdef") is None
     assert store.find("key1", "ffff456789") is None
     assert store.find("key0", "0123456789-same-start") is None
+    store.write(make_record(run_key="eeee456789", method="mbs", origin="submitted"))
+    with pytest.raises(StoreError, match="is submitted: it was not measured here"):
+        store.find("key0", "eeee456789")
     shared = store.find("key0", "ffff456789")
     assert shared is not None
     assert shared.method.name == "plop"

@@ -196,6 +196,13 @@ def moved(record: StepRecord, row: int, column: int, other: int, pixels: int = 5
     return tuple(map(tuple, counts.tolist()))
 
 
+def thinned(record: StepRecord) -> StepRecord:
+    """The same shares from a hundredth of the pixels, under a view that is not known."""
+    counts = (np.array(record.confusion) // 100).tolist()
+    view = {"evaluation": {"resize_short": 500, "crop": None}}
+    return replace(record, confusion=tuple(map(tuple, counts)), recipe=view)
+
+
 FULL_FAULTS: list[tuple[Callable[[list[StepRecord]], list[StepRecord]], str]] = [
     (lambda r: edited(r, 0, confusion=moved(r[0], 3, 3, 18)), "confusion[3][18] counts predictions of a class"),
     (lambda r: [replace(e, data=replace(e.data, val_images=1400)) for e in r], "the full data have 1449"),
@@ -204,6 +211,9 @@ FULL_FAULTS: list[tuple[Callable[[list[StepRecord]], list[StepRecord]], str]] = 
     (lambda r: [replace(e, confusion=tuple(tuple(2 * n for n in row) for row in e.confusion)) for e in r], "fewer"),
     (lambda r: [replace(e, confusion=e.confusion[:-2] + e.confusion[:-3:-1]) for e in r], "lack or exceed"),
     (lambda r: [replace(e, recipe={"evaluation": {"resize_short": None, "crop": None}}) for e in r], "lack or exceed"),
+    (lambda r: [replace(e, recipe={}) for e in r], "does not tell resize_short and crop"),
+    (lambda r: [replace(e, recipe={"evaluation": {"resize_short": 512, "crop": 512.0}}) for e in r], "does not tell"),
+    (lambda r: [thinned(e) for e in r], "more than 10000 pixels each"),
     (lambda r: [replace(e, data=replace(e.data, kind="synthetic")) for e in r], "the profile paper never meets"),
     (lambda r: [replace(e, profile="../x") for e in r], "profile is '../x'"),
     (lambda r: [replace(e, profile="quick") for e in r], "the profile quick never meets"),
