@@ -73,6 +73,7 @@ def test_a_finished_sweep_can_be_looked_at_on_a_read_only_disk(
     freeze()
     commands.out, commands.steps = disk / "out", disk / "steps"
     assert json.loads(commands.succeed(commands.sweep(METHODS, "--plan", "--json")).stdout)["states"] == {"done": 5}
+    assert "| mib" in commands.succeed(commands.sweep(METHODS)).stdout
     assert "2 of 2 runs finished" in commands.succeed(["status", *commands.places()]).stdout
 
 
