@@ -148,8 +148,8 @@ def test_the_length_that_a_change_takes_away_has_its_source():
 
 def test_values_that_no_layer_sets_are_defaults():
     found = sourced("mbs", profile="quick")
-    assert found.values["method.threshold"] == 0.7
-    assert found.sources["method.threshold"] == found.sources["optim.momentum"] == "default"
+    assert found.values["method.patch_mean"] == "positive"
+    assert found.sources["method.patch_mean"] == found.sources["optim.momentum"] == "default"
     assert found.sources["optim.lr"].startswith("ours")
 
 

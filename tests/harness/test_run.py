@@ -92,7 +92,7 @@ def test_step_0_is_shared_among_methods_and_tasks(plan, tmp_path):
     [
         ({"overrides": ["optim.lr=0.01"]}, [0, 1, 2]),
         ({"overrides": ["later.lr=0.01"]}, [1, 2]),
-        ({"overrides": ["method.threshold=0.5"]}, [1, 2]),
+        ({"overrides": ["method.threshold=0.6"]}, [1, 2]),
         ({"overrides": ["data.flip=0.1"]}, [0, 1, 2]),
         ({"overrides": ["evaluation.batch=5"]}, []),
         ({"seed": 1}, [0, 1, 2]),
