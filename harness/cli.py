@@ -199,21 +199,8 @@ def table(
 
 
 for group in (
-    accept,
-    check,
-    data,
-    doctor,
-    import_,
-    leaderboard,
-    ledger,
-    method,
-    panels,
-    plots,
-    score,
-    status,
-    submit,
-    sweep,
-):
+    accept, check, data, doctor, import_, leaderboard, ledger, method, panels, plots, score, status, submit, sweep,
+):  # fmt: skip
     main.add_command(group)
 
 

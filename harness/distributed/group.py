@@ -120,7 +120,7 @@ def joined(device: torch.device) -> Iterator[Group]:
 
 
 def _meet(backend: str) -> None:
-    """Wait for the others and make the group; say so once it takes long, and give up some time."""
+    """Wait for the others and make the group; say so once it takes long, and give up in the end."""
     rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     telling = threading.Timer(TELL_SECONDS, _tell, [f"process {rank} of {size} waits for the others at {place}"])

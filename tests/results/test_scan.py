@@ -146,6 +146,7 @@ def repeat_a_class(data: bytes) -> bytes:
         lambda data: data.replace(b"{", b'{"more": 1,', 1), lambda data: data[:-3] + b',\n "confusion": []\n}\n',
         lambda data: data[:-3] + b',\n "confusion": [\n  [7]\n ]\n}\n',
         lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": 1e999', data),
+        lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": 1e308', data),
         lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": ' + b"9" * 400, data),
         lambda data: re.sub(rb'"train_seconds": [\d.]+', b'"train_seconds": null', data),
         lambda data: re.sub(rb'"seed": \d+', b'"seed": ' + b"9" * 5000, data),
