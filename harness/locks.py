@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from cispbench.splits.errors import RunError, StoreError
 LOCK = "lock"
 HOLDER = "lock.holder.json"
 POLL_SECONDS = 0.2
+GLANCE_SECONDS = 0.05  # longer than `is_held` of another process takes, which may be in the way meanwhile
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _no_locks(folder: Path, error: Exception) -> StoreError:
 
 def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable[[str], None] | None) -> None:
     with suppress(Timeout):
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=GLANCE_SECONDS, poll_interval=GLANCE_SECONDS / 5)
         return
     if wait != 0:
         if on_wait is not None:
@@ -120,10 +122,26 @@ def read_holder(folder: Path) -> Holder | None:
     return holder if isinstance(holder.pid, int) else None
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process, on this machine or another, holds ``folder``'s lock now; needs no right but to read it."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:  # nobody has locked it yet, or nobody lets us see it
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def current_holder(folder: Path) -> Holder | None:
-    """Return who seems to hold ``folder``'s lock: the last holder's note, unless it is this machine's and dead."""
-    holder = read_holder(folder)
-    return None if holder is None or (holder.host == _host() and not _alive(holder.pid)) else holder
+    """Return who holds ``folder``'s lock, None if nobody does or the holder's note cannot be read."""
+    return read_holder(folder) if is_held(folder) else None
 
 
 def _write_holder(folder: Path, what: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cispbench.harness.locks import is_held
 from cispbench.harness.models.weight_files import file_sha256
 from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
 from cispbench.splits.errors import StoreError, WeightsError
@@ -49,6 +50,10 @@ class StepStore:
         path = self.root / "work" / key
         make_folder(path)
         return path
+
+    def in_work(self, key: str) -> bool:
+        """Whether a process, here or on another machine, is at work on the step now."""
+        return is_held(self.root / "work" / key)
 
     def published(self) -> list[str]:
         """Return the keys of all published steps, sorted."""

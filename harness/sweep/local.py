@@ -54,15 +54,26 @@ class _Worker:
 
 
 class LocalSweep:
-    """Executes what a graph lacks; ``job`` makes the order for a step in a slot (0 to ``workers`` - 1)."""
+    """Executes what a graph lacks; ``job`` makes the order for a step in a slot (0 to ``workers`` - 1).
 
-    def __init__(self, graph: Graph, job: Callable[[Node, int], StepJob], workers: int, view: SweepView) -> None:
-        self._graph, self._job, self._view = graph, job, view
+    A step that ``held`` tells is in other hands, of another sweep on the same stores, is left until they let it go.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        job: Callable[[Node, int], StepJob],
+        workers: int,
+        view: SweepView,
+        held: Callable[[Node], bool] = lambda node: False,
+    ) -> None:
+        self._graph, self._job, self._view, self._held = graph, job, view, held
         self._free = list(range(workers))
         self._waiting = {node.key: node for node in graph.to_do()}
         self._order = heights(graph)
         self._running: list[_Worker] = []
         self._failures: list[Failure] = []
+        self._waited_for: set[str] = set()
         self._finished = 0
         # Forked from a process that has imported torch and done nothing with it: a step starts in milliseconds, and
         # no process is copied that has threads or a device.
@@ -86,8 +97,18 @@ class LocalSweep:
     def _start_what_is_ready(self) -> None:
         busy = {worker.node.key for worker in self._running}
         ready = [n for n in self._waiting.values() if n.previous not in self._waiting and n.previous not in busy]
-        for node in sorted(ready, key=lambda node: -self._order[node.key])[: len(self._free)]:
-            self._start(self._waiting.pop(node.key), self._free.pop(0))
+        elsewhere = []
+        for node in sorted(ready, key=lambda node: -self._order[node.key]):
+            if not self._free:
+                return
+            if self._held(node):
+                elsewhere.append(node)
+            else:
+                self._start(self._waiting.pop(node.key), self._free.pop(0))
+        for node in elsewhere:
+            if node.key not in self._waited_for:
+                self._waited_for.add(node.key)
+                self._view.note(f"{node.name}: another process is already at work on it; waiting until it ends")
 
     def _start(self, node: Node, slot: int) -> None:
         job = self._job(node, slot)

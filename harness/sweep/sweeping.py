@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cispbench.harness.plan import code_versions
+from cispbench.harness.step_store import StepStore
 from cispbench.harness.sweep.cluster import Cluster
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph, Node
@@ -34,7 +35,8 @@ def execute_sweep(
     def job(node: Node, slot: int) -> StepJob:
         return make(node, logs / f"{node.key}.log", machine.device(slot), machine.threads, machine.cores)
 
-    return LocalSweep(graph, job, machine.workers, view).run()
+    steps = StepStore(choices.steps_dir)
+    return LocalSweep(graph, job, machine.workers, view, lambda node: steps.in_work(node.key)).run()
 
 
 def execute_on_cluster(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from cispbench.harness.locks import HOLDER, LOCK, read_holder, run_lock
+from cispbench.harness.locks import HOLDER, LOCK, current_holder, is_held, read_holder, run_lock
 from cispbench.splits.errors import RunError, StoreError
 
 HOLD = """
@@ -89,6 +89,43 @@ def test_death_frees_the_lock_and_the_stale_note_does_not_matter(tmp_path: Path,
         holder = read_holder(tmp_path)
         assert holder is not None
         assert (holder.pid, holder.what) == (os.getpid(), "taking over")
+
+
+def test_whether_it_is_held_is_seen_by_who_may_only_read_and_disturbs_nobody(
+    tmp_path: Path, other: subprocess.Popen[str]
+) -> None:
+    (tmp_path / LOCK).chmod(0o444)
+    for _ in range(3):
+        holder = current_holder(tmp_path)
+        assert holder is not None
+        assert (holder.pid, holder.what) == (other.pid, "training step 3")
+    other.kill()
+    other.wait(10)
+    assert read_holder(tmp_path) is not None
+    assert current_holder(tmp_path) is None
+    (tmp_path / LOCK).chmod(0o644)
+    looking = threading.Event()
+    onlooker = threading.Thread(target=lambda: [is_held(tmp_path) for _ in iter(looking.is_set, True)])
+    onlooker.start()
+    try:
+        for _ in range(20):
+            with run_lock(tmp_path, "training", 5):
+                pass
+    finally:
+        looking.set()
+        onlooker.join()
+
+
+def test_the_note_of_a_machine_that_has_died_is_not_believed(tmp_path: Path) -> None:
+    note = {"pid": 1, "since": "2024-05-01T12:03:04+00:00", "what": "training", "host": "0123456789abcdef"}
+    (tmp_path / HOLDER).write_text(json.dumps(note))
+    assert current_holder(tmp_path) is None
+    (tmp_path / LOCK).touch()
+    assert current_holder(tmp_path) is None
+    with FileLock(tmp_path / LOCK):
+        holder = current_holder(tmp_path)
+        assert holder is not None
+        assert holder.host == "0123456789abcdef"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from cispbench.harness.data.synthetic import SyntheticSource
+from cispbench.harness.locks import run_lock
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.plan import code_versions, plan_run
 from cispbench.harness.progress import PlainView
 from cispbench.harness.recipe_files import load_recipe
+from cispbench.harness.step_store import StepStore
 from cispbench.harness.sweep.worker import StepJob, do_step
 from cispbench.methods.finetune import FineTune
 from cispbench.results.record import StepRecord
@@ -87,6 +89,19 @@ def test_two_sweeps_on_one_store_train_each_step_once(commands: Any, swept: Any)
     logs = [path.read_text() for path in (commands.steps / "logs").glob("*.log")]
     assert len(logs) == 5
     assert [text.count("\nstep ") + text.startswith("step ") for text in logs] == [1] * 5
+
+
+def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(commands: Any, swept: Any) -> None:
+    (key,) = [record["key"] for record in read(swept.out) if (record["method"]["name"], record["step"]) == ("mib", 1)]
+    with run_lock(StepStore(commands.steps).work(key), "training elsewhere", 0):
+        process = commands.start([*commands.sweep(METHODS), "--workers", "1"])
+        commands.wait_for(process, "mib overlapped-10-5 seed 0 step 1/2: another process is already at work on it")
+        commands.wait_for(process, "done    finetune overlapped-10-5 seed 0 step 2/2")
+        (running,) = json.loads(commands.succeed(["status", *commands.places(), "--json"]).stdout)["running"]
+        assert (running["key"], running["what"]) == (key[:10], "training elsewhere")
+        assert len(read(commands.out)) == 4  # the base once for either method, and two steps
+    assert process.wait(100) == 0, commands.read()
+    assert commands.outcomes() == swept.outcomes()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "manifest"])
