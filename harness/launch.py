@@ -13,14 +13,12 @@ import torch
 
 from cispbench.harness.data.source import locate
 from cispbench.harness.devices import choose_device
-from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group, joined, launched, local_rank
 from cispbench.harness.environment import emulates_bf16, usable_cores
 from cispbench.harness.imported import ImportedStep, find_imported
 from cispbench.harness.inputs import fit_weights, open_source
 from cispbench.harness.method import Method
-from cispbench.harness.models.catalogue import trains_batch_norm
-from cispbench.harness.plan import RunPlan, plan_run
+from cispbench.harness.plan import RunPlan, parts_note, plan_run
 from cispbench.harness.progress import ProgressView, make_view
 from cispbench.harness.recipe import Recipe, load_strict
 from cispbench.harness.recipe_files import load_recipe
@@ -108,7 +106,9 @@ def _run(
         plan = plan_run(setting=chosen, method=worker, recipe=recipe, profile=profile, seed=seed, source=source,
                         weights_sha256=choice.sha256, start=start, devices=group.size,
                         micro_batch=micro_batch)  # fmt: skip
-        _note_parts(plan, group, micro_batch, view)
+        parts = parts_note(recipe, group.size, micro_batch)
+        if parts is not None:
+            view.note(parts)
         _note_precision(plan, where, view)
         options = RunOptions(
             records=Store(out), steps=steps, device=where, view=view, workers=_workers(workers, where), wait=wait,
@@ -149,17 +149,6 @@ def _share_cores(group: Group, where: torch.device) -> None:
     """Let each of several processes on the CPU compute in as many threads as there are cores for it."""
     if group.size > 1 and where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores()[0] // group.size))
-
-
-def _note_parts(plan: RunPlan, group: Group, micro_batch: int | None, view: ProgressView) -> None:
-    """Say where --micro-batch changes the result."""
-    recipe = plan.recipe
-    divisions = [Division(recipe.phase(step).batch, group.size, micro_batch) for step in (0, 1)]
-    if any(division.parts > 1 for division in divisions) and trains_batch_norm(recipe.model, recipe.freeze_batch_norm):
-        view.note(
-            f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see parts of {divisions[0].smallest_part} "
-            "at once, not the whole batch; the result is another one, and kept apart by its key"
-        )
 
 
 def _note_precision(plan: RunPlan, where: torch.device, view: ProgressView) -> None:

@@ -183,6 +183,18 @@ def plan_run(
     )
 
 
+def parts_note(recipe: Recipe, devices: int, micro_batch: int | None) -> str | None:
+    """Say that ``micro_batch`` changes the result, None where it does not. Raises UsageError as Division does."""
+    divided = [step for step in (0, 1) if _parts(recipe, step, devices, micro_batch)]
+    if not divided:
+        return None
+    size = Division(recipe.phase(divided[0]).batch, devices, micro_batch).smallest_part
+    return (
+        f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the whole "
+        "batch; the result is another one, and kept apart by its key"
+    )
+
+
 def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> dict[str, Any]:
     """Return into how many parts a batch is cut, where that decides what batch norms see."""
     parts = Division(recipe.phase(step).batch, devices, micro_batch).parts

@@ -77,6 +77,12 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
     help="Print a file for --slurm that explains itself.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto and cuda: all of them; cpu, cuda:N.")
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(min=1),
+    metavar="M",
+    help="Hold at most so many images at once on a device, and add up the gradients of the batch. [all]",
+)
 @click.option("--no-share", "apart", is_flag=True, help="Let every run train all its steps itself.")
 @click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
 @click.option("--quiet", is_flag=True, help="No progress, only the table.")
@@ -99,7 +105,8 @@ def sweep(**choices: Any) -> None:  # fmt: skip
 
 def _sweep(
     *, out: Path, steps_dir: Path | None, as_json: bool, weights: str | None, data_root: Path | None, plan_only: bool,
-    workers: int | None, slurm: Path | None, device: str, apart: bool, protocol: str, quiet: bool, **asked: Any,
+    workers: int | None, slurm: Path | None, device: str, micro_batch: int | None, apart: bool, protocol: str,
+    quiet: bool, **asked: Any,
 ) -> None:  # fmt: skip
     from cispbench.harness.progress import make_view
     from cispbench.harness.step_store import default_steps_dir
@@ -120,8 +127,9 @@ def _sweep(
     wish = _wish(**asked)
     cells, machine, records = expand(wish), choose_machine("cpu" if cluster else device, workers), Store(out)
     choices = Choices(
-        wish.profile or "paper", wish.model, wish.set or (), weights, data_root, steps_dir or default_steps_dir(), apart
-    )
+        wish.profile or "paper", wish.model, wish.set or (), weights, data_root, steps_dir or default_steps_dir(),
+        apart, micro_batch,
+    )  # fmt: skip
     with make_view(quiet=quiet or as_json) as view:
         plan, graph = plan_sweep(cells, choices, records, machine, view, to_train=not plan_only)
     if plan_only:

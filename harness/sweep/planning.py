@@ -11,7 +11,7 @@ from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.inputs import fit_weights, open_source
 from cispbench.harness.method import Method
 from cispbench.harness.models.weights import load_table
-from cispbench.harness.plan import ImageLists, RunPlan, plan_run
+from cispbench.harness.plan import ImageLists, RunPlan, parts_note, plan_run
 from cispbench.harness.progress import ProgressView
 from cispbench.harness.recipe import Recipe, load_strict
 from cispbench.harness.recipe_files import load_recipe
@@ -32,7 +32,8 @@ PARTITIONED = "the partition was drawn with a seed that is lost, and its image l
 
 @dataclass(frozen=True)
 class Choices:
-    """What all runs of a sweep have in common; ``apart``: they share no step."""
+    """What all runs of a sweep have in common; ``apart``: they share no step; ``micro_batch``: the images that a
+    device holds at once at most (None: the batch)."""
 
     profile: str
     model: str | None
@@ -41,6 +42,7 @@ class Choices:
     data_root: Path | None
     steps_dir: Path
     apart: bool = False
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,13 @@ class Planner:
     def _run(self, cell: Cell, recipe: Recipe, weights_sha256: str | None) -> RunPlan:
         cls = self._methods[cell.method]
         source, lists = self._open(cell.setting)
+        parts = parts_note(recipe, 1, self.choices.micro_batch)
+        if parts is not None:
+            self._notes.note(parts)
         return plan_run(
             setting=cell.setting, method=cls(load_strict(cls.Options, recipe.method, "method")), recipe=recipe,
             profile=self.choices.profile, seed=cell.seed, source=source, weights_sha256=weights_sha256, lists=lists,
-            apart=self.choices.apart,
+            apart=self.choices.apart, micro_batch=self.choices.micro_batch,
         )  # fmt: skip
 
     def _open(self, setting: Setting) -> tuple[Source, ImageLists]:

@@ -69,7 +69,7 @@ def _job_maker(plan: SweepPlan, choices: Choices, out: Path) -> Callable[[Node, 
             key=node.key, step=node.step, runs=runs, out=out, steps_dir=choices.steps_dir, log=log, device=device,
             threads=threads, loaders=0 if device == "cpu" else min(LOADERS, cores),
             weights=plan.weights.get(runs[0].recipe.weights), named=bool(choices.weights),
-            versions=code_versions(runs[0].method),
+            versions=code_versions(runs[0].method), micro_batch=choices.micro_batch,
         )  # fmt: skip
 
     return make

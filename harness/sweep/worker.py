@@ -39,6 +39,7 @@ class StepJob:
 
     ``log``: the file for all output; None: it stays where it goes. ``weights``: the pre-trained weights as they were
     asked for, with ``named`` where the user has named them. ``versions``: those of the code that made the plan.
+    ``micro_batch``: the images that the device holds at once at most.
     """
 
     key: str
@@ -53,6 +54,7 @@ class StepJob:
     weights: str | None
     named: bool
     versions: tuple[int, int, int]
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = Non
     options = RunOptions(
         records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device), view=view,
         workers=job.loaders, load_encoder=_loader(job), until=job.step, stop=stop,
+        micro_batch=job.micro_batch,
     )  # fmt: skip
     for run in job.runs:
         execute(run, options)

@@ -96,6 +96,18 @@ def test_shared_and_unshared_runs_have_the_same_scores_and_weights(commands: Any
     assert commands.outcomes() == swept.outcomes()
 
 
+def test_a_sweep_divides_batches_as_a_run_does(commands: Any, swept: Any) -> None:
+    result = commands.succeed(commands.sweep("finetune", "--micro-batch", "2"))
+    assert "--micro-batch 2: the batch norms of deeplabv3-tiny see parts of 2 at once" in result.stderr
+    records = [json.loads(path.read_text()) for path in commands.out.glob("runs/*/*/*/*/step-*.json")]
+    assert [record["execution"]["micro_batch"] for record in records] == [2, 2, 2]
+    whole = {json.loads(path.read_text())["key"] for path in swept.out.glob("runs/*/*/*/*/step-*.json")}
+    assert whole.isdisjoint(record["key"] for record in records)
+    recipe = commands.tiny("--micro-batch", "2", method="finetune")[5:]
+    run = commands.succeed(["run", "--method", "finetune", "--setting", "overlapped-10-5", *recipe])
+    assert "finished" in run.output, run.output
+
+
 def test_status_tells_from_the_stores_alone(swept: Any) -> None:
     status = json.loads(swept.succeed(["status", *swept.places(), "--json"]).stdout)
     assert {(run["method"], run["recorded"], run["steps"]) for run in status["runs"]} == {
