@@ -40,13 +40,17 @@ def read_checkpoint(path: Path, group: Group) -> dict[str, Any] | str | None:
     return group.decide(found)
 
 
-def restore_chance(state: dict[str, Any], device: torch.device, group: Group, seed: int) -> None:
-    """Take this process's random states back; one that the checkpoint does not know begins a stream of its own."""
+def restore_chance(state: dict[str, Any], device: torch.device, group: Group, seed: int) -> bool:
+    """Take this process's random states back, and return whether they are there.
+
+    A process that the checkpoint does not know begins a stream of its own, and so does another kind of device.
+    """
     states = [state["random"], *state.get("random_of_others", [])]
-    if group.rank < len(states):
+    if group.rank < len(states) and (states[group.rank]["cuda"] is None) == (device.type != "cuda"):
         restore_random_states(states[group.rank], device)
-    else:
-        seed_everything(derive_seed(seed, "process", group.rank, state["iteration"]))
+        return True
+    seed_everything(derive_seed(seed, "process", group.rank, state["iteration"]))
+    return False
 
 
 def first_line(error: Exception) -> str:

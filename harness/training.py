@@ -97,6 +97,7 @@ class StepTraining:
         self._pending: list[Outcome] = []
         self._log_every = max(1, min(10, job.iterations // 25))
         self._next_checkpoint = 0.0
+        self._same_chance = True
 
     def _begin_anew(self) -> None:
         job = self.job
@@ -246,7 +247,10 @@ class StepTraining:
             job.context.model.load_state_dict(fresh)
             self._begin_anew()
             return False
-        job.view.note(f"step {job.context.step}: resumed at iteration {self.iteration} of {job.iterations}")
+        where = f"step {job.context.step}: resumed at iteration {self.iteration} of {job.iterations}"
+        same = all(self.group.gather(self._same_chance))
+        elsewhere = "" if same else ", from a checkpoint of another kind or number of devices: what is random differs"
+        job.view.note(where + elsewhere)
         return True
 
     def _restore(self, state: dict[str, Any] | str) -> str | None:
@@ -262,7 +266,7 @@ class StepTraining:
             self.log = TrainingLog(**{**log, "resumed": True})
             self.iteration = int(state["iteration"])
             self._skips.in_all = self.stepper.skipped if job.phase.precision != "fp16" else 0
-            checkpoint.restore_chance(state, job.device, self.group, job.seed)
+            self._same_chance = checkpoint.restore_chance(state, job.device, self.group, job.seed)
         except checkpoint.CHECKPOINT_ERRORS as error:
             return checkpoint.first_line(error)
         return None

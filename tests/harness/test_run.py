@@ -144,6 +144,20 @@ def test_a_broken_step_resumes_bit_for_bit(plan, tmp_path, monkeypatch, method, 
     assert not list((tmp_path / "broken" / "steps" / "work").glob("*/checkpoint.pt"))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_gone_on_from_and_said_to_differ(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan(), options(tmp_path, Broken(0, 3)))
+    (path,) = (tmp_path / "steps" / "work").glob("*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    state["random"]["cuda"] = torch.zeros(16, dtype=torch.uint8)  # as a GPU would have written it
+    torch.save(state, path)
+    execute(plan(), options(tmp_path, view := Broken(-1, -1)))
+    (note,) = (note for note in view.notes if "resumed" in note)
+    assert note.startswith(f"step 0: resumed at iteration {state['iteration']} of 4, from a checkpoint of another kind")
+
+
 @pytest.mark.parametrize("asked", [1, 3, 5])
 def test_a_run_that_is_asked_to_stop_saves_how_far_it_was(plan, tmp_path, asked):
     whole = execute(plan(), options(tmp_path / "whole"))
