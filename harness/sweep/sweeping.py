@@ -17,6 +17,7 @@ from cispbench.harness.sweep.planning import Choices, SweepPlan
 from cispbench.harness.sweep.worker import StepJob
 from cispbench.results.atomic import make_folder
 from cispbench.results.store import Store
+from cispbench.splits.errors import UsageError
 
 LOADERS = 8  # processes that load images for one accelerator, at most
 
@@ -45,7 +46,7 @@ def execute_on_cluster(
     """Train, test and record what is missing in jobs of a SLURM cluster, and watch them.
 
     ``device``: that of ``node_device``. Raises RunError for what SLURM refuses, StoreError for a store that cannot be
-    written to.
+    written to, UsageError for a path that SLURM would misread.
     """
     if not graph.to_do():
         return Outcome(0, ())
@@ -54,8 +55,13 @@ def execute_on_cluster(
     from cispbench.harness.sweep.slurm_watch import SlurmWatch
 
     check_commands()
-    records.prepare()
     out, steps_dir, nodes = records.path.resolve(), choices.steps_dir.resolve(), graph.to_do()
+    if "%" in str(steps_dir):
+        raise UsageError(
+            f"--steps-dir {steps_dir}: SLURM takes % in the names of its logs for a placeholder.",
+            hint="Use a folder without %.",
+        )
+    records.prepare()
     make, cores = _job_maker(plan, replace(choices, steps_dir=steps_dir), out), cluster.cpus_per_task
     submitter = Submitter(steps_dir, out, cluster, lambda node: make(node, None, device, cores, cores), view)
     placed = submitter.place(nodes, heights(graph))

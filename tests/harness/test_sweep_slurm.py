@@ -228,6 +228,13 @@ def test_a_submission_that_broke_off_is_cancelled_and_made_again(commands: Any, 
     assert not (commands.steps / "slurm" / broken.name / "note.json").exists()
 
 
+def test_a_folder_that_slurm_would_misread_is_refused(commands: Any, fake: Path) -> None:
+    commands.steps = commands.home / "100%j"
+    commands.refused(2, words(commands), "100%j", "placeholder")
+    assert not (fake / "calls").exists()
+    assert not commands.out.exists()
+
+
 def test_refusals_and_missing_commands_are_errors_that_say_so(
     commands: Any, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
