@@ -25,6 +25,10 @@ POLL_SECONDS = 0.2
 GLANCE_SECONDS = 0.05  # longer than `is_held` of another process takes, which may be in the way meanwhile
 
 
+class HeldError(RunError):
+    """Another process holds the lock, and was not, or not any longer, to be waited for."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a lock: process id, start in UTC (ISO 8601, seconds), what it does, and a hash of its host's name."""
@@ -43,7 +47,7 @@ def run_lock(
 
     ``wait``: seconds to wait for another holder, 0 not to wait, None to wait without limit; ``on_wait`` is told once,
     in one line, that it waits. The system frees the lock when its holder dies, so a note left behind means nothing.
-    Raises RunError if the other holder stays, StoreError if the folder is missing or cannot be written.
+    Raises HeldError if the other holder stays, StoreError if the folder is missing or cannot be written.
     """
     if not folder.is_dir():
         raise StoreError(f"cannot lock {folder}: there is no such folder.", hint="Create it, or name another one.")
@@ -86,7 +90,7 @@ def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable
             lock.acquire(timeout=-1 if wait is None else wait, poll_interval=POLL_SECONDS)
             return
     waited = f" It was waited for {wait:g} s." if wait else ""
-    raise RunError(
+    raise HeldError(
         f"{_busy(folder)}.{waited}",
         hint="Wait for it to end or stop it; what it has finished is kept, and the same command goes on from there.",
     )
@@ -140,8 +144,9 @@ def is_held(folder: Path) -> bool:
 
 
 def current_holder(folder: Path) -> Holder | None:
-    """Return who holds ``folder``'s lock, None if nobody does or the holder's note cannot be read."""
-    return read_holder(folder) if is_held(folder) else None
+    """Return who holds ``folder``'s lock, None if nobody does or the holder has not written its note yet."""
+    holder = read_holder(folder) if is_held(folder) else None
+    return None if holder is None or (holder.host == _host() and not _alive(holder.pid)) else holder
 
 
 def _write_holder(folder: Path, what: str) -> None:

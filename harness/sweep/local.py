@@ -21,6 +21,7 @@ from cispbench.harness.sweep.worker import Message, StepJob, work
 PRELOADED = ["torch", "torchvision", "timm", "cispbench.harness.sweep.worker"]
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
+AGAIN_SECONDS = 1.0  # before a step is tried again that a process of another sweep has held
 LOST = 255  # the exit code that multiprocessing gives a process that nobody watches any more
 
 
@@ -51,6 +52,7 @@ class _Worker:
     started: float = field(default_factory=time.monotonic)
     done: bool = False
     reason: str = ""
+    held: str = ""
 
 
 class LocalSweep:
@@ -74,6 +76,7 @@ class LocalSweep:
         self._running: list[_Worker] = []
         self._failures: list[Failure] = []
         self._waited_for: set[str] = set()
+        self._not_before: dict[str, float] = {}
         self._finished = 0
         # Forked from a process that has imported torch and done nothing with it: a step starts in milliseconds, and
         # no process is copied that has threads or a device.
@@ -101,7 +104,7 @@ class LocalSweep:
         for node in sorted(ready, key=lambda node: -self._order[node.key]):
             if not self._free:
                 return
-            if self._held(node):
+            if self._held(node) or time.monotonic() < self._not_before.get(node.key, 0.0):
                 elsewhere.append(node)
             else:
                 self._start(self._waiting.pop(node.key), self._free.pop(0))
@@ -149,7 +152,7 @@ class LocalSweep:
                 worker.connection.close()
                 worker.connection = None
                 return
-            worker.done, worker.reason = message.done, message.failed
+            worker.done, worker.reason, worker.held = message.done, message.failed, message.held
             if message.note:
                 self._view.note(f"{worker.node.name}: {message.note}")
             elif message.total:
@@ -164,10 +167,19 @@ class LocalSweep:
         if worker.done and worker.process.exitcode == 0:
             self._finished += 1
             self._view.done(worker.node, time.monotonic() - worker.started)
+        elif worker.held and worker.process.exitcode == 0:
+            self._put_back(worker.node, worker.held)
         else:
             self._fail(worker.node, worker.reason or _explain(worker.process.exitcode), worker.log)
         if worker.connection is not None:
             worker.connection.close()
+
+    def _put_back(self, node: Node, reason: str) -> None:
+        """Leave a step that a process of another sweep was quicker to take."""
+        self._view.back(node, reason)
+        self._waiting[node.key] = node
+        self._waited_for.add(node.key)
+        self._not_before[node.key] = time.monotonic() + AGAIN_SECONDS
 
     def _fail(self, node: Node, reason: str, log: Path | None) -> None:
         failure = Failure(node, reason, log)

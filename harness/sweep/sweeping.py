@@ -34,7 +34,8 @@ def execute_sweep(
     make = _job_maker(plan, choices, records.path)
 
     def job(node: Node, slot: int) -> StepJob:
-        return make(node, logs / f"{node.key}.log", machine.device(slot), machine.threads, machine.cores)
+        job = make(node, logs / f"{node.key}.log", machine.device(slot), machine.threads, machine.cores)
+        return replace(job, wait=0.0)
 
     steps = StepStore(choices.steps_dir)
     return LocalSweep(graph, job, machine.workers, view, lambda node: steps.in_work(node.key)).run()

@@ -19,6 +19,7 @@ from typing import NoReturn, Self
 import torch
 
 from cispbench.harness.devices import choose_device
+from cispbench.harness.locks import HeldError
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.plan import RunPlan, code_versions
 from cispbench.harness.progress import PlainView
@@ -39,7 +40,8 @@ class StepJob:
 
     ``log``: the file for all output; None: it stays where it goes. ``weights``: the pre-trained weights as they were
     asked for, with ``named`` where the user has named them. ``versions``: those of the code that made the plan.
-    ``micro_batch``: the images that the device holds at once at most.
+    ``micro_batch``: the images that the device holds at once at most. ``wait``: how long to wait for a process of
+    another sweep that is at the step, seconds (None: until it ends).
     """
 
     key: str
@@ -55,16 +57,19 @@ class StepJob:
     named: bool
     versions: tuple[int, int, int]
     micro_batch: int | None = None
+    wait: float | None = None
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker tells: how far it is (``iteration`` of ``total``), a ``note``, ``failed`` why, or ``done``."""
+    """What a worker tells: how far it is (``iteration`` of ``total``), a ``note``, ``failed`` why, ``done``, or who
+    else ``held`` the step and is not waited for."""
 
     iteration: int = 0
     total: int = 0
     note: str = ""
     failed: str = ""
+    held: str = ""
     done: bool = False
 
 
@@ -85,7 +90,7 @@ def work(payload: bytes, connection: Connection) -> None:
 def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = None) -> None:
     """Train and test a step in this process, and write its records. Raises CispbenchError; StoppedError for ``stop``.
 
-    What is there already is left as it is, so a step may be done twice, here or elsewhere.
+    What is there already is left as it is, so a step may be done twice, here or elsewhere. HeldError: ``job.wait``.
     """
     versions = code_versions(job.runs[0].method)
     if versions != job.versions:
@@ -98,7 +103,7 @@ def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = Non
     options = RunOptions(
         records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device), view=view,
         workers=job.loaders, load_encoder=_loader(job), until=job.step, stop=stop,
-        micro_batch=job.micro_batch,
+        micro_batch=job.micro_batch, wait=job.wait,
     )  # fmt: skip
     for run in job.runs:
         execute(run, options)
@@ -132,9 +137,9 @@ class _Encoder:
 
 
 class Telling:
-    """Tells the sweep how the work has ended; the error goes on its way, into the log and the exit code.
+    """Tells the sweep how the work has ended; an error goes on its way, into the log and the exit code.
 
-    A step that was asked to stop has not ended.
+    A step that was asked to stop has not ended; one that another process holds ends without an error.
     """
 
     def __init__(self, tell: Callable[[Message], None]) -> None:
@@ -145,15 +150,19 @@ class Telling:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool:
         if error is None:
             self._tell(Message(done=True))
+        elif isinstance(error, HeldError):
+            self._tell(Message(held=error.message))
+            return True
         elif isinstance(error, StoppedError):
             pass
         elif isinstance(error, CispbenchError):
             self._tell(Message(failed=str(error)))
         elif isinstance(error, Exception):
             self._tell(Message(failed=f"{type(error).__name__}: {error}".partition("\n")[0]))
+        return False
 
 
 class TellingView(PlainView):

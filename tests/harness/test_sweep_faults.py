@@ -91,17 +91,34 @@ def test_two_sweeps_on_one_store_train_each_step_once(commands: Any, swept: Any)
     assert [text.count("\nstep ") + text.startswith("step ") for text in logs] == [1] * 5
 
 
-def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(commands: Any, swept: Any) -> None:
+# The sweep has not seen that a process of another one took the step: the worker finds out.
+UNSEEN = """
+from cispbench.harness.step_store import StepStore
+StepStore.in_work = lambda self, key: False
+from cispbench.harness.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("driver", [None, UNSEEN], ids=["seen", "unseen"])
+def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(
+    commands: Any, swept: Any, driver: str | None
+) -> None:
     (key,) = [record["key"] for record in read(swept.out) if (record["method"]["name"], record["step"]) == ("mib", 1)]
     with run_lock(StepStore(commands.steps).work(key), "training elsewhere", 0):
-        process = commands.start([*commands.sweep(METHODS), "--workers", "1"])
-        commands.wait_for(process, "mib overlapped-10-5 seed 0 step 1/2: another process is already at work on it")
+        process = commands.start([*commands.sweep(METHODS), "--workers", "1"], driver=driver)
+        says = (
+            "mib overlapped-10-5 seed 0 step 1/2: " if driver is None else "waits   mib overlapped-10-5 seed 0 step 1/2"
+        )
+        commands.wait_for(process, says)
         commands.wait_for(process, "done    finetune overlapped-10-5 seed 0 step 2/2")
+        assert "another process" in commands.read()[1]
         (running,) = json.loads(commands.succeed(["status", *commands.places(), "--json"]).stdout)["running"]
         assert (running["key"], running["what"]) == (key[:10], "training elsewhere")
         assert len(read(commands.out)) == 4  # the base once for either method, and two steps
     assert process.wait(100) == 0, commands.read()
     assert commands.outcomes() == swept.outcomes()
+    assert commands.leftovers() == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "manifest"])
