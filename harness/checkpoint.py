@@ -41,14 +41,14 @@ def read_checkpoint(path: Path, group: Group) -> dict[str, Any] | str | None:
 
 
 def restore_chance(state: dict[str, Any], device: torch.device, group: Group, seed: int) -> bool:
-    """Take this process's random states back, and return whether they are there.
+    """Take this process's random states back, and return whether what is random goes on as it would have.
 
     A process that the checkpoint does not know begins a stream of its own, and so does another kind of device.
     """
     states = [state["random"], *state.get("random_of_others", [])]
     if group.rank < len(states) and (states[group.rank]["cuda"] is None) == (device.type != "cuda"):
         restore_random_states(states[group.rank], device)
-        return True
+        return len(states) == group.size
     seed_everything(derive_seed(seed, "process", group.rank, state["iteration"]))
     return False
 

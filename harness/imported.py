@@ -21,6 +21,8 @@ from cispbench.splits.settings import Setting
 if TYPE_CHECKING:
     from cispbench.harness.models.interface import IncrementalModel
 
+IMPORTED = "imported:"  # before the code base's name, in place of the pre-trained weights
+
 
 @dataclass(frozen=True)
 class ImportedStep:

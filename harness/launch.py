@@ -15,7 +15,7 @@ from cispbench.harness.data.source import locate
 from cispbench.harness.devices import choose_device
 from cispbench.harness.distributed.group import ALONE, Group, joined, launched, local_rank
 from cispbench.harness.environment import emulates_bf16, usable_cores
-from cispbench.harness.imported import ImportedStep, find_imported
+from cispbench.harness.imported import IMPORTED, ImportedStep, find_imported
 from cispbench.harness.inputs import fit_weights, open_source
 from cispbench.harness.method import Method
 from cispbench.harness.plan import RunPlan, parts_note, plan_run
@@ -101,12 +101,12 @@ def _run(
         if start is None:
             recipe = fit_weights(recipe, choice, profile, overrides, view)
         else:
-            choice = WeightsChoice(f"imported:{start.code}", start.sha256)
+            choice = WeightsChoice(f"{IMPORTED}{start.code}", start.sha256)
             recipe = replace(recipe, weights=choice.label)
         plan = plan_run(setting=chosen, method=worker, recipe=recipe, profile=profile, seed=seed, source=source,
                         weights_sha256=choice.sha256, start=start, devices=group.size,
                         micro_batch=micro_batch)  # fmt: skip
-        parts = parts_note(recipe, group.size, micro_batch)
+        parts = parts_note(plan, group.size, micro_batch)
         if parts is not None:
             view.note(parts)
         _note_precision(plan, where, view)

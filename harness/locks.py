@@ -26,7 +26,11 @@ GLANCE_SECONDS = 0.05  # longer than `is_held` of another process takes, which m
 
 
 class HeldError(RunError):
-    """Another process holds the lock, and was not, or not any longer, to be waited for."""
+    """Another process holds the lock of ``folder``, and was not, or not any longer, to be waited for."""
+
+    def __init__(self, message: str, *, hint: str, folder: Path) -> None:
+        super().__init__(message, hint=hint)
+        self.folder = folder
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable
     raise HeldError(
         f"{_busy(folder)}.{waited}",
         hint="Wait for it to end or stop it; what it has finished is kept, and the same command goes on from there.",
+        folder=folder,
     )
 
 
@@ -145,8 +150,10 @@ def is_held(folder: Path) -> bool:
 
 def current_holder(folder: Path) -> Holder | None:
     """Return who holds ``folder``'s lock, None if nobody does or the holder has not written its note yet."""
-    holder = read_holder(folder) if is_held(folder) else None
-    return None if holder is None or (holder.host == _host() and not _alive(holder.pid)) else holder
+    holder = read_holder(folder)  # first, for most folders have none
+    if holder is None or not is_held(folder) or (holder.host == _host() and not _alive(holder.pid)):
+        return None
+    return holder
 
 
 def _write_holder(folder: Path, what: str) -> None:

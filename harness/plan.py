@@ -16,12 +16,12 @@ from typing import Any
 
 from cispbench.harness.data.source import Source
 from cispbench.harness.distributed.division import Division
-from cispbench.harness.imported import ImportedStep
+from cispbench.harness.imported import IMPORTED, ImportedStep
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
-from cispbench.harness.models.catalogue import trains_batch_norm
+from cispbench.harness.models.catalogue import least_images, trains_batch_norm
 from cispbench.harness.recipe import OptimRecipe, Recipe
-from cispbench.splits.errors import DataError
+from cispbench.splits.errors import DataError, RecipeError
 from cispbench.splits.selection import digest, select_images
 from cispbench.splits.settings import Setting
 
@@ -136,7 +136,8 @@ def plan_run(
 ) -> RunPlan:
     """Select every step's images and derive every key.
 
-    Raises DataError for a step without images, UsageError for a batch that cannot be divided.
+    Raises DataError for a step without images, UsageError for a batch that cannot be divided, RecipeError for one that
+    is too small for the network.
 
     ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out. ``lists``: the
     source's lists, where several runs are planned. ``apart``: the keys are this run's own, so that no other method or
@@ -183,12 +184,14 @@ def plan_run(
     )
 
 
-def parts_note(recipe: Recipe, devices: int, micro_batch: int | None) -> str | None:
-    """Say that ``micro_batch`` changes the result, None where it does not. Raises UsageError as Division does."""
-    divided = [step for step in (0, 1) if _parts(recipe, step, devices, micro_batch)]
-    if not divided:
+def parts_note(plan: RunPlan, devices: int, micro_batch: int | None) -> str | None:
+    """Say that ``micro_batch`` changes the plan's result, None where it does not."""
+    recipe = plan.recipe
+    trained = plan.steps[1:] if (recipe.weights or "").startswith(IMPORTED) else plan.steps
+    cut = [planned.step for planned in trained if _parts(recipe, planned.step, devices, micro_batch)]
+    if not cut:
         return None
-    size = Division(recipe.phase(divided[0]).batch, devices, micro_batch).smallest_part
+    size = Division(recipe.phase(cut[0]).batch, devices, micro_batch).smallest_part
     return (
         f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the whole "
         "batch; the result is another one, and kept apart by its key"
@@ -196,9 +199,20 @@ def parts_note(recipe: Recipe, devices: int, micro_batch: int | None) -> str | N
 
 
 def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> dict[str, Any]:
-    """Return into how many parts a batch is cut, where that decides what batch norms see."""
-    parts = Division(recipe.phase(step).batch, devices, micro_batch).parts
-    return {"parts": parts} if parts > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm) else {}
+    """Return into how many parts a batch is cut, where that decides what batch norms see.
+
+    Raises RecipeError for fewer images at once than the network can be trained on.
+    """
+    division = Division(recipe.phase(step).batch, devices, micro_batch)
+    least = least_images(recipe.model)
+    if division.smallest_part < least:
+        raise RecipeError(
+            f"step {step} trains on {division.smallest_part} image at once (batch {division.batch}, micro-batch "
+            f"{micro_batch or 'none'}), and the batch norms of {recipe.model} need {least}.",
+            hint=f"Use a larger batch (--set {'later' if step else 'optim'}.batch={least}) or --micro-batch {least}.",
+        )
+    divided = division.parts > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm)
+    return {"parts": division.parts} if divided else {}
 
 
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from cispbench.harness.evaluate import evaluate
 from cispbench.harness.faults import explaining_memory
 from cispbench.harness.locks import run_lock
 from cispbench.harness.method import StepContext
-from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.models.catalogue import build_model, least_images
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.plan import PlannedStep, RunPlan
 from cispbench.harness.progress import ProgressView
@@ -244,9 +244,10 @@ class _Run:
         hints = ["a smaller crop (--set data.crop=...)"]
         if phase.precision == "fp32":
             hints.insert(0, "--set optim.precision=bf16")
-        if held > model.least_images:
+        least = least_images(recipe.model)
+        if held > least:
             same = "almost the same result" if model.trains_batch_norm() else "the same result"
-            hints.insert(0, f"--micro-batch {max(model.least_images, held // 2)} ({same})")
+            hints.insert(0, f"--micro-batch {max(least, held // 2)} ({same})")
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
         return what, options.device, f"Set {', or '.join(hints)}."
 

@@ -25,7 +25,7 @@ from cispbench.harness.progress import ProgressView
 from cispbench.harness.recipe import OptimRecipe
 from cispbench.harness.seeds import derive_seed, seed_everything
 from cispbench.splits.classes import class_names
-from cispbench.splits.errors import RecipeError, RunError
+from cispbench.splits.errors import RunError
 
 CHECKPOINT_SECONDS = 10.0  # at least this long between two checkpoints,
 CHECKPOINT_SHARE = 0.02  # and at most this share of the time spent on them
@@ -91,7 +91,6 @@ class StepTraining:
     def __init__(self, job: TrainingJob) -> None:
         self.job, self.group = job, job.group
         self.division = job.division
-        _require_images(job)
         synchronise(job.context.model, job.group, job.device)
         self._begin_anew()
         self._pending: list[Outcome] = []
@@ -270,15 +269,3 @@ class StepTraining:
         except checkpoint.CHECKPOINT_ERRORS as error:
             return checkpoint.first_line(error)
         return None
-
-
-def _require_images(job: TrainingJob) -> None:
-    """Raise RecipeError for fewer images at once than the network can be trained on."""
-    least, found = job.context.model.least_images, job.division.smallest_part
-    if found < least:
-        part = "later" if job.context.step else "optim"
-        raise RecipeError(
-            f"step {job.context.step} trains on {found} image at once (batch {job.phase.batch}, micro-batch "
-            f"{job.micro_batch or 'none'}), and the batch norms of this model need {least}.",
-            hint=f"Use a larger batch (--set {part}.batch={least}) or --micro-batch {least}.",
-        )

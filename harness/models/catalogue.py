@@ -62,6 +62,11 @@ def trains_batch_norm(name: str, frozen: bool) -> bool:
     return spec.family == "deeplabv3" or (not frozen and not spec.encoder.startswith(("vit", "tiny-vit")))
 
 
+def least_images(name: str) -> int:
+    """Return the number of images that a model can be trained on at once, at least."""
+    return 2 if model_spec(name).family == "deeplabv3" else 1  # whose pooled branch's batch norm sees a value an image
+
+
 def build_model(name: str, image_size: int) -> IncrementalModel:
     """Build a model with random weights and no class yet; ``image_size`` sets a ViT's position grid."""
     from cispbench.harness.models.deeplab import DeepLabV3

@@ -47,8 +47,6 @@ class DeepLabHead(nn.Module):
 class DeepLabV3(IncrementalModel):
     """A convolutional encoder (``width``, ``forward -> (map, stages)``), the head, and classifiers that grow."""
 
-    least_images = 2  # the batch norm of the pooled branch sees one value an image
-
     def __init__(
         self,
         encoder: nn.Module,

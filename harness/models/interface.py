@@ -37,7 +37,6 @@ class IncrementalModel(nn.Module, ABC):
     """
 
     freeze_batch_norm: bool = False
-    least_images: int = 1  # that the network can be trained on at once
 
     @abstractmethod
     def grow(self, new_classes: int) -> None:

@@ -100,8 +100,8 @@ class SweepView:
         known = self._running.pop(node.key, None)
         if node.to_train:
             self._ahead -= node.iterations
-            if known is not None and all_of_it:
-                self._worked += node.iterations - (known.first or 0)
+            if known is not None and all_of_it and known.first is not None:  # trained by this sweep, and not before
+                self._worked += node.iterations - known.first
 
 
 class LiveView(SweepView):

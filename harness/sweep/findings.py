@@ -15,7 +15,7 @@ from cispbench.harness.recipe_files import flat
 from cispbench.harness.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Finding, Need, State
 from cispbench.harness.sweep.published import PublishedSource
-from cispbench.results.record import StepRecord
+from cispbench.results.record import Execution, StepRecord
 from cispbench.results.store import Store, foreign
 
 UNTOLD = ("evaluation.", "model", "weights", "method.")  # parts of a recipe that do not train, or that are told apart
@@ -24,10 +24,11 @@ _Kind = tuple[Any, ...]
 
 
 class Findings:
-    """The stores as they were when this was made."""
+    """The stores as they were when this was made; ``micro_batch``: that of the trainings to come."""
 
-    def __init__(self, records: Store, steps: StepStore, device: str) -> None:
+    def __init__(self, records: Store, steps: StepStore, device: str, micro_batch: int | None) -> None:
         self._steps = steps
+        self._execution = Execution(1, micro_batch)
         self._records = records
         self._recorded: set[tuple[str, str]] = set()
         self._foreign: dict[tuple[str, str], StepRecord] = {}
@@ -47,7 +48,8 @@ class Findings:
         place = (record.method.name, record.setting, record.seed, record.profile, record.model.name, record.step)
         self._by_place[place].append(record)
         machine = record.environment.get("device_name") or record.environment.get("cpu")
-        if machine == self._machine and record.iterations and not record.timing.resumed:
+        like = machine == self._machine and record.execution == self._execution
+        if like and record.iterations and not record.timing.resumed:
             kind = _kind(record.model.name, record.method.name, record.step, record.recipe)
             self._pace[kind].append(record.timing.train_seconds / record.iterations)
         weights = self._steps.folder(record.key) / WEIGHTS

@@ -21,7 +21,7 @@ from cispbench.harness.sweep.worker import Message, StepJob, work
 PRELOADED = ["torch", "torchvision", "timm", "cispbench.harness.sweep.worker"]
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
-AGAIN_SECONDS = 1.0  # before a step is tried again that a process of another sweep has held
+AGAIN_SECONDS = 1.0  # until it is asked again whether a process of another sweep still has a step
 LOST = 255  # the exit code that multiprocessing gives a process that nobody watches any more
 
 
@@ -58,7 +58,7 @@ class _Worker:
 class LocalSweep:
     """Executes what a graph lacks; ``job`` makes the order for a step in a slot (0 to ``workers`` - 1).
 
-    A step that ``held`` tells is in other hands, of another sweep on the same stores, is left until they let it go.
+    A step whose key ``held`` tells is in the hands of a process of another sweep is left until it lets it go.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LocalSweep:
         job: Callable[[Node, int], StepJob],
         workers: int,
         view: SweepView,
-        held: Callable[[Node], bool] = lambda node: False,
+        held: Callable[[str], bool] = lambda key: False,
     ) -> None:
         self._graph, self._job, self._view, self._held = graph, job, view, held
         self._free = list(range(workers))
@@ -76,6 +76,7 @@ class LocalSweep:
         self._running: list[_Worker] = []
         self._failures: list[Failure] = []
         self._waited_for: set[str] = set()
+        self._blocked: dict[str, str] = {}  # by what step's lock a step was stopped: its own, or one it builds on
         self._not_before: dict[str, float] = {}
         self._finished = 0
         # Forked from a process that has imported torch and done nothing with it: a step starts in milliseconds, and
@@ -104,7 +105,7 @@ class LocalSweep:
         for node in sorted(ready, key=lambda node: -self._order[node.key]):
             if not self._free:
                 return
-            if self._held(node) or time.monotonic() < self._not_before.get(node.key, 0.0):
+            if self._is_elsewhere(node.key):
                 elsewhere.append(node)
             else:
                 self._start(self._waiting.pop(node.key), self._free.pop(0))
@@ -112,6 +113,16 @@ class LocalSweep:
             if node.key not in self._waited_for:
                 self._waited_for.add(node.key)
                 self._view.note(f"{node.name}: another process is already at work on it; waiting until it ends")
+
+    def _is_elsewhere(self, key: str) -> bool:
+        """Whether another process has a step, or had it a moment ago: locks on a network are not asked all the time."""
+        now = time.monotonic()
+        if now < self._not_before.get(key, 0.0):
+            return True
+        if not (self._held(key) or (key in self._blocked and self._held(self._blocked[key]))):
+            return False
+        self._not_before[key] = now + AGAIN_SECONDS
+        return True
 
     def _start(self, node: Node, slot: int) -> None:
         job = self._job(node, slot)
@@ -152,8 +163,8 @@ class LocalSweep:
                 worker.connection.close()
                 worker.connection = None
                 return
-            worker.done, worker.reason, worker.held = message.done, message.failed, message.held
-            if message.note:
+            worker.done, worker.reason, worker.held = message.done, message.failed or message.note, message.held
+            if message.note and not message.held:
                 self._view.note(f"{worker.node.name}: {message.note}")
             elif message.total:
                 self._view.progress(worker.node, message.iteration, message.total)
@@ -168,17 +179,18 @@ class LocalSweep:
             self._finished += 1
             self._view.done(worker.node, time.monotonic() - worker.started)
         elif worker.held and worker.process.exitcode == 0:
-            self._put_back(worker.node, worker.held)
+            self._put_back(worker.node, worker.held, worker.reason)
         else:
             self._fail(worker.node, worker.reason or _explain(worker.process.exitcode), worker.log)
         if worker.connection is not None:
             worker.connection.close()
 
-    def _put_back(self, node: Node, reason: str) -> None:
-        """Leave a step that a process of another sweep was quicker to take."""
+    def _put_back(self, node: Node, blocked: str, reason: str) -> None:
+        """Leave a step that a process of another sweep was quicker to take, or that builds on one it has taken."""
         self._view.back(node, reason)
         self._waiting[node.key] = node
         self._waited_for.add(node.key)
+        self._blocked[node.key] = blocked
         self._not_before[node.key] = time.monotonic() + AGAIN_SECONDS
 
     def _fail(self, node: Node, reason: str, log: Path | None) -> None:

@@ -133,14 +133,15 @@ class Planner:
     def _run(self, cell: Cell, recipe: Recipe, weights_sha256: str | None) -> RunPlan:
         cls = self._methods[cell.method]
         source, lists = self._open(cell.setting)
-        parts = parts_note(recipe, 1, self.choices.micro_batch)
-        if parts is not None:
-            self._notes.note(parts)
-        return plan_run(
+        plan = plan_run(
             setting=cell.setting, method=cls(load_strict(cls.Options, recipe.method, "method")), recipe=recipe,
             profile=self.choices.profile, seed=cell.seed, source=source, weights_sha256=weights_sha256, lists=lists,
             apart=self.choices.apart, micro_batch=self.choices.micro_batch,
         )  # fmt: skip
+        parts = parts_note(plan, 1, self.choices.micro_batch)
+        if parts is not None:
+            self._notes.note(parts)
+        return plan
 
     def _open(self, setting: Setting) -> tuple[Source, ImageLists]:
         if setting.dataset not in self._data:
@@ -162,7 +163,7 @@ def plan_sweep(
 ) -> tuple[SweepPlan, Graph]:
     """Plan all runs and hold their steps against the stores. Raises CispbenchError."""
     plan = Planner(choices, view, to_train).plan(cells)
-    findings = Findings(records, StepStore(choices.steps_dir), machine.devices[0])
+    findings = Findings(records, StepStore(choices.steps_dir), machine.devices[0], choices.micro_batch)
     return plan, build_graph(plan.runs, findings.find)
 
 

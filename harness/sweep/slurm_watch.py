@@ -131,6 +131,7 @@ class SlurmWatch:
         self._finished += 1
         if node.key not in self._begun:
             self._view.start(node)
+            self._view.progress(node, 0, node.iterations)  # a job that was through between two looks
         self._view.done(node, time.monotonic() - self._begun.pop(node.key, time.monotonic()))
 
     def _fail(self, node: Node, reason: str, log: Path | None) -> None:

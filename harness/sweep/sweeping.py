@@ -38,7 +38,7 @@ def execute_sweep(
         return replace(job, wait=0.0)
 
     steps = StepStore(choices.steps_dir)
-    return LocalSweep(graph, job, machine.workers, view, lambda node: steps.in_work(node.key)).run()
+    return LocalSweep(graph, job, machine.workers, view, steps.in_work).run()
 
 
 def execute_on_cluster(

@@ -62,8 +62,8 @@ class StepJob:
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker tells: how far it is (``iteration`` of ``total``), a ``note``, ``failed`` why, ``done``, or who
-    else ``held`` the step and is not waited for."""
+    """What a worker tells: how far it is (``iteration`` of ``total``), a ``note``, ``failed`` why, ``done``, or which
+    step's lock (its key) another process ``held``, with a ``note`` of who it is."""
 
     iteration: int = 0
     total: int = 0
@@ -84,7 +84,11 @@ def work(payload: bytes, connection: Connection) -> None:
         job: StepJob = pickle.loads(payload)
         if job.log is not None:
             _write_to(job.log)
-        do_step(job, TellingView(connection.send))
+        try:
+            do_step(job, TellingView(connection.send))
+        except HeldError as held:
+            connection.send(Message(held=held.folder.name, note=held.message))
+            sys.exit(0)  # without the word that all is done
 
 
 def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = None) -> None:
@@ -137,9 +141,9 @@ class _Encoder:
 
 
 class Telling:
-    """Tells the sweep how the work has ended; an error goes on its way, into the log and the exit code.
+    """Tells the sweep how the work has ended; the error goes on its way, into the log and the exit code.
 
-    A step that was asked to stop has not ended; one that another process holds ends without an error.
+    A step that was asked to stop has not ended.
     """
 
     def __init__(self, tell: Callable[[Message], None]) -> None:
@@ -150,19 +154,15 @@ class Telling:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> None:
         if error is None:
             self._tell(Message(done=True))
-        elif isinstance(error, HeldError):
-            self._tell(Message(held=error.message))
-            return True
         elif isinstance(error, StoppedError):
             pass
         elif isinstance(error, CispbenchError):
             self._tell(Message(failed=str(error)))
         elif isinstance(error, Exception):
             self._tell(Message(failed=f"{type(error).__name__}: {error}".partition("\n")[0]))
-        return False
 
 
 class TellingView(PlainView):

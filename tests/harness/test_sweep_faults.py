@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -119,6 +120,29 @@ def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(
     assert process.wait(100) == 0, commands.read()
     assert commands.outcomes() == swept.outcomes()
     assert commands.leftovers() == []
+
+
+def test_a_step_whose_damaged_base_another_process_has_waits_for_it_without_hurry(commands: Any, swept: Any) -> None:
+    keys = {(record["method"]["name"], record["step"]): record["key"] for record in read(swept.out)}
+    shutil.copytree(swept.steps, commands.steps)
+    shutil.copytree(swept.out, commands.out)
+    for path in commands.out.glob("runs/*/*/*/*/step-[12].json"):
+        path.unlink()
+    for (_, step), key in keys.items():
+        if step:
+            shutil.rmtree(commands.steps / "steps" / key)
+    base = commands.steps / "steps" / keys["mib", 0] / "weights.safetensors"
+    content = bytearray(base.read_bytes())
+    content[-100] ^= 1  # only the checksum sees it, when a step that builds on it reads it
+    base.write_bytes(content)
+    with run_lock(StepStore(commands.steps).work(keys["mib", 0]), "training elsewhere", 0):
+        process = commands.start([*commands.sweep("mib"), "--workers", "1"])
+        commands.wait_for(process, "waits   mib overlapped-10-5 seed 0 step 1/2")
+        time.sleep(5)
+        assert commands.read()[1].count("start ") == 1
+    assert process.wait(100) == 0, commands.read()
+    mine = {place: value for place, value in swept.outcomes().items() if place[0] == "mib"}
+    assert {place: value for place, value in commands.outcomes().items() if place[0] == "mib"} == mine
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "manifest"])

@@ -229,6 +229,26 @@ def test_time_left_follows_the_pace_of_what_is_done(
     assert view.seconds_left() == 0
 
 
+def test_what_another_sweep_has_trained_does_not_quicken_the_pace(
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("cispbench.harness.sweep.display.time.monotonic", lambda: clock[0])
+    first, second, third = graph_of([plan("mib", "overlapped-10-5")]).nodes  # 10, 4 and 4 iterations
+    view = SweepView(io.StringIO(), lambda node: "")
+    view.begin([first, second, third])
+    view.start(first)
+    view.progress(first, 0, 10)
+    view.progress(first, 10, 10)
+    clock[0] += 10.0
+    view.back(first, "tested elsewhere")  # after it was trained here
+    view.start(first)
+    view.done(first, 0.0)
+    view.start(second)
+    view.done(second, 0.0)  # only recorded
+    assert view.seconds_left() == pytest.approx(4.0)
+
+
 def test_cores_and_devices_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cispbench.harness.sweep.machine.usable_cores", lambda: (8, 16))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -108,6 +108,13 @@ def test_a_sweep_divides_batches_as_a_run_does(commands: Any, swept: Any) -> Non
     assert "finished" in run.output, run.output
 
 
+def test_a_part_that_is_too_small_for_the_network_is_refused_by_the_plan(commands: Any) -> None:
+    for more in ((), ("--plan",)):
+        commands.refused(2, commands.sweep("finetune", "--micro-batch", "1", *more), "trains on 1 image at once",
+                         "--micro-batch 2")  # fmt: skip
+    assert not commands.out.exists()
+
+
 def test_status_tells_from_the_stores_alone(swept: Any) -> None:
     status = json.loads(swept.succeed(["status", *swept.places(), "--json"]).stdout)
     assert {(run["method"], run["recorded"], run["steps"]) for run in status["runs"]} == {
