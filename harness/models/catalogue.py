@@ -67,6 +67,11 @@ def least_images(name: str) -> int:
     return 2 if model_spec(name).family == "deeplabv3" else 1  # whose pooled branch's batch norm sees a value an image
 
 
+def brings_timm(name: str) -> bool:
+    """Whether a model's encoder is one of timm's, which takes seconds to import."""
+    return model_spec(name).encoder.startswith("vit")
+
+
 def build_model(name: str, image_size: int) -> IncrementalModel:
     """Build a model with random weights and no class yet; ``image_size`` sets a ViT's position grid."""
     from cispbench.harness.models.deeplab import DeepLabV3

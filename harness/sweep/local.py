@@ -14,11 +14,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from cispbench.harness.models.catalogue import brings_timm
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.worker import Message, StepJob, work
 
-PRELOADED = ["torch", "torchvision", "timm", "cispbench.harness.sweep.worker"]
+PRELOADED = ("torch", "torchvision", "cispbench.harness.sweep.worker")
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
 AGAIN_SECONDS = 1.0  # until it is asked again whether a process of another sweep still has a step
@@ -82,7 +83,8 @@ class LocalSweep:
         # Forked from a process that has imported torch and done nothing with it: a step starts in milliseconds, and
         # no process is copied that has threads or a device.
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
+        models = {need.run.recipe.model for node in graph.nodes for need in node.needs}
+        self._context.set_forkserver_preload([*PRELOADED, *(["timm"] if any(map(brings_timm, models)) else [])])
         resource_tracker.ensure_running()  # now, for its start would unblock the signals that `_undisturbed` blocks
 
     def run(self) -> Outcome:

@@ -20,8 +20,11 @@ QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 def test_killing_any_process_of_a_sweep_changes_nothing(commands: Any, tmp_path: Path) -> None:
     _, _, _, _, _, *recipe = commands.tiny(method="mib", iterations=(120, 80))
     recipe = recipe[: recipe.index("--out")]
-    chaos = [sys.executable, str(CHAOS), "--kills", "4", "--every", "0.3", "3", "--seed", "15", "--home", str(tmp_path)]
     sweep = ["--methods", "finetune,mib", "--settings", "overlapped-10-5", "--workers", "2", *recipe]
+    calm = type(commands)(tmp_path / "calm", commands.data)
+    commands.succeed(["sweep", *sweep, *calm.places()])
+    chaos = [sys.executable, str(CHAOS), "--kills", "4", "--every", "0.3", "3", "--seed", "15", "--home", str(tmp_path)]
+    chaos += ["--calm", str(calm.home)]
     done = subprocess.run([*chaos, "--", *sweep], capture_output=True, text=True, env=os.environ | QUIET, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 kills" in done.stdout

@@ -7,8 +7,10 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,13 +26,15 @@ from cispbench.harness.plan import code_versions, plan_run
 from cispbench.harness.progress import PlainView
 from cispbench.harness.recipe_files import load_recipe
 from cispbench.harness.step_store import StepStore
+from cispbench.harness.sweep.matrix import Wish
+from cispbench.harness.sweep.status import Running, status_of
 from cispbench.harness.sweep.worker import StepJob, do_step
 from cispbench.methods.finetune import FineTune
 from cispbench.results.record import StepRecord
 from cispbench.splits.errors import RunError, WeightsError
 from cispbench.splits.settings import parse_setting
 
-METHODS = "finetune,mib"
+METHODS, SETTING = "finetune,mib", "overlapped-10-5"
 
 
 def test_a_full_disk_fails_the_steps_it_hits_and_publishes_nothing(
@@ -81,9 +85,11 @@ def test_a_finished_sweep_can_be_looked_at_on_a_read_only_disk(
 
 
 def test_two_sweeps_on_one_store_train_each_step_once(commands: Any, swept: Any) -> None:
-    sweep, names = commands.sweep(METHODS, "--json"), ("first", "second")
-    processes = [commands.start(sweep, name=name) for name in names]
-    assert [process.wait(250) for process in processes] == [0, 0], [commands.read(name) for name in names]
+    sweep = commands.sweep(METHODS, "--json")
+    other = commands.start(commands.sweep(METHODS))
+    commands.wait_for(other, "start ")
+    commands.succeed(sweep)
+    assert other.wait(250) == 0, commands.read()
     assert commands.outcomes() == swept.outcomes()
     assert commands.leftovers() == []
     # Every step was trained by one of the two: a log says so, and its numbers are in the manifest of that training.
@@ -92,32 +98,48 @@ def test_two_sweeps_on_one_store_train_each_step_once(commands: Any, swept: Any)
     assert [text.count("\nstep ") + text.startswith("step ") for text in logs] == [1] * 5
 
 
-# The sweep has not seen that a process of another one took the step: the worker finds out.
-UNSEEN = """
-from cispbench.harness.step_store import StepStore
-StepStore.in_work = lambda self, key: False
-from cispbench.harness.cli import main
-main()
-"""
+@contextmanager
+def held_elsewhere(commands: Any, key: str, until: Callable[[], bool]) -> Iterator[None]:
+    """Hold a step, as a process of another sweep would, until something has happened."""
+    begun = threading.Event()
+
+    def hold() -> None:
+        with run_lock(StepStore(commands.steps).work(key), "training elsewhere", 0):
+            begun.set()
+            end = time.monotonic() + 100
+            while time.monotonic() < end and not until():
+                time.sleep(0.05)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert begun.wait(10)
+    yield
+    holder.join()
 
 
-@pytest.mark.parametrize("driver", [None, UNSEEN], ids=["seen", "unseen"])
+@pytest.mark.parametrize("seen", [True, False])
 def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(
-    commands: Any, swept: Any, driver: str | None
+    commands: Any, swept: Any, monkeypatch: pytest.MonkeyPatch, seen: bool
 ) -> None:
     (key,) = [record["key"] for record in read(swept.out) if (record["method"]["name"], record["step"]) == ("mib", 1)]
-    with run_lock(StepStore(commands.steps).work(key), "training elsewhere", 0):
-        process = commands.start([*commands.sweep(METHODS), "--workers", "1"], driver=driver)
-        says = (
-            "mib overlapped-10-5 seed 0 step 1/2: " if driver is None else "waits   mib overlapped-10-5 seed 0 step 1/2"
-        )
-        commands.wait_for(process, says)
-        commands.wait_for(process, "done    finetune overlapped-10-5 seed 0 step 2/2")
-        assert "another process" in commands.read()[1]
-        (running,) = json.loads(commands.succeed(["status", *commands.places(), "--json"]).stdout)["running"]
-        assert (running["key"], running["what"]) == (key[:10], "training elsewhere")
-        assert len(read(commands.out)) == 4  # the base once for either method, and two steps
-    assert process.wait(100) == 0, commands.read()
+    told: list[Running] = []
+
+    def others_are_done() -> bool:
+        if not list(commands.out.glob("runs/*/*/finetune/*/step-2.json")):
+            return False
+        told.extend(status_of(commands.out, commands.steps, Wish()).running)
+        return True
+
+    if not seen:  # the sweep looks a moment before the other one begins, and its worker finds out
+        monkeypatch.setattr(StepStore, "in_work", lambda self, key: False)
+    with held_elsewhere(commands, key, others_are_done):
+        lines = commands.succeed([*commands.sweep(METHODS), "--workers", "1"]).stderr.splitlines()
+    mine, done = f"mib {SETTING} seed 0 step 1/2", f"done    finetune {SETTING} seed 0 step 2/2"
+    waits = f"{mine}: another process" if seen else f"waits   {mine}  another process (pid "
+    places = [next(n for n, line in enumerate(lines) if line.startswith(text)) for text in (waits, done)]
+    assert places == sorted(places)
+    assert [line.startswith(f"start   {mine}") for line in lines[: places[1]]].count(True) == (0 if seen else 1)
+    assert [(entry.key, entry.what) for entry in told if entry.key == key[:10]] == [(key[:10], "training elsewhere")]
     assert commands.outcomes() == swept.outcomes()
     assert commands.leftovers() == []
 
@@ -135,12 +157,11 @@ def test_a_step_whose_damaged_base_another_process_has_waits_for_it_without_hurr
     content = bytearray(base.read_bytes())
     content[-100] ^= 1  # only the checksum sees it, when a step that builds on it reads it
     base.write_bytes(content)
-    with run_lock(StepStore(commands.steps).work(keys["mib", 0]), "training elsewhere", 0):
-        process = commands.start([*commands.sweep("mib"), "--workers", "1"])
-        commands.wait_for(process, "waits   mib overlapped-10-5 seed 0 step 1/2")
-        time.sleep(5)
-        assert commands.read()[1].count("start ") == 1
-    assert process.wait(100) == 0, commands.read()
+    began = time.monotonic()
+    with held_elsewhere(commands, keys["mib", 0], lambda: time.monotonic() - began > 6):
+        lines = commands.succeed([*commands.sweep("mib"), "--workers", "1"]).stderr.splitlines()
+    kinds = [line.split()[0] for line in lines if line.startswith(("start ", "waits ", "done "))]
+    assert kinds == ["start", "waits", "start", "done", "start", "done"]
     mine = {place: value for place, value in swept.outcomes().items() if place[0] == "mib"}
     assert {place: value for place, value in commands.outcomes().items() if place[0] == "mib"} == mine
 
