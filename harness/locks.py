@@ -148,6 +148,11 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def who_holds(folder: Path) -> str | None:
+    """Say in a line which process holds ``folder``'s lock now, None if nobody does."""
+    return _busy(folder) if is_held(folder) else None
+
+
 def current_holder(folder: Path) -> Holder | None:
     """Return who holds ``folder``'s lock, None if nobody does or the holder has not written its note yet."""
     holder = read_holder(folder)  # first, for most folders have none

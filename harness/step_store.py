@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cispbench.harness.locks import is_held
+from cispbench.harness.locks import who_holds
 from cispbench.harness.models.weight_files import file_sha256
 from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
 from cispbench.splits.errors import StoreError, WeightsError
@@ -51,9 +51,9 @@ class StepStore:
         make_folder(path)
         return path
 
-    def in_work(self, key: str) -> bool:
-        """Whether a process, here or on another machine, is at work on the step now."""
-        return is_held(self.root / "work" / key)
+    def in_work(self, key: str) -> str | None:
+        """Say which process, here or on another machine, is at work on the step now; None if there is none."""
+        return who_holds(self.root / "work" / key)
 
     def published(self) -> list[str]:
         """Return the keys of all published steps, sorted."""

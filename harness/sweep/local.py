@@ -59,7 +59,7 @@ class _Worker:
 class LocalSweep:
     """Executes what a graph lacks; ``job`` makes the order for a step in a slot (0 to ``workers`` - 1).
 
-    A step whose key ``held`` tells is in the hands of a process of another sweep is left until it lets it go.
+    ``held``: says of a step's key which process of another sweep is at it, if any; the step is left until that ends.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LocalSweep:
         job: Callable[[Node, int], StepJob],
         workers: int,
         view: SweepView,
-        held: Callable[[str], bool] = lambda key: False,
+        held: Callable[[str], str | None] = lambda key: None,
     ) -> None:
         self._graph, self._job, self._view, self._held = graph, job, view, held
         self._free = list(range(workers))
@@ -76,7 +76,7 @@ class LocalSweep:
         self._order = heights(graph)
         self._running: list[_Worker] = []
         self._failures: list[Failure] = []
-        self._waited_for: set[str] = set()
+        self._told: set[str] = set()
         self._blocked: dict[str, str] = {}  # by what step's lock a step was stopped: its own, or one it builds on
         self._not_before: dict[str, float] = {}
         self._finished = 0
@@ -103,27 +103,24 @@ class LocalSweep:
     def _start_what_is_ready(self) -> None:
         busy = {worker.node.key for worker in self._running}
         ready = [n for n in self._waiting.values() if n.previous not in self._waiting and n.previous not in busy]
-        elsewhere = []
         for node in sorted(ready, key=lambda node: -self._order[node.key]):
             if not self._free:
                 return
-            if self._is_elsewhere(node.key):
-                elsewhere.append(node)
-            else:
+            if not self._is_elsewhere(node):
                 self._start(self._waiting.pop(node.key), self._free.pop(0))
-        for node in elsewhere:
-            if node.key not in self._waited_for:
-                self._waited_for.add(node.key)
-                self._view.note(f"{node.name}: another process is already at work on it; waiting until it ends")
 
-    def _is_elsewhere(self, key: str) -> bool:
+    def _is_elsewhere(self, node: Node) -> bool:
         """Whether another process has a step, or had it a moment ago: locks on a network are not asked all the time."""
         now = time.monotonic()
-        if now < self._not_before.get(key, 0.0):
+        if now < self._not_before.get(node.key, 0.0):
             return True
-        if not (self._held(key) or (key in self._blocked and self._held(self._blocked[key]))):
+        holder = self._held(node.key) or (self._held(self._blocked[node.key]) if node.key in self._blocked else None)
+        if holder is None:
             return False
-        self._not_before[key] = now + AGAIN_SECONDS
+        self._not_before[node.key] = now + AGAIN_SECONDS
+        if node.key not in self._told:
+            self._told.add(node.key)
+            self._view.note(f"{node.name}: {holder}; waiting until it ends")
         return True
 
     def _start(self, node: Node, slot: int) -> None:
@@ -191,7 +188,7 @@ class LocalSweep:
         """Leave a step that a process of another sweep was quicker to take, or that builds on one it has taken."""
         self._view.back(node, reason)
         self._waiting[node.key] = node
-        self._waited_for.add(node.key)
+        self._told.add(node.key)
         self._blocked[node.key] = blocked
         self._not_before[node.key] = time.monotonic() + AGAIN_SECONDS
 

@@ -131,11 +131,11 @@ def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(
         return True
 
     if not seen:  # the sweep looks a moment before the other one begins, and its worker finds out
-        monkeypatch.setattr(StepStore, "in_work", lambda self, key: False)
+        monkeypatch.setattr(StepStore, "in_work", lambda self, key: None)
     with held_elsewhere(commands, key, others_are_done):
         lines = commands.succeed([*commands.sweep(METHODS), "--workers", "1"]).stderr.splitlines()
     mine, done = f"mib {SETTING} seed 0 step 1/2", f"done    finetune {SETTING} seed 0 step 2/2"
-    waits = f"{mine}: another process" if seen else f"waits   {mine}  another process (pid "
+    waits = f"{mine if seen else f'waits   {mine}'}{': ' if seen else '  '}another process (pid {os.getpid()}, since "
     places = [next(n for n, line in enumerate(lines) if line.startswith(text)) for text in (waits, done)]
     assert places == sorted(places)
     assert [line.startswith(f"start   {mine}") for line in lines[: places[1]]].count(True) == (0 if seen else 1)
