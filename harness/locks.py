@@ -28,7 +28,7 @@ GLANCE_SECONDS = 0.05  # longer than `is_held` of another process takes, which m
 class HeldError(RunError):
     """Another process holds the lock of ``folder``, and was not, or not any longer, to be waited for."""
 
-    def __init__(self, message: str, *, hint: str, folder: Path) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, folder: Path = Path()) -> None:
         super().__init__(message, hint=hint)
         self.folder = folder
 

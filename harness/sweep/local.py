@@ -51,9 +51,7 @@ class _Worker:
     process: ForkServerProcess
     connection: Connection | None
     started: float = field(default_factory=time.monotonic)
-    done: bool = False
-    reason: str = ""
-    held: str = ""
+    last: Message = field(default_factory=Message)
 
 
 class LocalSweep:
@@ -68,7 +66,7 @@ class LocalSweep:
         job: Callable[[Node, int], StepJob],
         workers: int,
         view: SweepView,
-        held: Callable[[str], str | None] = lambda key: None,
+        held: Callable[[str], str | None],
     ) -> None:
         self._graph, self._job, self._view, self._held = graph, job, view, held
         self._free = list(range(workers))
@@ -162,7 +160,7 @@ class LocalSweep:
                 worker.connection.close()
                 worker.connection = None
                 return
-            worker.done, worker.reason, worker.held = message.done, message.failed or message.note, message.held
+            worker.last = message
             if message.note and not message.held:
                 self._view.note(f"{worker.node.name}: {message.note}")
             elif message.total:
@@ -174,13 +172,14 @@ class LocalSweep:
         self._free.sort()
         if worker.process.exitcode == LOST:  # the process may live on where only its watcher has died
             worker.process.kill()
-        if worker.done and worker.process.exitcode == 0:
+        last = worker.last
+        if last.done and worker.process.exitcode == 0:
             self._finished += 1
             self._view.done(worker.node, time.monotonic() - worker.started)
-        elif worker.held and worker.process.exitcode == 0:
-            self._put_back(worker.node, worker.held, worker.reason)
+        elif last.held and worker.process.exitcode == 0:
+            self._put_back(worker.node, last.held, last.note)
         else:
-            self._fail(worker.node, worker.reason or _explain(worker.process.exitcode), worker.log)
+            self._fail(worker.node, last.failed or _explain(worker.process.exitcode), worker.log)
         if worker.connection is not None:
             worker.connection.close()
 

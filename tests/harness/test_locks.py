@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import platform
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from cispbench.harness.locks import HOLDER, LOCK, current_holder, is_held, read_holder, run_lock
+from cispbench.harness.locks import HOLDER, LOCK, HeldError, current_holder, is_held, read_holder, run_lock
 from cispbench.splits.errors import RunError, StoreError
 
 HOLD = """
@@ -62,7 +63,7 @@ def test_the_note_does_not_name_the_host(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_second_process_is_told_who_is_at_work(tmp_path: Path, other: subprocess.Popen[str]) -> None:
-    with pytest.raises(RunError) as caught, run_lock(tmp_path, "training step 3", 0):
+    with pytest.raises(HeldError) as caught, run_lock(tmp_path, "training step 3", 0):
         pass
     message = caught.value.message
     assert f"another process (pid {other.pid}, since " in message
@@ -70,6 +71,8 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path: Path, other: subproce
     assert str(tmp_path) in message
     assert message.endswith(": training step 3.")
     assert caught.value.hint
+    copied = pickle.loads(pickle.dumps(caught.value))  # as it comes out of a pool of processes
+    assert (copied.message, copied.hint, copied.folder) == (message, caught.value.hint, tmp_path)
 
 
 def test_a_holder_on_another_machine_is_said_to_be_there(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cispbench.harness.recipe import OptimRecipe
 from cispbench.harness.recipe_files import load_recipe
 from cispbench.harness.registry import load_method
 from cispbench.harness.sweep.display import LiveView, SweepView
-from cispbench.harness.sweep.graph import Finding, Graph, Need, build_graph
+from cispbench.harness.sweep.graph import Finding, Graph, Need, Node, build_graph
 from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.matrix import Wish, expand
 from cispbench.harness.sweep.planning import Choices, Planner, SweepPlan
@@ -202,16 +202,26 @@ def test_the_live_table_stands_below_the_lines_that_stay(plan: Callable[..., Run
     assert lines[3].endswith("a reason (log: logs/x.log)")
 
 
-def test_time_left_follows_the_pace_of_what_is_done(
-    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("cispbench.harness.sweep.display.time.monotonic", lambda: clock[0])
-    first, second, third = graph_of([plan("mib", "overlapped-10-5")]).nodes  # 10, 4 and 4 iterations
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The only number: the time that the display sees, seconds."""
+    now = [100.0]
+    monkeypatch.setattr("cispbench.harness.sweep.display.time.monotonic", lambda: now[0])
+    return now
+
+
+def begun(plan: Callable[..., RunPlan]) -> tuple[SweepView, tuple[Node, ...]]:
+    """Return the view of a sweep whose first step has begun, and its steps of 10, 4 and 4 iterations."""
+    nodes = graph_of([plan("mib", "overlapped-10-5")]).nodes
     view = SweepView(io.StringIO(), lambda node: "")
-    view.begin([first, second, third])
-    view.start(first)
-    view.progress(first, 0, 10)
+    view.begin(nodes)
+    view.start(nodes[0])
+    view.progress(nodes[0], 0, 10)
+    return view, nodes
+
+
+def test_time_left_follows_the_pace_of_what_is_done(plan: Callable[..., RunPlan], clock: list[float]) -> None:
+    view, (first, second, third) = begun(plan)
     clock[0] += 6.0
     view.progress(first, 6, 10)
     assert view.seconds_left() == pytest.approx(12.0)
@@ -230,15 +240,9 @@ def test_time_left_follows_the_pace_of_what_is_done(
 
 
 def test_what_another_sweep_has_trained_does_not_quicken_the_pace(
-    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., RunPlan], clock: list[float]
 ) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("cispbench.harness.sweep.display.time.monotonic", lambda: clock[0])
-    first, second, third = graph_of([plan("mib", "overlapped-10-5")]).nodes  # 10, 4 and 4 iterations
-    view = SweepView(io.StringIO(), lambda node: "")
-    view.begin([first, second, third])
-    view.start(first)
-    view.progress(first, 0, 10)
+    view, (first, second, _) = begun(plan)
     view.progress(first, 10, 10)
     clock[0] += 10.0
     view.back(first, "tested elsewhere")  # after it was trained here
