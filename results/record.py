@@ -64,7 +64,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds and training images a second; ``resumed`` says that they cover only the part after a resume."""
+    """Seconds, and training images a second.
+
+    ``resumed``: the training was interrupted and went on from a checkpoint. The seconds then add up what was done
+    before that checkpoint and after it; what was lost between the checkpoint and the interruption is not counted.
+    """
 
     train_seconds: float
     evaluate_seconds: float

@@ -147,7 +147,7 @@ def _commit(run: Run) -> str:
 
 def _time(run: Run) -> str:
     train, test = (sum(costs) for costs in zip(*(step.cost[:2] for step in run.steps), strict=True))
-    resumed = ", the last step's from a resume on" if run.facts.timing.resumed else ""
+    resumed = " (the last one resumed, without what was lost)" if run.facts.timing.resumed else ""
     steps = len(run.steps)
     return f"{_duration(train)} of training and {_duration(test)} of testing in {steps} steps{resumed}"
 
