@@ -44,6 +44,12 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The outputs recorded from the papers' released code; tests/golden/README.md says what each file holds."""
+    return ROOT / "tests" / "golden"
+
+
 def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = "mib", **changes: Any) -> StepRecord:
     plan = parse_setting(setting)
     count = plan.num_foreground + 1

@@ -171,7 +171,7 @@ def _deeplab(recorded: Recording) -> DeepLabV3:
 
 
 def _formula(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Compute the parameters as golden/README.md says.
+    """Compute the parameters as tests/golden/README.md says.
 
     0.011 k^2 has to be computed as (0.011 k) k: where k^2 is large, float64 rounds the two to values that differ by
     up to 1e-5, and only this one gives the recorded logits to float32's precision.
@@ -204,7 +204,7 @@ def _perturb(noise: float, *models: nn.Module) -> None:
 
 
 @pytest.fixture(scope="session")
-def trajectory(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trajectory]:
+def trajectory(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trajectory]:
     """Reproduce a trajectory by name, once a session, in one thread (which alone fixes the order of sums)."""
 
     @functools.cache
@@ -212,7 +212,7 @@ def trajectory(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return reproduce(name, shared / "golden", tmp_path_factory.mktemp(name), noise)
+            return reproduce(name, golden, tmp_path_factory.mktemp(name), noise)
         finally:
             torch.set_num_threads(threads)
 

@@ -53,8 +53,8 @@ def near(ours: torch.Tensor, expected: torch.Tensor | float) -> bool:
 
 
 @pytest.mark.golden
-def test_lwf_mc_loss_as_recorded(shared):
-    d = {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(shared / "golden" / "lwf_mc.npz").items()}
+def test_lwf_mc_loss_as_recorded(golden):
+    d = {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(golden / "lwf_mc.npz").items()}
     logits = d["logits"].clone().requires_grad_()
     value = lwf_mc.lwf_mc_loss(logits, d["target"].long(), d["old_logits"])
     value.backward()

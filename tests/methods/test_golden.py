@@ -1,4 +1,4 @@
-"""The methods' functions against outputs recorded from the papers' released code (../shared/golden).
+"""The methods' functions against outputs recorded from the papers' released code (tests/golden).
 
 In float32 values and gradients agree to 1e-5 of the largest recorded value. Under bf16 autocast, where the networks
 hand over logits and features of 8 bits of precision, the bound is 5e-2 of it: rounding a logit of size 4 moves it by
@@ -145,10 +145,8 @@ FROM_THE_NETWORK = {
 }
 
 
-def recorded(shared: Path, name: str) -> dict[str, Tensor]:
-    return {
-        key: torch.from_numpy(np.asarray(value)) for key, value in np.load(shared / "golden" / f"{name}.npz").items()
-    }
+def recorded(golden: Path, name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(golden / f"{name}.npz").items()}
 
 
 def entries(case: Case, d: Values) -> dict[str, Tensor]:
@@ -163,16 +161,16 @@ def entries(case: Case, d: Values) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value).detach() for name, value in {**found, **gradients}.items()}
 
 
-def largest(ours: Tensor, golden: Tensor) -> float:
+def largest(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest deviation over finite entries, relative to the largest of them: strict for small gradients."""
-    finite = torch.isfinite(golden.double())
-    scale = golden.double()[finite].abs().max()
-    return float((ours.double() - golden.double())[finite].abs().max() / scale)
+    finite = torch.isfinite(theirs.double())
+    scale = theirs.double()[finite].abs().max()
+    return float((ours.double() - theirs.double())[finite].abs().max() / scale)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
-def test_float32(shared: Path, deviations: Any, case: Case) -> None:
-    d = recorded(shared, case.file)
+def test_float32(golden: Path, deviations: Any, case: Case) -> None:
+    d = recorded(golden, case.file)
     for name, ours in entries(case, d).items():
         assert torch.isfinite(ours.double()).equal(torch.isfinite(d[name].double())), name
         deviation = largest(ours, d[name])
@@ -183,8 +181,8 @@ def test_float32(shared: Path, deviations: Any, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=lambda case: case.file)
-def test_bf16_autocast(shared: Path, deviations: Any, case: Case) -> None:
-    d = recorded(shared, case.file)
+def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
+    d = recorded(golden, case.file)
     rounded = {key: value.bfloat16() if key in FROM_THE_NETWORK else value for key, value in d.items()}
     with torch.autocast("cpu", torch.bfloat16):
         found = entries(case, rounded)
@@ -194,7 +192,7 @@ def test_bf16_autocast(shared: Path, deviations: Any, case: Case) -> None:
         assert deviation <= LOOSE, name
 
 
-def test_every_recorded_file_is_tested(shared: Path) -> None:
-    files = {path.stem for path in (shared / "golden").glob("*.npz")}
+def test_every_recorded_file_is_tested(golden: Path) -> None:
+    files = {path.stem for path in golden.glob("*.npz")}
     elsewhere = {"metrics", "trajectory_mbs", "trajectory_mib", "trajectory_plop"}
     assert files == {case.file for case in CASES} | elsewhere

@@ -1,4 +1,4 @@
-"""Incremental steps, iteration by iteration, as the papers' released code took them (../shared/golden/trajectory_*).
+"""Incremental steps, iteration by iteration, as the papers' released code took them (tests/golden/trajectory_*).
 
 MBS's five iterations agree throughout. MiB's and PLOP's network has a batch norm over the two values of the image
 pooling, close to a step function: from one iteration to the next it multiplies rounding errors by some hundreds, so

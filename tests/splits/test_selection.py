@@ -104,8 +104,8 @@ def read_presence(path: Path) -> dict[str, frozenset[int]]:
 
 @pytest.mark.golden
 @pytest.mark.parametrize("dataset", ["voc", "ade"])
-def test_figures_are_those_recorded(shared: Path, dataset: str) -> None:
-    recorded = json.loads((shared / "golden" / "splits.json").read_text())[dataset]
+def test_figures_are_those_recorded(golden: Path, dataset: str) -> None:
+    recorded = json.loads((golden / "splits.json").read_text())[dataset]
     settings = recorded["settings"] | {
         f"partitioned-{task}": {"train": steps} for task, steps in recorded.get("mib_partition", {}).items()
     }
