@@ -93,7 +93,7 @@ def run(**choices: Any) -> None:
       cispbench run --method mib --setting disjoint-15-5 --data-root /data --set optim.batch=12
       cispbench run --method mbs --setting overlapped-15-1 --devices 4 --micro-batch 3
     """
-    from cispbench.harness.launch import launch
+    from cispbench.harness.commands.run import launch
 
     text = launch(**choices)
     if text:  # of several processes the first one alone has something to say
@@ -110,7 +110,7 @@ def list_(what: str, as_json: bool) -> None:
     Example:
       cispbench list settings
     """
-    from cispbench.harness.listing import listing
+    from cispbench.harness.commands.listing import listing
 
     click.echo(listing(what, as_json))
 
@@ -131,7 +131,7 @@ def show(method: str, ablation: bool, as_json: bool, **choices: Any) -> None:
       cispbench show mbs --setting overlapped-100-10 --profile paper
       cispbench show mbs --ablation
     """
-    from cispbench.harness.showing import show_ablation, show_recipe
+    from cispbench.harness.commands.showing import show_ablation, show_recipe
 
     click.echo(show_ablation(method, as_json=as_json) if ablation else show_recipe(method, as_json=as_json, **choices))
 
@@ -169,10 +169,10 @@ def table(
       cispbench table --published --output table.tex
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
-    from cispbench.reports.grid import shown_columns
-    from cispbench.reports.protocols import protocols_json, protocols_table
-    from cispbench.reports.runs import Selection
-    from cispbench.reports.tables import choose_format, render_store, write_text
+    from cispbench.reports.tables.grid import shown_columns
+    from cispbench.reports.tables.protocols import protocols_json, protocols_table
+    from cispbench.reports.tables.render import choose_format, render_store, write_text
+    from cispbench.reports.tables.runs import Selection
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from cispbench.harness.machine.devices import autocast
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.optimisation import autocast
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cispbench.harness.lazy import functional
+from cispbench.harness.machine.lazy import functional
 from cispbench.harness.method import Batch, Output, StepContext
 from cispbench.methods.lwf import LwF, LwFOptions
 

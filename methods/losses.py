@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from cispbench.harness.lazy import functional, torch
+from cispbench.harness.machine.lazy import functional, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cispbench.harness.lazy import functional
+from cispbench.harness.machine.lazy import functional
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, bce_with_ignore, labelled_pixels
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cispbench.harness.lazy import functional, torch
+from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels
 

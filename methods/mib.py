@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cispbench.harness.lazy import torch
+from cispbench.harness.machine.lazy import torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import cross_entropy, labelled_pixels, unbiased_cross_entropy, unbiased_distillation
 

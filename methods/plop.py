@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cispbench.harness.lazy import torch
+from cispbench.harness.machine.lazy import torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels, pixel_cross_entropy
 from cispbench.methods.mib import start_from_background

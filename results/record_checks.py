@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
 
+from cispbench.results.record_fields import StepFacts, StepFields
 from cispbench.splits.errors import StoreError
-
-if TYPE_CHECKING:
-    from cispbench.results.record import StepFacts, StepRecord
-
 
 MOST = 1e15  # seconds, bytes, images: beyond what anything of a step can be
 
 
-def check_record(record: StepRecord, schema: int) -> None:
+def check_record(record: StepFields, schema: int) -> None:
     """Raise StoreError naming every field of ``record`` that breaks a rule, with its value."""
     found = [] if record.schema == schema else [f"schema is {record.schema}, not {schema}"]
     found += [*broken_facts(record), *_classes(record), *_confusion(record), *_losses(record)]
@@ -41,24 +37,6 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
         yield f"previous_key is {record.previous_key!r} at step 0"
     if not _is_utc(record.created):
         yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
-
-
-def plain(value: Any, field: str) -> Any:
-    """Return ``value`` as JSON holds it (tuples become lists). Raises StoreError naming a part it cannot hold."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, list | tuple):
-        if value and all(type(item) is int for item in value):
-            return list(value)
-        return [plain(item, f"{field}[{place}]") for place, item in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain(item, f"{field}.{key}") for key, item in value.items()}
-    raise StoreError(
-        f"step record: {field} is {value!r} ({type(value).__name__}), which JSON cannot hold.",
-        hint="Use words, finite numbers, true or false, lists, and mappings with words as keys.",
-    )
 
 
 def _counts(record: StepFacts) -> list[tuple[str, float | None]]:
@@ -89,7 +67,7 @@ def _is_utc(text: str) -> bool:
         return False
 
 
-def _classes(record: StepRecord) -> Iterator[str]:
+def _classes(record: StepFields) -> Iterator[str]:
     order = record.learning_order
     if not order or order[0] != 0 or sorted(order) != list(range(len(order))):
         yield f"learning_order is {list(order)}, not 0 and then every class number once"
@@ -97,7 +75,7 @@ def _classes(record: StepRecord) -> Iterator[str]:
         yield f"classes is {list(record.classes)}, not among the class numbers of learning_order"
 
 
-def _confusion(record: StepRecord) -> Iterator[str]:
+def _confusion(record: StepFields) -> Iterator[str]:
     count = len(record.learning_order)
     rows = record.confusion
     if len(rows) != count or any(len(row) != count for row in rows):
@@ -110,7 +88,7 @@ def _confusion(record: StepRecord) -> Iterator[str]:
                 return
 
 
-def _losses(record: StepRecord) -> Iterator[str]:
+def _losses(record: StepFields) -> Iterator[str]:
     logged = record.losses.iterations
     if any(value < 0 for value in logged) or list(logged) != sorted(set(logged)):
         yield f"losses.iterations is {list(logged)[:10]}, not rising counts"

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from cispbench.results.record import SCHEMA, StepFacts, StepRecord
+from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_checks import MOST, broken_facts
+from cispbench.results.record_fields import StepFacts
 from cispbench.results.store import read_record, step_number
 from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError

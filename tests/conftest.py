@@ -18,8 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script; the processes that tests start would inherit it, and no Ctrl-C would reach them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from cispbench.results.record import (
-    SCHEMA,
+from cispbench.results.record import SCHEMA, StepRecord
+from cispbench.results.record_fields import (
     DataUsed,
     Execution,
     GitState,
@@ -27,7 +27,6 @@ from cispbench.results.record import (
     Memory,
     MethodUsed,
     ModelUsed,
-    StepRecord,
     Timing,
 )
 from cispbench.splits.settings import parse_setting

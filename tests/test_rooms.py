@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# The floors of the house: a room may import those named, and itself. ``docs/architecture.md`` shows the same table.
 MAY_IMPORT = {
     "splits": set(),
     "results": {"splits"},
@@ -20,8 +21,15 @@ MAY_IMPORT = {
     "methods": {"harness", "splits"},
     "reports": {"results", "splits"},
 }
-TOP = {"cli.py", "launch.py"}  # the command line's modules may use every room, inside commands,
-TOP_FOLDER = "commands"  # and so may those of its groups
+# The wings of ``harness/`` from the ground up: one may import those above it in this list, in any way: at its head,
+# inside a function, or for type checking alone. ``commands`` and ``cli`` may use every room besides.
+WINGS = [
+    "machine", "distributed", "models", "method", "registry", "evaluate", "recipes", "data", "training", "runs",
+    "sweep", "sweep.slurm", "contract", "predictions", "commands", "cli",
+]  # fmt: skip
+# The same for ``reports/``.
+REPORTS = ["tables", "ledger", "check", "leaderboard", "plots"]
+TOP = ("cli", "commands")
 WITHOUT_TORCH = ("splits", "results", "reports")
 PUBLIC = {
     "splits.settings": ["parse_setting", "Setting", "Step"],
@@ -53,10 +61,73 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def wing_of(path: Path) -> str:
+    """Return the wing that a file of ``harness/`` or ``reports/`` belongs to ("" for the room's own ``__init__``)."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
+    if parts[:2] == ("sweep", "slurm"):
+        return "sweep.slurm"
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the house by its dotted name."""
+    found = {}
+    for room in MAY_IMPORT:
+        for path in (ROOT / room).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(("cispbench", *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
+    return found
+
+
+def module_imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """Return the modules of the house that a file imports, wherever in it and for whatever use."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cispbench"):
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                names.add(deeper if deeper in known else str(node.module))
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("cispbench")}
+    return names
+
+
+@pytest.mark.parametrize(("room", "wings"), [("harness", WINGS), ("reports", REPORTS)])
+def test_a_wing_imports_only_lower_ones(room, wings):
+    known = modules()
+    present = {wing_of(path) for name, path in known.items() if name.startswith(f"cispbench.{room}")} - {""}
+    assert present == set(wings)
+    for path in (ROOT / room).rglob("*.py"):
+        if not wing_of(path):
+            continue
+        own = wings.index(wing_of(path))
+        for name in module_imports(path, known):
+            if name.startswith(f"cispbench.{room}."):
+                other = wing_of(known[name])
+                assert wings.index(other) <= own, f"{path} imports {name}: {other} lies above {wings[own]}"
+
+
+def test_no_module_imports_itself_by_a_detour():
+    """Imports form no circle, those for type checking included (the command line's lazy ones, too)."""
+    known = modules()
+    imports = {name: module_imports(path, known) - {name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in sorted(imports.get(name, ())):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in known:
+        visit(name, ())
+
+
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_a_room_imports_only_the_floors_below(room):
     for path in (ROOT / room).rglob("*.py"):
-        if path.name in TOP or path.parent.name == TOP_FOLDER:
+        if wing_of(path) in TOP:
             continue
         rooms = {name.split(".")[1] for name in imported(path) if name.startswith("cispbench.")} - {room}
         assert rooms <= MAY_IMPORT[room], f"{path} imports {rooms - MAY_IMPORT[room]}"
@@ -65,7 +136,7 @@ def test_a_room_imports_only_the_floors_below(room):
 
 
 @pytest.mark.parametrize(
-    "room", ["splits.settings", "splits.selection", "results.store", "reports.tables", "harness.cli"]
+    "room", ["splits.settings", "splits.selection", "results.store", "reports.tables.render", "harness.cli"]
 )
 def test_a_light_room_loads_nothing_heavy(room):
     heavy = ["torch", "torchvision", "timm", "pandas", "matplotlib"]
@@ -102,10 +173,16 @@ def test_every_package_and_file_that_code_needs_is_installed():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     packages, data = config["options"]["packages"].split(), config["options.package_data"]
-    folders = {path.parent.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("__init__.py")}
-    assert {f"cispbench.{'.'.join(folder.parts)}" for folder in folders} == set(packages)
+    rooms = ("cispbench", *MAY_IMPORT)
+    inits = [path for room in rooms for path in (ROOT / room).rglob("__init__.py")]
+    folders = {path.parent.relative_to(ROOT) for path in inits}
+    names = {
+        folder: ".".join(folder.parts if folder.parts[0] == "cispbench" else ("cispbench", *folder.parts))
+        for folder in folders
+    }
+    assert set(names.values()) == set(packages)
     for folder in folders:
-        patterns = data[f"cispbench.{'.'.join(folder.parts)}"].replace(",", " ").split()
+        patterns = data.get(names[folder], "").replace(",", " ").split()
         deeper = [other for other in folders if folder in other.parents]
         for path in (ROOT / folder).rglob("*"):
             name = path.relative_to(ROOT / folder)
@@ -119,7 +196,7 @@ def test_every_package_and_file_that_code_needs_is_installed():
 
 def test_no_harness_module_names_a_method():
     for path in (ROOT / "harness").rglob("*.py"):
-        if path.name in TOP or path.parent.name == TOP_FOLDER:
+        if wing_of(path) in TOP:
             continue
         text = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
         # "joint" is left out: it is an attribute of every method, too.

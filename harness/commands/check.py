@@ -48,10 +48,10 @@ def check(
       cispbench check --out results
       cispbench check --out results --update --reason "a poly schedule from step 1 on"
     """
-    from cispbench.reports.regression import Rules, check_store
-    from cispbench.reports.regression_text import check_json, check_text
-    from cispbench.reports.regression_update import Update, update_baselines
-    from cispbench.reports.runs import Selection
+    from cispbench.reports.check.regression import Rules, check_store
+    from cispbench.reports.check.text import check_json, check_text
+    from cispbench.reports.check.update import Update, update_baselines
+    from cispbench.reports.tables.runs import Selection
     from cispbench.results.baselines_files import COMMITTED, read_baselines
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store

@@ -55,8 +55,8 @@ def check(
     import json
 
     from cispbench.harness.data.check import check_data
-    from cispbench.harness.progress import make_view
-    from cispbench.harness.step_store import default_steps_dir
+    from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.runs.step_store import default_steps_dir
     from cispbench.splits.settings import parse_setting
 
     settings = [parse_setting(name) for name in dict.fromkeys(names)]
@@ -99,8 +99,8 @@ def index(
 
     from cispbench.harness.data.index import build_index
     from cispbench.harness.data.source import list_data
-    from cispbench.harness.progress import index_progress, make_view
-    from cispbench.harness.step_store import default_steps_dir
+    from cispbench.harness.machine.progress import index_progress, make_view
+    from cispbench.harness.runs.step_store import default_steps_dir
     from cispbench.splits.tasks import dataset as find_dataset
 
     rows = []

@@ -36,9 +36,9 @@ def checkpoint(
     import json
     from dataclasses import asdict
 
-    from cispbench.harness.imported import import_checkpoint
     from cispbench.harness.models.released import released_code
-    from cispbench.harness.step_store import StepStore, default_steps_dir
+    from cispbench.harness.runs.imported import import_checkpoint
+    from cispbench.harness.runs.step_store import StepStore, default_steps_dir
     from cispbench.splits.settings import parse_setting
 
     chosen, store = parse_setting(setting), StepStore(steps_dir or default_steps_dir())

@@ -47,8 +47,8 @@ def lint(by: str, each: bool, as_json: bool, **chosen: str | None) -> None:
       cispbench ledger lint
       cispbench ledger lint --method mib --kind reported --rows
     """
-    from cispbench.reports.ledger import Filter
-    from cispbench.reports.ledger_lint import lint_json, lint_text
+    from cispbench.reports.ledger.lint import lint_json, lint_text
+    from cispbench.reports.ledger.rows import Filter
 
     click.echo(lint_json(Filter(**chosen)) if as_json else lint_text(Filter(**chosen), by, each))
 
@@ -65,6 +65,6 @@ def show(as_json: bool, **chosen: str | None) -> None:
       cispbench ledger show --method mbs
       cispbench ledger show --method plop --setting 'overlapped-15-*' --kind reported
     """
-    from cispbench.reports.ledger import Filter, show_json, show_text
+    from cispbench.reports.ledger.rows import Filter, show_json, show_text
 
     click.echo(show_json(Filter(**chosen)) if as_json else show_text(Filter(**chosen)))

@@ -34,8 +34,8 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
       cispbench method check --all --json
     """
     from cispbench.harness.contract.check import MODELS, check_method
+    from cispbench.harness.machine.progress import make_view
     from cispbench.harness.models.catalogue import model_spec
-    from cispbench.harness.progress import make_view
     from cispbench.harness.registry import load_method, method_names
     from cispbench.splits.errors import MethodError, UsageError
 

@@ -51,7 +51,7 @@ def plots(
     """
     import json
 
-    from cispbench.reports.runs import Selection
+    from cispbench.reports.tables.runs import Selection
     from cispbench.results.store import Store
     from cispbench.splits.errors import StoreError
 
@@ -101,12 +101,12 @@ def panels(
     """
     import json
 
-    from cispbench.harness.devices import choose_device
-    from cispbench.harness.environment import usable_cores
-    from cispbench.harness.inputs import open_source
-    from cispbench.harness.panels import Panels, recorded_run
-    from cispbench.harness.progress import make_view
-    from cispbench.harness.step_store import StepStore, default_steps_dir
+    from cispbench.harness.machine.devices import choose_device
+    from cispbench.harness.machine.environment import usable_cores
+    from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.predictions.from_weights import Panels, recorded_run
+    from cispbench.harness.runs.inputs import open_source
+    from cispbench.harness.runs.step_store import StepStore, default_steps_dir
     from cispbench.results.atomic import write_atomic
     from cispbench.results.store import Store
     from cispbench.splits.errors import UsageError
@@ -116,8 +116,8 @@ def panels(
     found = recorded_run(Store(out), run)
     last = found.records[-1]
     _load_matplotlib()
-    from cispbench.reports.panels import PanelRow, draw_panels
     from cispbench.reports.plots.page import FORMATS, drawing, render
+    from cispbench.reports.plots.panels import PanelRow, draw_panels
     from cispbench.reports.plots.wording import file_part
 
     name = f"panels-{file_part(last.method.name)}-{file_part(last.setting)}-seed{last.seed}-{last.run_key[:10]}.png"
@@ -147,7 +147,7 @@ def panels(
 
 
 def _change(lost: float) -> str:
-    from cispbench.reports.ranking import signed
+    from cispbench.reports.tables.ranking import signed
 
     return signed(-100 * lost, 0).replace("-", "\N{MINUS SIGN}") + " %"
 

@@ -75,7 +75,7 @@ def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
     """
     import json
 
-    from cispbench.reports.runs import run_json, score_record, scores_json
+    from cispbench.reports.tables.runs import run_json, score_record, scores_json
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
     from cispbench.results.submission import accept as take_in
@@ -134,11 +134,11 @@ def score(
     import json
 
     from cispbench.harness.data.transforms import EvalView
-    from cispbench.harness.inputs import open_source
-    from cispbench.harness.progress import make_view
-    from cispbench.harness.scoring import Entry, Predictions, score_predictions
-    from cispbench.harness.step_store import default_steps_dir
-    from cispbench.reports.runs import run_json, score_record, scores_json
+    from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.predictions.from_files import Entry, Predictions, score_predictions
+    from cispbench.harness.runs.inputs import open_source
+    from cispbench.harness.runs.step_store import default_steps_dir
+    from cispbench.reports.tables.runs import run_json, score_record, scores_json
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
     from cispbench.splits.errors import UsageError
@@ -178,8 +178,8 @@ def _named(record: StepRecord) -> str:
 
 
 def _scores(record: StepRecord, protocol: str) -> str:
-    from cispbench.reports.markdown import number_text
-    from cispbench.reports.runs import score_record
+    from cispbench.reports.tables.markdown import number_text
+    from cispbench.reports.tables.runs import score_record
 
     scores = score_record(record, protocol)
     numbers = "  ".join(f"{name} {number_text(getattr(scores, name), 2)}" for name in ("old", "new", "all"))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from cispbench.harness.sweep.cluster import Cluster
     from cispbench.harness.sweep.graph import Graph, Node
     from cispbench.harness.sweep.local import Failure
     from cispbench.harness.sweep.matrix import Wish
+    from cispbench.harness.sweep.slurm.cluster import Cluster
     from cispbench.results.store import Store
 
 _SELECTION = (
@@ -37,7 +37,7 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
 
 def _example(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from cispbench.harness.sweep.cluster import cluster_example
+        from cispbench.harness.sweep.slurm.cluster import cluster_example
 
         click.echo(cluster_example())
         context.exit()
@@ -108,18 +108,19 @@ def _sweep(
     workers: int | None, slurm: Path | None, device: str, micro_batch: int | None, apart: bool, protocol: str,
     quiet: bool, **asked: Any,
 ) -> None:  # fmt: skip
-    from cispbench.harness.progress import make_view
-    from cispbench.harness.step_store import default_steps_dir
-    from cispbench.harness.sweep.cluster import node_device
+    from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.runs.step_store import default_steps_dir
     from cispbench.harness.sweep.display import make_sweep_view
     from cispbench.harness.sweep.machine import choose_machine
     from cispbench.harness.sweep.matrix import expand
     from cispbench.harness.sweep.planning import Choices, plan_sweep
+    from cispbench.harness.sweep.slurm.cluster import node_device
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
     if not plan_only:  # brings torch, which then says for certain what devices there are
-        from cispbench.harness.sweep.sweeping import execute_on_cluster, execute_sweep
+        from cispbench.harness.sweep.slurm.execute import execute_on_cluster
+        from cispbench.harness.sweep.sweeping import execute_sweep
 
     load_protocol(protocol)
     cluster = None if slurm is None else _cluster(slurm, workers)
@@ -150,7 +151,7 @@ def _sweep(
 
 
 def _cluster(path: Path, workers: int | None) -> Cluster:
-    from cispbench.harness.sweep.cluster import read_cluster
+    from cispbench.harness.sweep.slurm.cluster import read_cluster
     from cispbench.splits.errors import UsageError
 
     if workers is not None:
@@ -177,8 +178,8 @@ def _wish(file: Path | None = None, overrides: tuple[str, ...] = (), **words: st
 
 def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
     """Return what says how the first run of a step has scored after it."""
-    from cispbench.reports.markdown import number_text
-    from cispbench.reports.runs import score_record
+    from cispbench.reports.tables.markdown import number_text
+    from cispbench.reports.tables.runs import score_record
 
     def say(node: Node) -> str:
         record = records.find(node.key, node.needs[0].run.run_key)
@@ -218,7 +219,7 @@ def _report(
 
 def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any]]:
     """Return the finished runs of the sweep, in its order, with their scores."""
-    from cispbench.reports.runs import run_json, score_record, scores_json
+    from cispbench.reports.tables.runs import run_json, score_record, scores_json
 
     last = {}
     for node in graph.nodes:
@@ -231,8 +232,8 @@ def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any
 
 
 def _run_table(rows: list[dict[str, Any]]) -> str:
-    from cispbench.reports.markdown import markdown_table, number_text
-    from cispbench.reports.runs import comparable, comparison_warning
+    from cispbench.reports.tables.markdown import markdown_table, number_text
+    from cispbench.reports.tables.runs import comparable, comparison_warning
 
     def number(value: float | None) -> str:
         return "-" if value is None else number_text(value, 2)
@@ -260,8 +261,8 @@ def status(out: Path, steps_dir: Path | None, as_json: bool, **asked: Any) -> No
       cispbench status
       cispbench status --methods mib --settings 'overlapped-15-*' --json
     """
-    from cispbench.harness.step_store import default_steps_dir
-    from cispbench.harness.sweep.status import status_of
+    from cispbench.harness.commands.status import status_of
+    from cispbench.harness.runs.step_store import default_steps_dir
 
     found = status_of(out, steps_dir or default_steps_dir(), _wish(**asked))
     click.echo(found.as_json() if as_json else found.as_text())

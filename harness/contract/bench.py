@@ -17,14 +17,14 @@ from cispbench.harness.contract.trace import Stop, Trace
 from cispbench.harness.contract.verdict import NotApplicable, Unchecked
 from cispbench.harness.contract.witness import followed, watched
 from cispbench.harness.data.synthetic import SyntheticSource
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
-from cispbench.harness.plan import RunPlan, plan_run
-from cispbench.harness.progress import ProgressView
-from cispbench.harness.recipe import Recipe, load_strict
-from cispbench.harness.recipe_files import load_recipe
-from cispbench.harness.run import RunOptions, execute
-from cispbench.harness.step_store import StepStore
+from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.recipes.layers import load_recipe
+from cispbench.harness.runs.execute import RunOptions, execute
+from cispbench.harness.runs.plan import RunPlan, plan_run
+from cispbench.harness.runs.step_store import StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
 from cispbench.splits.errors import DataError, MethodError, StoreError, UsageError

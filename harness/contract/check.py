@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cispbench.harness.contract import data_rules, loss_rules, model_rules, run_rules
 from cispbench.harness.contract.bench import Bench, Sizes
-from cispbench.harness.contract.verdict import Finding, NotApplicable, Outcome, Report, Result, Rule, Unchecked
+from cispbench.harness.contract.rules import Rule
+from cispbench.harness.contract.verdict import Finding, NotApplicable, Outcome, Report, Result, Unchecked
 from cispbench.harness.method import Method
 
 MODELS = ("segmenter-tiny", "deeplabv3-tiny")  # one of each family

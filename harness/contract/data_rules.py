@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from cispbench.harness.contract.bench import Bench
+from cispbench.harness.contract.rules import rule
 from cispbench.harness.contract.trace import listed
-from cispbench.harness.contract.verdict import Finding, rule
+from cispbench.harness.contract.verdict import Finding
 from cispbench.harness.method import VOID
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cispbench.harness.contract.shadow import CPU, Shadow
 from cispbench.harness.contract.trace import Halved, StepTrace
+from cispbench.harness.machine.seeds import random_states, restore_random_states, seed_everything
 from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
-from cispbench.harness.seeds import random_states, restore_random_states, seed_everything
 
 Part = tuple[dict[str, float], dict[str, float]]  # the terms, and what they are means over
 WITHOUT_IMAGES = ("class_tokens",)  # parts of an output that are the same for every image

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cispbench.harness.contract.bench import Bench
 from cispbench.harness.contract.probe import Probe, first_batch, own_steps, train, values
+from cispbench.harness.contract.rules import rule
 from cispbench.harness.contract.trace import LossCall, Trace, listed
-from cispbench.harness.contract.verdict import Finding, NotApplicable, rule
+from cispbench.harness.contract.verdict import Finding, NotApplicable
 from cispbench.harness.method import VOID, Batch
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.splits.errors import MethodError

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from cispbench.harness.contract.bench import MANY_CLASSES, ONE_CLASS, SEED, Bench
 from cispbench.harness.contract.loss_rules import stopped, stopped_by
 from cispbench.harness.contract.probe import Probe, first_batch, last_step, train, values
+from cispbench.harness.contract.rules import rule
 from cispbench.harness.contract.trace import State, StepTrace, Trace, listed
-from cispbench.harness.contract.verdict import Finding, NotApplicable, rule
+from cispbench.harness.contract.verdict import Finding, NotApplicable
 from cispbench.harness.method import VOID, Batch, Output, StepContext
 from cispbench.harness.models.interface import ClassGroup, IncrementalModel
 from cispbench.splits.settings import Setting, Step

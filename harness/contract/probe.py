@@ -15,11 +15,11 @@ from cispbench.harness.contract.sources import Lens
 from cispbench.harness.contract.trace import LossCall, Stop, Trace, copy_of
 from cispbench.harness.contract.witness import watched
 from cispbench.harness.data.loader import TrainLoader
+from cispbench.harness.machine.progress import ProgressView
+from cispbench.harness.machine.seeds import derive_seed
 from cispbench.harness.method import Batch, StepContext
-from cispbench.harness.progress import ProgressView
-from cispbench.harness.recipe import Precision
-from cispbench.harness.seeds import derive_seed
-from cispbench.harness.training import StepTraining, TrainingJob
+from cispbench.harness.recipes.fields import Precision
+from cispbench.harness.training.loop import StepTraining, TrainingJob
 from cispbench.splits.settings import Setting
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from cispbench.harness.contract.bench import Bench
 from cispbench.harness.contract.loss_rules import stopped, stopped_by
 from cispbench.harness.contract.probe import Probe, first_batch, train, values
+from cispbench.harness.contract.rules import rule
 from cispbench.harness.contract.trace import LossCall
-from cispbench.harness.contract.verdict import Finding, rule
+from cispbench.harness.contract.verdict import Finding
 
 STATE_ADVICE = "Return from `state_dict` all that later losses depend on, and take it back in `load_state_dict`."
 

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cispbench.harness.contract.trace import State, StepTrace, copy_of
+from cispbench.harness.machine.seeds import random_states, restore_random_states
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.harness.seeds import random_states, restore_random_states
 
 CPU = torch.device("cpu")
 

@@ -28,9 +28,9 @@ from cispbench.harness.contract.trace import (
     tensors_of,
 )
 from cispbench.harness.contract.verdict import Place
+from cispbench.harness.machine.seeds import random_states
 from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.seeds import random_states
 from cispbench.splits.settings import Setting
 
 FACTS = ("name", "version", "joint", "shared_base", "Options")

@@ -10,7 +10,7 @@ from cispbench.harness.data.causes import likely_causes
 from cispbench.harness.data.compare import Comparison, compare
 from cispbench.harness.data.index import Index, Pairs, build_index, find_broken
 from cispbench.harness.data.source import list_data
-from cispbench.harness.progress import ProgressView, index_progress
+from cispbench.harness.machine.progress import ProgressView, index_progress
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import golden_settings
 from cispbench.splits.settings import Setting

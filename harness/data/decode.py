@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from cispbench.harness.lazy import torch
+from cispbench.harness.machine.lazy import torch
 from cispbench.splits.errors import DataError
 from cispbench.splits.settings import VOID
 from cispbench.splits.tasks import dataset as find_dataset

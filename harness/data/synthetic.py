@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cispbench.harness.lazy import torch
+from cispbench.harness.machine.lazy import torch
 from cispbench.splits.classes import class_names
 
 if TYPE_CHECKING:

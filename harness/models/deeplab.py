@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cispbench.harness.method import Output
 from cispbench.harness.models.interface import ClassGroup, IncrementalModel
+from cispbench.harness.models.output import Output
 
 
 class DeepLabHead(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cispbench.harness.method import Output
 from cispbench.harness.models.interface import ClassGroup, IncrementalModel
+from cispbench.harness.models.output import Output
 from cispbench.harness.models.transformer import Block
 
 

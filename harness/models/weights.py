@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from cispbench.harness.locks import run_lock
+from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.models.weight_files import file_sha256
 from cispbench.splits.errors import StoreError, UsageError, WeightsError, nearest
 from cispbench.splits.strict_yaml import load_yaml

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from cispbench.harness.progress import describe_seconds
+from cispbench.harness.machine.progress import describe_seconds
 from cispbench.harness.sweep.graph import Node
 
 REFRESH_SECONDS = 0.5

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cispbench.harness.environment import describe_environment
-from cispbench.harness.recipe import Recipe
-from cispbench.harness.recipe_files import flat
-from cispbench.harness.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
+from cispbench.harness.machine.environment import describe_environment
+from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.recipes.layers import flat
+from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Finding, Need, State
 from cispbench.harness.sweep.published import PublishedSource
-from cispbench.results.record import Execution, StepRecord
+from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import Execution
 from cispbench.results.store import Store, foreign
 
 UNTOLD = ("evaluation.", "model", "weights", "method.")  # parts of a recipe that do not train, or that are told apart

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cispbench.harness.plan import PlannedStep, RunPlan, step_iterations
+from cispbench.harness.runs.plan import PlannedStep, RunPlan, step_iterations
 
 State = Literal["done", "recorded", "trained", "missing", "damaged", "stale", "unknown"]
 TO_TRAIN = ("missing", "damaged", "stale", "unknown")

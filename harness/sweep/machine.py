@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from cispbench.harness.devices import device_name
-from cispbench.harness.environment import usable_cores
-from cispbench.harness.lazy import torch
+from cispbench.harness.machine.devices import device_name
+from cispbench.harness.machine.environment import usable_cores
+from cispbench.harness.machine.lazy import torch
 
 
 @dataclass(frozen=True)

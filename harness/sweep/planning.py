@@ -8,21 +8,21 @@ from pathlib import Path
 
 from cispbench.harness.data.source import Source, locate
 from cispbench.harness.data.synthetic import synthetic_source
-from cispbench.harness.inputs import fit_weights, open_source
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
 from cispbench.harness.models.weights import load_table
-from cispbench.harness.plan import ImageLists, RunPlan, parts_note, plan_run
-from cispbench.harness.progress import ProgressView
-from cispbench.harness.recipe import Recipe, load_strict
-from cispbench.harness.recipe_files import load_recipe
+from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
-from cispbench.harness.step_store import StepStore
+from cispbench.harness.runs.inputs import fit_weights, open_source
+from cispbench.harness.runs.plan import ImageLists, RunPlan, parts_note, plan_run
+from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.runs.weights_choice import WeightsChoice, check_weights, choose_weights
 from cispbench.harness.sweep.findings import Findings
 from cispbench.harness.sweep.graph import Graph, build_graph
 from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.matrix import Cell
 from cispbench.harness.sweep.published import PublishedLists, PublishedSource
-from cispbench.harness.weights_choice import WeightsChoice, check_weights, choose_weights
 from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError, UsageError
 from cispbench.splits.settings import Setting

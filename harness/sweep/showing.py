@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cispbench.harness.progress import describe_seconds
+from cispbench.harness.machine.progress import describe_seconds
 from cispbench.harness.sweep.graph import Amount, Graph, Node
 from cispbench.harness.sweep.planning import SweepPlan
 

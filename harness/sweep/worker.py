@@ -18,15 +18,15 @@ from typing import NoReturn, Self
 
 import torch
 
-from cispbench.harness.devices import choose_device
-from cispbench.harness.locks import HeldError
+from cispbench.harness.machine.devices import choose_device
+from cispbench.harness.machine.locks import HeldError
+from cispbench.harness.machine.progress import PlainView
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.plan import RunPlan, code_versions
-from cispbench.harness.progress import PlainView
-from cispbench.harness.run import RunOptions, execute
-from cispbench.harness.step_store import StepStore
-from cispbench.harness.training import StoppedError
-from cispbench.harness.weights_choice import choose_weights
+from cispbench.harness.runs.execute import RunOptions, execute
+from cispbench.harness.runs.plan import RunPlan, code_versions
+from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.runs.weights_choice import choose_weights
+from cispbench.harness.training.loop import StoppedError
 from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError, RunError, WeightsError
 

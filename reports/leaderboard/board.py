@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cispbench.reports.aggregate import SCORES
 from cispbench.reports.leaderboard.badges import Badge
 from cispbench.reports.leaderboard.status import INCONSISTENT, Standing
-from cispbench.reports.ranking import ranks
-from cispbench.reports.runs import Group, comparable
+from cispbench.reports.tables.aggregate import SCORES
+from cispbench.reports.tables.ranking import ranks
+from cispbench.reports.tables.runs import Group, comparable
 from cispbench.results.protocols import Protocol
 from cispbench.results.published_methods import MethodFacts
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cispbench.reports.aggregate import SCORES, Cell, cells, load_runs
-from cispbench.reports.grid import remark
 from cispbench.reports.leaderboard.badges import measured_badges, published_badges
 from cispbench.reports.leaderboard.board import DECIMALS, Board, Entry, Leaderboard, Number, Place, main_setting
 from cispbench.reports.leaderboard.provenance import measured_provenance, published_provenance
 from cispbench.reports.leaderboard.status import NOTHING, Standings
-from cispbench.reports.published import verdicts
-from cispbench.reports.ranking import shown
-from cispbench.reports.runs import Group, sorted_settings
+from cispbench.reports.tables.aggregate import SCORES, Cell, cells, load_runs
+from cispbench.reports.tables.grid import remark
+from cispbench.reports.tables.published import verdicts
+from cispbench.reports.tables.ranking import shown
+from cispbench.reports.tables.runs import Group, sorted_settings
 from cispbench.results.conventions import Verdict
 from cispbench.results.ledger import find_published_name, ledger_rows
 from cispbench.results.protocols import Protocol, load_protocol

@@ -13,12 +13,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cispbench.reports.aggregate import SCORES
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
 from cispbench.reports.leaderboard.status import OFF, STATUSES
 from cispbench.reports.leaderboard.text import INFERRED, MARKS, legend, protocol_note, title
-from cispbench.reports.runs import comparison_warning
-from cispbench.reports.terminal import printable
+from cispbench.reports.tables.aggregate import SCORES
+from cispbench.reports.tables.runs import comparison_warning
+from cispbench.reports.tables.terminal import printable
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.tasks import NATURAL_ORDER
 

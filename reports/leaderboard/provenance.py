@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cispbench.reports.aggregate import SCORES, Cell, Run
-from cispbench.reports.grid import TITLES
-from cispbench.reports.ledger_lint import MEANING
-from cispbench.reports.protocols import unmet
-from cispbench.reports.ranking import shown
+from cispbench.reports.ledger.lint import MEANING
+from cispbench.reports.tables.aggregate import SCORES, Cell, Run
+from cispbench.reports.tables.grid import TITLES
+from cispbench.reports.tables.protocols import unmet
+from cispbench.reports.tables.ranking import shown
 from cispbench.results.continual import METRICS
 from cispbench.results.conventions import Verdict
 from cispbench.results.protocols import Protocol

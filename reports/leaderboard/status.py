@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cispbench.reports.aggregate import SCORES, Cell, Spread, spread
-from cispbench.reports.published import published
-from cispbench.reports.ranking import shown, signed
-from cispbench.reports.regression import Compared, Rules, compare_published, published_protocol
+from cispbench.reports.check.regression import Compared, Rules, compare_published, published_protocol
+from cispbench.reports.tables.aggregate import SCORES, Cell, Spread, spread
+from cispbench.reports.tables.published import published
+from cispbench.reports.tables.ranking import shown, signed
 from cispbench.results.conventions import Verdict
 from cispbench.results.ledger import KINDS, find_published_name
 from cispbench.results.scan import scan_record

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cispbench.reports.aggregate import SCORES
-from cispbench.reports.layout import Column, Section, Table, Text, plain
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Place
 from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, UNVERIFIED
-from cispbench.reports.markdown import markdown_table, render_markdown
-from cispbench.reports.protocols import switches
-from cispbench.reports.runs import comparison_warning
+from cispbench.reports.tables.aggregate import SCORES
+from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
+from cispbench.reports.tables.markdown import markdown_table, render_markdown
+from cispbench.reports.tables.protocols import switches
+from cispbench.reports.tables.runs import comparison_warning
 from cispbench.results.protocols import Protocol
 from cispbench.splits.errors import UsageError
 from cispbench.splits.tasks import datasets

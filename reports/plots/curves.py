@@ -6,9 +6,9 @@ import math
 
 from matplotlib.axes import Axes
 
-from cispbench.reports.aggregate import Cell, spread
 from cispbench.reports.plots.page import COLUMN, Entry, Page, new_page
 from cispbench.reports.plots.subject import Style, Subject, common_steps, scores_after
+from cispbench.reports.tables.aggregate import Cell, spread
 from cispbench.splits.settings import Setting
 
 _MOST_TICKS = 11

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cispbench.reports.aggregate import Cell, by_group, cells, load_runs
 from cispbench.reports.plots.confusion import draw_confusion
 from cispbench.reports.plots.cost import costly, draw_cost
 from cispbench.reports.plots.curves import draw_curves
@@ -17,7 +16,8 @@ from cispbench.reports.plots.page import FORMATS, Page, drawing, render
 from cispbench.reports.plots.scatter import draw_scatter
 from cispbench.reports.plots.subject import Subject, common_steps, subjects
 from cispbench.reports.plots.wording import file_part
-from cispbench.reports.runs import Selection
+from cispbench.reports.tables.aggregate import Cell, by_group, cells, load_runs
+from cispbench.reports.tables.runs import Selection
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError, UsageError, nearest

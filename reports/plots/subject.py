@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from cispbench.reports.aggregate import Cell, Step
-from cispbench.reports.grid import remark
 from cispbench.reports.plots.page import Words
-from cispbench.reports.runs import Group, comparable, comparison_warning
+from cispbench.reports.tables.aggregate import Cell, Step
+from cispbench.reports.tables.grid import remark
+from cispbench.reports.tables.runs import Group, comparable, comparison_warning
 from cispbench.results.scores import Scores
 from cispbench.splits.classes import class_names
 from cispbench.splits.settings import Setting, parse_setting

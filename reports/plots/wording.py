@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
 
-from cispbench.reports.terminal import printable
+from cispbench.reports.tables.terminal import printable
 
 _MEASURED_AT = 300  # dots an inch
 _LONGEST = 60  # characters of a part of a file's name

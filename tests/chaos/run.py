@@ -6,7 +6,7 @@ What follows ``--`` is the selection of ``cispbench sweep``. Every few seconds o
 a worker, or one that serves them), drawn at random, gets SIGKILL; whatever ends the sweep, it is started again.
 ``--calm``: a folder with ``out`` and ``steps`` of the same sweep, finished undisturbed; without it, it is made first.
 Exits 1 unless every record has the same confusion matrix and every step the same weights, and nothing half-written is
-left. ``tests/harness/test_sweep_chaos.py`` runs a short version.
+left. ``tests/harness/sweep/test_sweep_chaos.py`` runs a short version.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_the_number_of_settings_is_true(readme):
 
 def test_the_folders_are_the_packages(readme):
     named = set(re.findall(r"^\| `(\w+)/` \| `cispbench\.\w+` \|", readme, re.MULTILINE))
-    assert named == {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert named == {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"cispbench"}
 
 
 def test_no_output_is_left_unprinted(readme):

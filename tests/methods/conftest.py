@@ -16,16 +16,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.models.deeplab import DeepLabV3
 from cispbench.harness.models.encoders import ResNetEncoder, ViTEncoder, leaky_relu
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.models.released import load_released, translate
 from cispbench.harness.models.segmenter import MaskTransformer, Segmenter
-from cispbench.harness.progress import ProgressView
-from cispbench.harness.recipe import OptimRecipe
+from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.registry import load_method
-from cispbench.harness.training import StepTraining, TrainingJob, TrainingLog
+from cispbench.harness.training.loop import StepTraining, TrainingJob, TrainingLog
 from cispbench.splits.settings import Setting, Step
 
 TURN = 6.283185307179586

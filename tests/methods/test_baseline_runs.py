@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from cispbench.harness.data.synthetic import SyntheticSource
-from cispbench.harness.plan import plan_run
-from cispbench.harness.progress import ProgressView
-from cispbench.harness.recipe import load_strict
-from cispbench.harness.recipe_files import load_recipe
+from cispbench.harness.machine.progress import ProgressView
+from cispbench.harness.recipes.fields import load_strict
+from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
-from cispbench.harness.run import RunOptions, execute
-from cispbench.harness.step_store import StepStore
+from cispbench.harness.runs.execute import RunOptions, execute
+from cispbench.harness.runs.plan import plan_run
+from cispbench.harness.runs.step_store import StepStore
 from cispbench.results.store import Store
 from cispbench.splits.settings import parse_setting
 

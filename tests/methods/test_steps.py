@@ -8,9 +8,9 @@ import pytest
 
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.synthetic import synthetic_source
-from cispbench.harness.plan import RunPlan, plan_run
-from cispbench.harness.recipe_files import load_recipe
+from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method, method_names
+from cispbench.harness.runs.plan import RunPlan, plan_run
 from cispbench.splits.settings import parse_setting
 
 SETTING = parse_setting("overlapped-15-1")

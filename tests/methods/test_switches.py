@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cispbench.harness.ablation import load_ablation
 from cispbench.harness.method import Batch, Output, StepContext
 from cispbench.harness.models.catalogue import build_model
-from cispbench.harness.recipe import load_strict
-from cispbench.harness.recipe_files import load_recipe
+from cispbench.harness.recipes.ablation import load_ablation
+from cispbench.harness.recipes.fields import load_strict
+from cispbench.harness.recipes.layers import load_recipe
 from cispbench.methods import mbs, plop
 from cispbench.methods.finetune import FineTune
 from cispbench.methods.losses import cross_entropy

@@ -30,7 +30,7 @@ FILES = ("setup.cfg", "pyproject.toml", "README.md")
 TESTS = (
     "tests/methods/test_golden.py", "tests/methods/test_reference.py", "tests/methods/test_baselines.py",
     "tests/methods/test_switches.py", "tests/methods/test_steps.py", "tests/methods/test_trajectories.py",
-    "tests/harness/test_contract.py",
+    "tests/harness/contract/test_contract.py",
 )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cispbench.results.record import DataUsed, MethodUsed, ModelUsed, StepRecord
+from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import DataUsed, MethodUsed, ModelUsed
 from cispbench.results.store import Store, read_record
 from cispbench.results.submission_text import content_digest
 from cispbench.splits.settings import parse_setting

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cispbench.results.record import Execution, Losses, StepRecord, Timing, TrainedFor, confusion_rows
+from cispbench.results.record import StepRecord, confusion_rows
+from cispbench.results.record_fields import Execution, Losses, Timing, TrainedFor
 from cispbench.splits.errors import StoreError
 
 Maker = Callable[..., StepRecord]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cispbench.results.record import ModelUsed, StepRecord
+from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import ModelUsed
 from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError
 

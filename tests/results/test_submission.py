@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cispbench.results import store as store_module
-from cispbench.results.record import DataUsed, Execution, ModelUsed, StepRecord, TrainedFor
+from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import DataUsed, Execution, ModelUsed, TrainedFor
 from cispbench.results.store import Store
 from cispbench.results.submission import SCHEMA, accept, find_run, pack, write_submission
 from cispbench.results.submission_checks import problems, scored_from_files

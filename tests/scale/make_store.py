@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cispbench.results.record import DataUsed, MethodUsed, ModelUsed, StepRecord, confusion_rows
+from cispbench.results.record import StepRecord, confusion_rows
+from cispbench.results.record_fields import DataUsed, MethodUsed, ModelUsed
 from cispbench.results.store import Store, read_record
 from cispbench.splits.settings import Setting, parse_setting
 

@@ -1,0 +1,122 @@
+"""What ``cispbench list`` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from cispbench.harness.models.catalogue import model_names, model_spec
+from cispbench.results.protocols import load_protocol, protocol_names
+from cispbench.splits.errors import UsageError, nearest
+from cispbench.splits.selection import golden_steps
+from cispbench.splits.settings import Setting, list_settings
+
+Row = dict[str, Any]
+
+
+def listing(what: str, as_json: bool) -> str:
+    """Return the list of ``what`` as a Markdown table or JSON. Raises UsageError."""
+    lists = {
+        "methods": _methods, "settings": _settings, "models": _models, "profiles": _profiles,
+        "protocols": _protocols, "weights": _weights, "quirks": _quirks,
+    }  # fmt: skip
+    if what not in lists:
+        raise UsageError(f"there is no list of {what!r}.", hint=nearest(what, lists))
+    rows = lists[what]()
+    if as_json:
+        return json.dumps(rows)
+    shown = [{key: _shown(value) for key, value in row.items()} for row in rows]
+    return tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _methods() -> list[Row]:
+    from cispbench.harness.registry import load_method, method_names
+
+    rows = []
+    for name in method_names():
+        cls = load_method(name)
+        rows.append({"method": name, "version": cls.version, "what": (cls.__doc__ or "").strip().splitlines()[0]})
+    return rows
+
+
+def _settings() -> list[Row]:
+    return [_setting_row(setting) for setting in list_settings()]
+
+
+def _setting_row(setting: Setting) -> Row:
+    golden = golden_steps(setting)
+    return {
+        "setting": setting.name,
+        "dataset": setting.dataset,
+        "steps": len(setting.steps),
+        "classes per step": _runs([len(step.classes) for step in setting.steps]),
+        "training images per step": None if golden is None else [images for images, _ in golden],
+    }
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    first, rest = numbers[0], numbers[1:]
+    return f"{first} + {len(rest)} x {rest[0]}" if len(set(rest)) == 1 else " + ".join(map(str, numbers)) or str(first)
+
+
+def _models() -> list[Row]:
+    specs = [model_spec(name) for name in model_names()]
+    return [
+        {"model": s.name, "family": s.family, "encoder": s.encoder, "pre-trained weights": s.weights} for s in specs
+    ]
+
+
+def _profiles() -> list[Row]:
+    return [
+        {"profile": "paper", "data": "the full data set", "what": "the published recipe: GPUs and hours"},
+        {
+            "profile": "mini",
+            "data": "any folder in the data set's layout",
+            "what": "a small backbone, minutes on a CPU",
+        },
+        {"profile": "quick", "data": "built-in synthetic scenes", "what": "a tiny model, minutes on a CPU"},
+    ]
+
+
+def _protocols() -> list[Row]:
+    from dataclasses import asdict
+
+    return [asdict(load_protocol(name)) for name in protocol_names()]
+
+
+def _weights() -> list[Row]:
+    from cispbench.harness.models.weights import load_table
+
+    return [
+        {"weights": name, "architecture": entry.architecture, "source": entry.source, "licence": entry.licence}
+        for name, entry in load_table().items()
+    ]
+
+
+def _quirks() -> list[Row]:
+    from cispbench.harness.recipes.quirks import as_word, read_quirks
+    from cispbench.harness.registry import load_method, method_names
+
+    rows: dict[str, Row] = {}
+    for name in method_names():
+        for quirk in read_quirks(load_method(name)):
+            title = quirk.name if quirk.method is None else f"{quirk.method}.{quirk.name}"
+            rows[title] = {
+                "quirk": title,
+                "option": quirk.option,
+                "released": as_word(quirk.released),
+                "otherwise": as_word(quirk.otherwise),
+                "only for": quirk.where or None,
+                "what": quirk.what,
+                "source": quirk.source,
+            }
+    return sorted(rows.values(), key=lambda row: "." in row["quirk"])

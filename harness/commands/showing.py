@@ -1,0 +1,109 @@
+"""What ``cispbench show`` prints: a recipe as it would run, where each value comes from, and the quirks."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from cispbench.harness.recipes.ablation import load_ablation
+from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, complete, resolve_recipe
+from cispbench.harness.recipes.quirks import Quirk, quirk_states
+from cispbench.harness.registry import load_method
+from cispbench.splits.settings import parse_setting
+
+WIDTH = 110
+SPOKEN = (DEFAULT, "--set", "--model")  # sources that are said in place, without a footnote
+
+
+def show_recipe(
+    method: str, *, setting: str, profile: str, model: str | None, overrides: Sequence[str], as_json: bool
+) -> str:
+    """Return a recipe as YAML with a footnote a value, its sources and the method's quirks, or all of it as JSON."""
+    cls, chosen = load_method(method), parse_setting(setting)
+    sourced = resolve_recipe(cls, chosen, profile, model, overrides)
+    states = quirk_states(cls, chosen, sourced.recipe)
+    if as_json:
+        sources = {path: {"value": value, "source": sourced.sources[path]} for path, value in sourced.values.items()}
+        quirks = [_quirk_row(quirk, in_force) for quirk, in_force in states]
+        return json.dumps({**complete(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
+    notes = {source: number for number, source in enumerate(_footnotes(sourced), start=1)}
+    head = f"# {method} on {chosen.name}, profile {profile}"
+    parts = [[head, *_yaml_lines(sourced, notes)], ["# Sources", *_source_lines(notes)]]
+    if states:
+        parts.append(["# Quirks of released code", *(_quirk_line(quirk, in_force) for quirk, in_force in states)])
+    return "\n\n".join("\n".join(part) for part in parts if len(part) > 1)
+
+
+def show_ablation(method: str, *, as_json: bool) -> str:
+    """Return the rows of a method's ablation: each with the words that ``cispbench run`` takes for it."""
+    rows = load_ablation(load_method(method))
+    if as_json:
+        return json.dumps({name: list(words) for name, words in rows.items()})
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {' '.join(f'--set {word}' for word in words)}".rstrip() for name, words in rows.items()]
+    return "\n".join(lines)
+
+
+def _footnotes(sourced: SourcedRecipe) -> list[str]:
+    return [source for source in dict.fromkeys(sourced.sources.values()) if source not in SPOKEN]
+
+
+def _yaml_lines(sourced: SourcedRecipe, notes: dict[str, int]) -> list[str]:
+    rows: list[tuple[str, str]] = []
+    section = ""
+    for path, value in sourced.values.items():
+        head, _, name = path.rpartition(".")
+        if head and head != section:
+            rows.append((f"{head}:", ""))
+        section = head
+        source = sourced.sources[path]
+        note = f"[{notes[source]}]" if source in notes else source
+        rows.append((f"{'  ' if head else ''}{name}: {_flow(value)}", note))
+    width = max(len(text) for text, _ in rows)
+    return [f"{text:<{width}}  # {note}" if note else text for text, note in rows]
+
+
+def _flow(value: Any) -> str:
+    """A value on one line of YAML."""
+    listed: str = yaml.safe_dump([value], default_flow_style=True, width=10_000)
+    return listed.strip()[1:-1]
+
+
+def _source_lines(notes: dict[str, int]) -> list[str]:
+    return [_wrapped(f"[{number}] {source}", len(f"[{number}] ")) for source, number in notes.items()]
+
+
+def _quirk_line(quirk: Quirk, in_force: bool | None) -> str:
+    if in_force is None:
+        state, switch = f"only for {quirk.where}", ""
+    elif in_force:
+        state, switch = "in force", f" Switched off by {quirk.switch(released=False)}"
+    else:
+        state, switch = "off", f" Switched on by {quirk.switch(released=True)}"
+    return _wrapped(f"{quirk.name} ({state}): {quirk.what}{switch}", 2)
+
+
+def _quirk_row(quirk: Quirk, in_force: bool | None) -> dict[str, Any]:
+    return {
+        "name": quirk.name,
+        "in_force": bool(in_force),
+        "here": in_force is not None,
+        "what": quirk.what,
+        "option": quirk.option,
+        "released": quirk.released,
+        "otherwise": quirk.otherwise,
+        "switch": quirk.switch(released=not in_force),
+        "source": quirk.source,
+    }
+
+
+def _wrapped(text: str, indent: int) -> str:
+    """A comment of several lines, none of which breaks a word."""
+    lines = textwrap.wrap(
+        text, WIDTH - 2, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(f"# {line}" for line in lines)

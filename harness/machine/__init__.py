@@ -1,0 +1,1 @@
+"""What a machine is: software, devices, locks, seeds, progress. Nothing here knows of segmentation."""

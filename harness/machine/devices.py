@@ -1,0 +1,52 @@
+"""The device of a name; a plan finds it without the seconds that importing torch takes, unless a driver is there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cispbench.harness.machine.lazy import torch
+from cispbench.splits.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from torch import device as Device  # noqa: N812
+
+# CUDA's, also on Jetson boards and on Windows' Linux, and ROCm's.
+DRIVERS = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvmap", "dxg", "kfd"))
+
+
+def device_name(name: str, rank: int | None = None) -> str:
+    """Return what ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for, as torch names it. Raises UsageError.
+
+    ``rank``: the number of a process that is one of several, each with a device of its own.
+    """
+    if name == "auto":
+        name = "cuda" if _may_have_accelerator() and torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
+        raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
+    if rank is not None and number:
+        raise UsageError(f"{name!r} is a single device, and several were asked for.", hint="Use --device cuda.")
+    if kind == "cuda" and int(number or rank or 0) >= torch.cuda.device_count():
+        wanted = name if rank is None else f"cuda:{rank}"
+        raise UsageError(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} of its kind.",
+                         hint="Use --device cpu, or a number below that.")  # fmt: skip
+    return name if rank is None or kind == "cpu" else f"cuda:{rank}"
+
+
+def choose_device(name: str, rank: int | None = None) -> Device:
+    """Return torch's device for ``device_name``'s answer. Raises UsageError."""
+    return torch.device(device_name(name, rank))
+
+
+def autocast(device: Device, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision: fp32 (a no-op), bf16 or fp16."""
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, types.get(precision, torch.bfloat16), enabled=precision in types)
+
+
+def _may_have_accelerator() -> bool:
+    """Whether torch must be asked: once it is loaded, always; else where Linux shows a driver, or cannot tell."""
+    loaded = sys.modules.get("torch") is not None
+    return loaded or sys.platform != "linux" or any(path.exists() for path in DRIVERS)

@@ -1,0 +1,193 @@
+"""What a run ran on, for its record: versions, machine and source tree. It names no host, no user and no path."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("cispbench", "torch", "torchvision", "timm", "numpy")
+GIT_SECONDS = 5.0
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
+# Set inside git's hooks, they would point git at another tree than the one asked for.
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
+
+def describe_environment(device: str) -> dict[str, object]:
+    """Describe the software and the machine that a run on ``device`` ("cpu", "cuda:0") uses.
+
+    ``python`` and the packages: versions, None if not installed. ``platform``: system, release and machine. ``cpu``:
+    its model. ``physical_cores`` and ``logical_cores``: those this process may use (its affinity and its cgroup's
+    limit). ``threads``: torch's, None before torch is imported. ``memory_bytes``: of the machine or of the cgroup, the
+    smaller. ``device_name`` and ``cuda`` (version) on a GPU, else None. It imports none of the packages.
+    """
+    physical, logical = usable_cores()
+    description: dict[str, object] = {"python": platform.python_version()}
+    description.update({name: _version(name) for name in PACKAGES})
+    description.update(
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=_cpu_model(),
+        physical_cores=physical,
+        logical_cores=logical,
+        memory_bytes=_memory_bytes(),
+        device=device,
+        threads=None,
+        device_name=None,
+        cuda=None,
+    )
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        description["threads"] = torch.get_num_threads()
+        if device.startswith("cuda") and torch.cuda.is_available():
+            description["device_name"] = torch.cuda.get_device_name(device)
+            description["cuda"] = torch.version.cuda
+    return description
+
+
+def describe_git() -> dict[str, object]:
+    """Describe the source tree the package runs from: ``{"commit": "1f3a...", "dirty": False}``.
+
+    Untracked files do not count as changes (results are written into the tree). A package that was installed from a
+    commit (PEP 610) gives that one. Both are None where nothing is known: no checkout of this project, no git.
+    """
+    if not _is_our_tree(ROOT):
+        commit = _installed_commit()
+        return {"commit": commit, "dirty": None if commit is None else False}
+    lines = (_git("rev-parse", "--show-toplevel", "HEAD") or "").splitlines()
+    # A source tree unpacked inside another project's checkout has that one's commit, which says nothing of ours.
+    if len(lines) != 2 or Path(lines[0]).resolve() != ROOT:
+        return {"commit": None, "dirty": None}
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": lines[1], "dirty": None if changes is None else bool(changes.strip())}
+
+
+def peak_host_bytes() -> int:
+    """Return the largest resident memory this process has had so far, in bytes (its children left out).
+
+    Linux's own count is read where there is one: getrusage's includes the peak of the process that started this one.
+    """
+    for line in _read(PROC / "self" / "status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def usable_cores() -> tuple[int, int]:
+    """Return how many physical and logical cores this process may keep busy, at least one each."""
+    cpus = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+    siblings = {_read(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu) for cpu in cpus}
+    most = max(1, math.ceil(min(_cpu_limits(), default=len(cpus))))
+    return min(len(siblings), most), min(len(cpus), most)
+
+
+def emulates_bf16() -> bool:
+    """Whether this processor is known to lack bf16 arithmetic: torch then works, ten times slower or worse."""
+    import torch
+
+    ask = getattr(torch.cpu, "get_capabilities", None)  # which older versions lack
+    if ask is None or (found := ask()).get("architecture") != "x86_64":
+        return False
+    return not any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    """Return the first processor's model; the file is not read to its end, which takes long on many cores."""
+    try:
+        with (PROC / "cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _memory_bytes() -> int:
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    texts = (_read(place / name) for place in _cgroups("memory") for name in ("memory.max", "memory.limit_in_bytes"))
+    return min([installed, *(int(text) for text in texts if text.isdigit())])
+
+
+def _cpu_limits() -> Iterator[float]:
+    """Yield the numbers of cores that this process's cgroups allow it; none where there is no limit."""
+    for place in _cgroups("cpu"):
+        version_1 = f"{_read(place / 'cpu.cfs_quota_us')} {_read(place / 'cpu.cfs_period_us')}"
+        for text in (_read(place / "cpu.max"), version_1):
+            quota, _, period = text.partition(" ")
+            if quota.isdigit() and period.isdigit() and int(period):
+                yield int(quota) / int(period)
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroups for ``controller`` and of those around them (versions 1 and 2)."""
+    for line in _read(PROC / "self" / "cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = CGROUPS / controller if controllers else CGROUPS
+        folder = base / name.lstrip("/")
+        yield from (place for place in (folder, *folder.parents) if place.is_relative_to(base))
+
+
+def _read(path: Path) -> str:
+    """Return a small system file's text, nothing if there is no such file here."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _is_our_tree(folder: Path) -> bool:
+    config = configparser.RawConfigParser()
+    try:
+        config.read(folder / "setup.cfg", encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        return False
+    return config.get("metadata", "name", fallback="") == "cispbench"
+
+
+def _installed_commit() -> str | None:
+    """Return the commit that this very file was installed from, where its installer has noted one (PEP 610)."""
+    try:
+        package = metadata.distribution("cispbench")
+    except metadata.PackageNotFoundError:
+        return None
+    if Path(str(package.locate_file("cispbench/harness/environment.py"))).resolve() != Path(__file__).resolve():
+        return None
+    origin = json.loads(package.read_text("direct_url.json") or "{}")
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return commit if isinstance(commit, str) else None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the source tree, None if it fails, takes long or is absent."""
+    variables = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
+    # Without the optional lock, so that a run never stands in the way of the user's own git commands.
+    variables |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=GIT_SECONDS, env=variables, stdin=subprocess.DEVNULL
+        )
+    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

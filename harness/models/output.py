@@ -1,0 +1,30 @@
+"""What a network computes for a batch. It stands apart from the networks so that naming it loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model computes for a batch, with C classes, features of width D on an h x w grid of tokens.
+
+    ``logits``: (B, C, H, W), at the size of the images. ``masks``: (B, C, h, w), the logits before up-sampling.
+    ``patches``: (B, h*w, D), the features the classifier reads, before any normalisation.
+    ``class_features``: (B, C, D), the classes' side of the classifier (projected class tokens, or the rows of a
+    linear classifier). ``stages``: the encoder's stages (B, D_i, h_i, w_i), shallow to deep, then the decoder's
+    map (B, D, h, w) as the last one. ``encoded``: (B, E, h, w), the encoder's last map, as the decoder reads it.
+    ``class_tokens``: (C, D), the classes' learnt parameters.
+    """
+
+    logits: Tensor
+    masks: Tensor
+    patches: Tensor
+    class_features: Tensor
+    class_tokens: Tensor
+    encoded: Tensor
+    stages: tuple[Tensor, ...] = ()

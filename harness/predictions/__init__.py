@@ -1,0 +1,1 @@
+"""Predictions: scored from files of any code base, or made from the weights of a run."""

@@ -1,0 +1,251 @@
+"""What the models of a run see in test images after every step, from the weights in the step store."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cispbench.harness.data.loader import EvalLoader
+from cispbench.harness.data.source import Source
+from cispbench.harness.data.transforms import EvalView, build_eval
+from cispbench.harness.machine.devices import autocast
+from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.runs.step_store import DamagedStepError, StepStore
+from cispbench.results.record import StepRecord
+from cispbench.results.store import Store, read_record, step_number
+from cispbench.splits.errors import DataError, StoreError, UsageError, WeightsError
+from cispbench.splits.settings import VOID, Setting, parse_setting
+
+Pixels = NDArray[np.uint8]
+_AGAIN = "Where weights are lost, the run's command with another --out trains them again."
+Progress = Callable[[str, int, int], None]  # what is done, images done, images in all
+
+
+class Predicted(NamedTuple):
+    """A test image as the run's evaluation sees it: uint8 (H, W, 3), and class indices (H, W), 255 void.
+
+    ``predictions``: one after every recorded step.
+    """
+
+    name: str
+    image: Pixels
+    truth: Pixels
+    predictions: tuple[Pixels, ...]
+
+
+class Forgotten(NamedTuple):
+    """An image, and the share of its pixels that were right after their class was learnt, less those still right."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A step's model asked about the images that hold the classes with indices from ``first`` up to ``end``."""
+
+    record: StepRecord
+    names: tuple[str, ...]
+    first: int
+    end: int
+    sign: int
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run by its records, ordered by step; ``trained``: its setting as the method learnt it."""
+
+    records: tuple[StepRecord, ...]
+    recipe: Recipe
+    setting: Setting
+    trained: Setting
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The recorded steps."""
+        return tuple(record.step for record in self.records)
+
+    def view(self) -> EvalView:
+        """Return what its evaluation sees of an image."""
+        evaluation = self.recipe.evaluation
+        return EvalView(evaluation.resize_short, evaluation.crop, self.recipe.data.normalise)
+
+
+def recorded_run(store: Store, run: str) -> RecordedRun:
+    """Return the run whose key starts with ``run``, or whose folder it names.
+
+    Raises UsageError unless it is one run with weights to look for, StoreError for a file that cannot be read.
+    """
+    folder = _folder(store, run)
+    records = tuple(read_record(path) for path in sorted(folder.glob("step-*.json"), key=step_number))
+    last = records[-1]
+    if last.origin == "predictions":
+        raise UsageError(f"the run {last.run_key[:10]} was scored from files of masks: it has no models to ask.")
+    setting = parse_setting(last.setting)
+    recipe: Recipe = load_strict(Recipe, last.recipe, f"the recipe of {folder}")
+    return RecordedRun(records, recipe, setting, setting.joint() if last.joint else setting)
+
+
+def _folder(store: Store, run: str) -> Path:
+    if Path(run).is_dir() and any(Path(run).glob("step-*.json")):
+        return Path(run)
+    # A folder's name ends in the first ten letters of its run's key.
+    likely = store.path.glob(f"runs/*/*/*/*-{glob.escape(run[:10])}*")
+    files = [min(folder.glob("step-*.json"), default=None) for folder in sorted(likely)] if run else []
+    found = [file.parent for file in files if file is not None and read_record(file).run_key.startswith(run)]
+    if len(found) != 1:
+        several = f"{len(found)} runs ({', '.join(folder.name for folder in found[:3])})"
+        raise UsageError(
+            f"{several if found else 'no run'} in {store.path} with a key that starts with {run!r}.",
+            hint="A run's key ends the name of its folder, which may be given instead; "
+            "`cispbench table --runs` lists the finished ones.",
+        )
+    return found[0]
+
+
+class Panels:
+    """Asks the models of a run, one step after the other, so that one of them is in memory at a time.
+
+    Making one checks that data and weights are at hand. Raises DataError where the data are not those of the run,
+    StoreError naming a step whose weights are missing.
+    """
+
+    def __init__(
+        self, run: RecordedRun, source: Source, steps: StepStore, device: torch.device, workers: int = 0,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.run, self._source, self._steps, self._device = run, source, steps, device
+        self._workers = workers
+        self._progress = progress or (lambda what, done, total: None)
+        self._check()
+
+    def known(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the names, each once. Raises UsageError for one that is no test image."""
+        ids = self._source.ids("val")
+        there = set(ids)
+        for name in names:
+            if name not in there:
+                close = difflib.get_close_matches(name, ids, n=1)
+                like = f"Did you mean {close[0]!r}?" if close else "Or leave --images out, and have them picked."
+                raise UsageError(
+                    f"there is no test image {name!r}.", hint=f"There are {len(ids)}, {ids[0]} to {ids[-1]}. {like}"
+                )
+        return tuple(dict.fromkeys(names))
+
+    def predict(self, names: Sequence[str]) -> list[Predicted]:
+        """Return the named test images with the prediction after every step, in the order given."""
+        images: dict[str, tuple[Pixels, Pixels]] = {}
+        seen: dict[str, list[Pixels]] = {name: [] for name in names}
+        done, total = 0, len(names) * len(self.run.records)
+        for record in self.run.records:
+            for name, image, target, prediction in self._ask(record, names):
+                images[name] = self._pixels(image), _numpy(target)
+                seen[name].append(_numpy(prediction))
+                done += 1
+                self._progress("predicting", done, total)
+        return [Predicted(name, *images[name], tuple(seen[name])) for name in names]
+
+    def most_forgotten(self, count: int) -> list[Forgotten]:
+        """Return the test images that have lost most, at most ``count``, the worst first.
+
+        Of each image: pixels that the model had right after the step that learnt their class (the first recorded one
+        that knows it), less those of the same classes that it has right at the end, as a share of all pixels but void.
+        Background and the last step's classes do not count. Equal ones are ordered by name. Raises UsageError for a
+        run with a single recorded step.
+        """
+        if len(self.run.records) < 2:
+            raise UsageError(
+                "nothing can be forgotten in a run with a single recorded step.", hint="Name images by --images."
+            )
+        asked = self._rounds()
+        total, done = sum(len(part.names) for part in asked), 0
+        lost = dict.fromkeys(self._source.ids("val"), 0.0)
+        for part in asked:
+            for name, _, target, prediction in self._ask(part.record, part.names):
+                right = (prediction == target) & (target >= part.first) & (target < part.end)
+                lost[name] += part.sign * int(right.sum()) / max(1, int((target != VOID).sum()))
+                done += 1
+                self._progress("looking for what is forgotten", done, total)
+        shares = [Forgotten(name, share) for name, share in lost.items()]
+        return sorted(shares, key=lambda entry: (-entry.share, entry.name))[:count]
+
+    def _rounds(self) -> list[_Round]:
+        """Return who is asked about which classes: each step about its own, and the last one about all before them."""
+        trained, records = self.run.trained, self.run.records
+        ends = [trained.num_classes(record.step) for record in records[:-1]]
+        asked = [(*part, 1) for part in zip(records[:-1], [1, *ends[:-1]], ends, strict=True)]
+        asked.append((records[-1], 1, ends[-1], -1))
+        presence = self._source.presence("val")
+        found = []
+        for record, first, end, sign in asked:
+            numbers = set(trained.learning_order[first:end])
+            names = tuple(name for name in self._source.ids("val") if presence[name] & numbers)
+            found.append(_Round(record, names, first, end, sign))
+        return found
+
+    def _check(self) -> None:
+        last = self.run.records[-1]
+        if self._source.fingerprint != last.data.fingerprint:
+            raise DataError(
+                f"these are not the data of the run {last.run_key[:10]}: their fingerprint is "
+                f"{self._source.fingerprint[:12]}, and the run was tested on {last.data.fingerprint[:12]} "
+                f"({last.data.kind} data).",
+                hint="Name the folder that it was trained on by --data-root.",
+            )
+        for record in self.run.records:
+            if not self._steps.has(record.key):
+                raise StoreError(
+                    f"the weights of step {record.step} ({record.key[:10]}) are not in {self._steps.root}.",
+                    hint=f"Name the folder that --steps-dir of the run named. {_AGAIN}",
+                )
+
+    def _ask(self, record: StepRecord, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+        """Yield name, normalised image (3, H, W), and uint8 target and prediction (H, W) of every image."""
+        recipe = self.run.recipe
+        table = self.run.setting.test_table()
+        loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
+        model = self._model(record)
+        with torch.inference_mode():
+            for images, targets, ids in loader:
+                with autocast(self._device, recipe.optim.precision):
+                    logits = model(images.to(self._device)).logits
+                predictions = logits.argmax(1).to("cpu", torch.uint8)
+                yield from zip(ids, images, targets.to(torch.uint8), predictions, strict=True)
+
+    def _model(self, record: StepRecord) -> IncrementalModel:
+        """Build the model as it is after a step, with its published weights."""
+        model = build_model(self.run.recipe.model, self.run.recipe.data.crop)
+        for step in range(record.step + 1):
+            model.grow(self.run.trained.new_classes(step))
+        try:
+            model.load_state_dict(self._steps.load(record.key))
+        except DamagedStepError as error:
+            raise StoreError(error.message, hint=_AGAIN) from error
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the weights of step {record.step} ({record.key[:10]}) do not fit {self.run.recipe.model} as this "
+                "version builds it.",
+                hint="Use the version of cispbench that trained them.",
+            ) from error
+        return model.to(self._device).eval()
+
+    def _pixels(self, image: Tensor) -> Pixels:
+        """Return a normalised image as it looks, uint8 (H, W, 3)."""
+        transform = build_eval(self.run.view())
+        return _numpy((image * transform.deviation + transform.mean).round().clamp(0, 255).permute(1, 2, 0))
+
+
+def _numpy(tensor: Tensor) -> Pixels:
+    pixels: Pixels = tensor.to(torch.uint8).contiguous().numpy()
+    return pixels

@@ -1,0 +1,1 @@
+"""Recipes: what can be chosen, how profiles, methods and settings are merged, and where releases depart from papers."""

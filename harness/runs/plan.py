@@ -1,0 +1,225 @@
+"""The plan of a run: what each step is made of, and the content key that follows from it.
+
+A key hashes all that decides a step's weights: the data (fingerprint and list of images), the labels, model and
+pre-trained weights, the recipe's training part, the method with its options, the seed, and the step before. Two runs
+that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out. How many devices share
+a batch is no part of it, nor the parts that it is cut into, unless batch norms see the parts alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cispbench.harness.data.source import Source
+from cispbench.harness.distributed.division import Division
+from cispbench.harness.method import Method
+from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
+from cispbench.harness.models.catalogue import least_images, trains_batch_norm
+from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.runs.imported import IMPORTED, ImportedStep
+from cispbench.splits.errors import DataError, RecipeError
+from cispbench.splits.selection import digest, select_images
+from cispbench.splits.settings import Setting
+
+TRAINING_VERSION = 2  # raised whenever the same plan would train to other weights
+
+
+def code_versions(method: Method) -> tuple[int, int, int]:
+    """Return what the keys of a plan say of the code: versions of the training, of the models and of the method."""
+    return TRAINING_VERSION, MODELS_VERSION, type(method).version
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step: the images it trains on and its content key."""
+
+    step: int
+    images: tuple[str, ...]
+    list_sha256: str
+    key: str
+    previous_key: str | None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run before it starts. ``trained`` is the setting as the method learns it (one step for a joint method).
+
+    ``steps`` begins with step 0, or with an imported step from which the run goes on.
+    """
+
+    setting: Setting
+    trained: Setting
+    method: Method
+    recipe: Recipe
+    profile: str
+    seed: int
+    source: Source
+    weights_sha256: str | None
+    steps: tuple[PlannedStep, ...]
+    evaluation_key: str
+
+    def planned(self, step: int) -> PlannedStep:
+        """Return the plan of ``step``, by its index in the setting."""
+        return self.steps[step - self.steps[0].step]
+
+    @property
+    def run_key(self) -> str:
+        """The key of the last step together with how it is tested: what the whole run stands for."""
+        return _hash(
+            {
+                "last": self.steps[-1].key,
+                "evaluation": self.evaluation_key,
+                "setting": self.setting.name,
+                "method": self.method.name,
+                "profile": self.profile,
+            }
+        )
+
+
+class ImageLists:
+    """The lists of images on a source, each selected once however many runs are planned with it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._presence: dict[str, frozenset[int]] | None = None
+        self._selected: dict[tuple[Setting, int], tuple[tuple[str, ...], str]] = {}
+        self._tested: str | None = None
+
+    def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
+        """Return the ids that ``step`` trains on, and their digest. Raises DataError for a step without images."""
+        if (setting, step) not in self._selected:
+            if self._presence is None:
+                self._presence = self._source.presence("train")
+            images = tuple(select_images(self._presence, setting, step))
+            if not images:
+                classes = ", ".join(map(str, setting.steps[step].classes))
+                raise DataError(
+                    f"step {step} of {setting.name} has no training image: none of {len(self._presence)} holds the "
+                    f"classes {classes} (in the scenario {setting.scenario}).",
+                    hint="Use more data, or another task.",
+                )
+            self._selected[setting, step] = images, digest(images)
+        return self._selected[setting, step]
+
+    def test_digest(self) -> str:
+        """Return the digest of the test images' ids."""
+        if self._tested is None:
+            self._tested = digest(self._source.ids("val"))
+        return self._tested
+
+
+def step_iterations(phase: OptimRecipe, images: int) -> int:
+    """Return the optimisation steps of a training on so many images: whole batches alone, at least one an epoch."""
+    if phase.iterations is not None:
+        return phase.iterations
+    return max(1, math.ceil((phase.epochs or 0) * max(1, images // phase.batch)))
+
+
+def plan_run(
+    *,
+    setting: Setting,
+    method: Method,
+    recipe: Recipe,
+    profile: str,
+    seed: int,
+    source: Source,
+    weights_sha256: str | None,
+    start: ImportedStep | None = None,
+    lists: ImageLists | None = None,
+    apart: bool = False,
+    devices: int = 1,
+    micro_batch: int | None = None,
+) -> RunPlan:
+    """Select every step's images and derive every key.
+
+    Raises DataError for a step without images, UsageError for a batch that cannot be divided, RecipeError for one that
+    is too small for the network.
+
+    ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out. ``lists``: the
+    source's lists, where several runs are planned. ``apart``: the keys are this run's own, so that no other method or
+    setting shares a step with it; what is trained is the same.
+    """
+    trained = setting.joint() if method.joint else setting
+    lists = lists or ImageLists(source)
+    own = {"apart": [method.name, setting.name]} if apart else {}
+    data_recipe, phases = asdict(recipe.data), [asdict(recipe.phase(step)) for step in (0, 1)]
+    steps: list[PlannedStep] = []
+    for step in range(start.step if start else 0, len(trained.steps)):
+        images, list_sha256 = lists.train(trained, step)
+        previous = steps[-1].key if steps else None
+        if start and step == start.step:
+            steps.append(PlannedStep(step, images, list_sha256, start.key, None))
+            continue
+        content = {
+            "training": TRAINING_VERSION,
+            "models": MODELS_VERSION,
+            "data": source.fingerprint,
+            "images": list_sha256,
+            "classes": trained.steps[step].classes,
+            "model": recipe.model,
+            "weights": weights_sha256,
+            "freeze_batch_norm": recipe.freeze_batch_norm,
+            "data_recipe": data_recipe,
+            "optim": phases[min(step, 1)],
+            "method": _method_part(method, step),
+            "seed": seed,
+            "previous": previous,
+            **own,
+            **_parts(recipe, step, devices, micro_batch),
+        }
+        steps.append(PlannedStep(step, images, list_sha256, _hash(content), previous))
+    evaluation = {
+        "training": TRAINING_VERSION,
+        "images": lists.test_digest(),
+        "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
+        "precision": recipe.optim.precision,
+        "order": setting.learning_order,
+    }
+    return RunPlan(
+        setting, trained, method, recipe, profile, seed, source, weights_sha256, tuple(steps), _hash(evaluation)
+    )
+
+
+def parts_note(plan: RunPlan, devices: int, micro_batch: int | None) -> str | None:
+    """Say that ``micro_batch`` changes the plan's result, None where it does not."""
+    recipe = plan.recipe
+    trained = plan.steps[1:] if (recipe.weights or "").startswith(IMPORTED) else plan.steps
+    cut = [planned.step for planned in trained if _parts(recipe, planned.step, devices, micro_batch)]
+    if not cut:
+        return None
+    size = Division(recipe.phase(cut[0]).batch, devices, micro_batch).smallest_part
+    return (
+        f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the whole "
+        "batch; the result is another one, and kept apart by its key"
+    )
+
+
+def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> dict[str, Any]:
+    """Return into how many parts a batch is cut, where that decides what batch norms see.
+
+    Raises RecipeError for fewer images at once than the network can be trained on.
+    """
+    division = Division(recipe.phase(step).batch, devices, micro_batch)
+    least = least_images(recipe.model)
+    if division.smallest_part < least:
+        raise RecipeError(
+            f"step {step} trains on {division.smallest_part} image at once (batch {division.batch}, micro-batch "
+            f"{micro_batch or 'none'}), and the batch norms of {recipe.model} need {least}.",
+            hint=f"Use a larger batch (--set {'later' if step else 'optim'}.batch={least}) or --micro-batch {least}.",
+        )
+    divided = division.parts > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm)
+    return {"parts": division.parts} if divided else {}
+
+
+def _method_part(method: Method, step: int) -> dict[str, Any] | None:
+    if step == 0 and method.shared_base:
+        return None
+    return {"name": method.name, "version": method.version, "options": asdict(method.options)}
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,174 @@
+"""The store of trained steps: a folder a content key, published whole by a rename, checked when it is read.
+
+Below ``--steps-dir``: ``steps/<key>/`` holds ``weights.safetensors``, ``method.safetensors`` (what the method keeps),
+``manifest.json`` and the evaluations of those weights; ``work/<key>/`` the lock and the checkpoint of a step being
+trained; ``index/`` the data sets' indices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cispbench.harness.machine.locks import who_holds
+from cispbench.harness.models.weight_files import file_sha256
+from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
+from cispbench.splits.errors import StoreError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS, METHOD, MANIFEST = "weights.safetensors", "method.safetensors", "manifest.json"
+CHECKPOINT = "checkpoint.pt"
+
+
+def default_steps_dir() -> Path:
+    """Return ``CISPBENCH_STEPS``, else ``.cispbench`` in the working folder."""
+    return Path(os.environ.get("CISPBENCH_STEPS") or ".cispbench")
+
+
+class DamagedStepError(StoreError):
+    """A published step whose files are missing or are not what its manifest says."""
+
+
+class StepStore:
+    """Trained steps below ``root``; several processes and users may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """Return where a finished step lies."""
+        return self.root / "steps" / key
+
+    def work(self, key: str) -> Path:
+        """Return (and make) the folder for the lock and the checkpoint of a step under way."""
+        path = self.root / "work" / key
+        make_folder(path)
+        return path
+
+    def in_work(self, key: str) -> str | None:
+        """Say which process, here or on another machine, is at work on the step now; None if there is none."""
+        return who_holds(self.root / "work" / key)
+
+    def published(self) -> list[str]:
+        """Return the keys of all published steps, sorted."""
+        names = {path.parent.name for path in self.root.glob(f"steps/*/{MANIFEST}")}
+        return sorted(name for name in names if "." not in name)  # a dot marks drafts and damaged steps
+
+    def has(self, key: str) -> bool:
+        """Whether the step is published: its manifest is what makes it so."""
+        return _is_file(self.folder(key) / MANIFEST)
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """Return what the step was made of and what its training cost. Raises StoreError."""
+        path = self.folder(key) / MANIFEST
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError) as error:
+            raise DamagedStepError(f"{path} is damaged: {error}.") from error
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+        if not isinstance(content, dict) or not isinstance(content.get("files"), dict) or content.get("key") != key:
+            raise DamagedStepError(f"{path} is damaged: it is not the manifest of this step.")
+        return content
+
+    def load(self, key: str, name: str = WEIGHTS) -> dict[str, Tensor]:
+        """Return the step's weights, or what its method keeps (``METHOD``), after comparing the checksum.
+
+        Raises StoreError naming the file.
+        """
+        from safetensors.torch import load_file
+
+        path = self.folder(key) / name
+        files = self.manifest(key)["files"]
+        if not path.is_file():
+            raise DamagedStepError(f"{path} is damaged: it is missing.")
+        try:
+            if file_sha256(path) != files.get(name):
+                raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
+            state: dict[str, Tensor] = load_file(path)
+        except (OSError, WeightsError) as error:
+            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+        return state
+
+    def publish(
+        self, key: str, weights: Mapping[str, Tensor], method: Mapping[str, Tensor], manifest: Mapping[str, Any]
+    ) -> None:
+        """Write all files beside their place and rename; a step already published stays as it is."""
+        from safetensors.torch import save
+
+        target = self.folder(key)
+        if not self.has(key):
+            draft = self.root / "steps" / f".{key}-{os.getpid()}"
+            try:
+                if target.exists():
+                    self.set_aside(key)
+                make_folder(draft)
+                files = {}
+                for name, state in ((WEIGHTS, weights), (METHOD, method)):
+                    write_atomic(draft / name, save({k: tensor.cpu().contiguous() for k, tensor in state.items()}))
+                    files[name] = file_sha256(draft / name)
+                write_atomic(draft / MANIFEST, _json({**manifest, "key": key, "files": files}))
+                self._rename(draft, target)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+        (self.root / "work" / key / CHECKPOINT).unlink(missing_ok=True)
+
+    def sweep(self, key: str) -> None:
+        """Remove what killed processes left of this step; only for who holds its lock."""
+        for draft in (self.root / "steps").glob(f".{key}-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        for folder in (self.folder(key), self.root / "work" / key):
+            for left in folder.glob(".*.tmp"):
+                left.unlink(missing_ok=True)
+
+    def set_aside(self, key: str) -> Path:
+        """Move a damaged step out of the way and return its new place."""
+        number = 0
+        while (aside := self.root / "steps" / f"{key}.damaged-{number}").exists():
+            number += 1
+        self._rename(self.folder(key), aside)
+        return aside
+
+    def evaluation(self, key: str, evaluation_key: str) -> dict[str, Any] | None:
+        """Return a stored evaluation of the step's weights, or None."""
+        path = self.folder(key) / f"evaluation-{evaluation_key[:16]}.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None  # it costs one pass over the test images to make it anew
+        except OSError as error:
+            raise explain_os_error("read", path, error) from error
+        return content if isinstance(content, dict) and content.get("key") == evaluation_key else None
+
+    def write_evaluation(self, key: str, evaluation_key: str, content: Mapping[str, Any]) -> None:
+        """Keep an evaluation beside the weights it belongs to."""
+        path = self.folder(key) / f"evaluation-{evaluation_key[:16]}.json"
+        write_atomic(path, _json({**content, "key": evaluation_key}))
+
+    @staticmethod
+    def _rename(source: Path, target: Path) -> None:
+        try:
+            source.rename(target)
+            sync_folder(target.parent)
+        except OSError as error:
+            if not target.exists():
+                raise StoreError(
+                    f"cannot publish {target}: {error}.", hint="Check the folder's permissions."
+                ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise explain_os_error("look for", path, error) from error
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""The regression check: measured numbers against baselines and published ones."""

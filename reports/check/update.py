@@ -1,0 +1,114 @@
+"""Write baselines anew from the measured runs of a store, with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cispbench.reports.check.regression import PROTOCOL, data_fingerprint, measured_cells, recipe_digest
+from cispbench.reports.tables.aggregate import Cell, Spread
+from cispbench.reports.tables.runs import Selection
+from cispbench.results.baselines_files import (
+    SCHEMA,
+    BaselineCell,
+    Baselines,
+    Change,
+    Figure,
+    merged,
+    read_baselines,
+    write_baselines,
+)
+from cispbench.results.protocols import load_protocol
+from cispbench.results.store import Store
+from cispbench.splits.errors import StoreError, UsageError
+
+_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is told with new figures: ``reason`` for them, and what to change of ``machine`` and ``command``, if any."""
+
+    reason: str
+    machine: float | None = None
+    command: str | None = None
+
+
+def update_baselines(store: Store, folder: Path, selection: Selection, update: Update) -> list[Path]:
+    """Write the selected measured cells into the baselines of ``folder``, and return the files written.
+
+    Cells that the store says nothing of stay, unless the protocol has another version since; every change is added to
+    the file's history. Raises UsageError for a missing reason or where only runs on full data are there, StoreError for
+    runs that differ in a method's options, among which a baseline cannot choose.
+    """
+    if not update.reason.strip():
+        raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in measured_cells(store, selection).cells:
+        if not cell.comparable:
+            groups[cell.key.kind, cell.key.profile].append(cell)
+    if not groups:
+        raise UsageError(
+            f"{store.path} holds no quick or mini run of the selection.",
+            hint="Runs on the full data are held against published numbers, not against baselines.",
+        )
+    known = {(found.kind, found.profile): found for found in read_baselines(folder)} if folder.is_dir() else {}
+    made = [_updated(known.get(place), place, members, update) for place, members in sorted(groups.items())]
+    return [write_baselines(folder, baselines) for baselines in made]
+
+
+def _updated(before: Baselines | None, place: tuple[str, str], members: Sequence[Cell], update: Update) -> Baselines:
+    new = [_baseline(cell) for cell in members]
+    twice = [cell for cell in new if sum(other.identity == cell.identity for other in new) > 1]
+    if twice:
+        raise StoreError(
+            f"the store holds runs of {twice[0].method} on {twice[0].setting} that differ in the method's options or "
+            "version: a baseline cannot choose.",
+            hint="Give a store that holds the right ones alone, by --out.",
+        )
+    change = Change(datetime.now(UTC).date().isoformat(), update.reason.strip(), len(new), _environment(members[0]))
+    rules = load_protocol(PROTOCOL)
+    protocol = f"{rules.name} v{rules.version}"
+    machine = update.machine if update.machine is not None else before.machine if before else 0.0
+    return Baselines(
+        schema=SCHEMA,
+        kind=place[0],
+        profile=place[1],
+        protocol=protocol,
+        machine=machine,
+        command=update.command or (before.command if before else ""),
+        # Figures under an older version of the protocol would pass for ones under this.
+        cells=merged(before.cells if before and before.protocol == protocol else (), new),
+        history=(*(before.history if before else ()), change),
+    )
+
+
+def _baseline(cell: Cell) -> BaselineCell:
+    return BaselineCell(
+        dataset=cell.key.dataset,
+        setting=cell.setting,
+        method=cell.key.method,
+        model=cell.key.model,
+        recipe=recipe_digest(cell),
+        data=data_fingerprint(cell),
+        seeds=tuple(run.facts.seed for run in cell.runs),
+        old=_figure(cell.numbers["old"]),
+        new=_figure(cell.numbers["new"]),
+        all=_figure(cell.numbers["all"]),
+    )
+
+
+def _figure(numbers: Spread) -> Figure | None:
+    if math.isnan(numbers.mean):
+        return None
+    return Figure(round(numbers.mean, _DIGITS), None if math.isnan(numbers.std) else round(numbers.std, _DIGITS))
+
+
+def _environment(cell: Cell) -> str:
+    told = cell.runs[0].facts.environment
+    parts = [told.get("device_name") or told.get("cpu"), f"torch {told.get('torch')}", f"{told.get('threads')} threads"]
+    return ", ".join(str(part) for part in parts)

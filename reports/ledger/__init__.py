@@ -1,0 +1,1 @@
+"""The ledger of published numbers, as text and JSON."""

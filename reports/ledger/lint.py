@@ -1,0 +1,149 @@
+"""The lint of the ledger: which means old, new and all of each published row can be, counted and listed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from cispbench.reports.ledger.rows import NUMBERS, Entry, Filter, nothing, number_texts, readings_text, select
+from cispbench.reports.tables.terminal import References, paragraph, plain_table
+from cispbench.results.conventions import conventions
+from cispbench.results.ledger import LABELS, READINGS, arithmetic, ledger_rows
+from cispbench.splits.errors import UsageError, nearest
+
+_SOURCE_WIDTH = {1: 36, 2: 26}  # by how many words the counts are named
+_BY = {"source": ("source",), "method": ("method",), "both": ("source", "method")}
+MEANING = {
+    "without": "background is in neither old nor all",
+    "both": "background is in both",
+    "old-without": "background is in all alone, its IoU comes out as 80 to 100",
+    "inconsistent": "none of these fits, beyond the rounding of the digits",
+    "incomplete": "one of old, new and all is not printed",
+}
+
+
+def lint_text(chosen: Filter, by: str = "source", each: bool = False) -> str:
+    """Return the counts of every reading in total and ``by`` source, method or both, and the rows that fit none.
+
+    ``each`` lists every row with all readings that fit. Raises as ``select`` does.
+    """
+    if by not in _BY:
+        raise UsageError(f"cannot count by {by!r}.", hint=nearest(by, _BY))
+    entries = select(chosen)
+    if not entries:
+        return nothing(chosen)
+    parts = [_totals(entries), _counts(entries, _BY[by]), _misfits(entries), _each(entries) if each else ""]
+    return "\n\n".join(part for part in parts if part)
+
+
+def lint_json(chosen: Filter) -> str:
+    """Return the counts in total, by source and by method, and every row with its readings. Raises as ``select``."""
+    entries = select(chosen)
+    content = _summary(entries)
+    for name in ("source", "method"):
+        content[f"by_{name}"] = {key: _summary(group) for (key,), group in _grouped(entries, (name,)).items()}
+    return json.dumps({**content, "each": [entry.plain() for entry in entries]}, allow_nan=False)
+
+
+def _summary(entries: Sequence[Entry]) -> dict[str, object]:
+    verdicts = [entry.verdict for entry in entries]
+    return {
+        "rows": len(verdicts),
+        "counts": {name: sum(verdict.label == name for verdict in verdicts) for name in LABELS},
+        "ambiguous": sum(verdict.ambiguous for verdict in verdicts),
+        "likely": {name: sum(verdict.likely == name for verdict in verdicts) for name in READINGS},
+        "inferred": sum(verdict.inferred for verdict in verdicts),
+    }
+
+
+def _totals(entries: Sequence[Entry]) -> str:
+    verdicts = [entry.verdict for entry in entries]
+    rows = []
+    for name in LABELS:
+        named = [verdict for verdict in verdicts if verdict.label == name]
+        counts = [str(len(named)), "", "", ""]
+        if name in READINGS:
+            likely = [verdict for verdict in verdicts if verdict.likely == name]
+            inferred = sum(verdict.inferred for verdict in likely)
+            counts[1:] = map(str, (sum(verdict.ambiguous for verdict in named), len(likely), inferred))
+        rows.append([name, *counts, MEANING[name]])
+    totals = [str(sum(int(row[place] or 0) for row in rows)) for place in range(1, 5)]
+    undecided = sum(verdict.likely is None and verdict.label != "incomplete" for verdict in verdicts)
+    rows.append(["in total", *totals, f"likely is undecided for {undecided} more" if undecided else ""])
+    headers = ["reading", "rows", "ambiguous", "likely", "inferred", "meaning"]
+    note = (
+        "A row counts under the first reading that fits; where several fit, it is ambiguous. likely: the only reading "
+        "that fits, or else (inferred) the one that fits most rows of the table: the results that a source ran, or "
+        "its excerpts of one method."
+    )
+    return "\n\n".join([f"{len(entries)} published rows", plain_table(headers, rows, headers[1:5]), paragraph(note)])
+
+
+def _counts(entries: Sequence[Entry], names: Sequence[str]) -> str:
+    kept = {source: kept.reading for (source, copied), kept in conventions(ledger_rows()).items() if not copied}
+    rows = []
+    for group in _grouped(entries, names).values():
+        verdicts = [entry.verdict for entry in group]
+        source = group[0].row["source"] if "source" in names else None
+        counts = {name: str(sum(verdict.label == name for verdict in verdicts) or "") for name in LABELS}
+        own = any(entry.row["kind"] != "excerpted" for entry in group)
+        convention = kept.get(source or "") if own else None
+        if convention:
+            counts[convention] = f"{counts[convention]}*"
+        ambiguous = str(sum(verdict.ambiguous for verdict in verdicts) or "")
+        words = [
+            _short(source, _SOURCE_WIDTH[len(names)]) if source else "",
+            group[0].row["method"] if "method" in names else "",
+        ]
+        rows.append([*words, str(len(group)), *counts.values(), ambiguous])
+    headers = ["source", "method", "rows", *LABELS, "ambiguous"]
+    text = plain_table(headers, rows, headers[2:])
+    note = "* convention of the source: the reading that fits most of the results that it ran itself."
+    return f"{text}\n\n{note}" if "*" in text else text
+
+
+def _grouped(entries: Sequence[Entry], names: Sequence[str]) -> dict[tuple[str, ...], list[Entry]]:
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: [entry.row[name].lower() for name in names]):
+        groups.setdefault(tuple(entry.row[name] for name in names), []).append(entry)
+    return groups
+
+
+def _short(source: str, width: int) -> str:
+    """Return a source without what it says in brackets, cut in its middle where that is still long."""
+    text = re.sub(r"\s*\([^)]*\)", "", source)
+    return text if len(text) <= width else f"{text[: width - 15].rstrip()}…{text[-14:].lstrip()}"
+
+
+def _misfits(entries: Sequence[Entry]) -> str:
+    references, rows = References(), []
+    for row, verdict in entries:
+        found = arithmetic(row)
+        if verdict.label != "inconsistent" or found is None:
+            continue
+        computed = [f"{found.without:.2f}", f"{found.both:.2f}", f"{found.background:.1f}"]
+        gap = f"{float(min(found.gaps.values())):.2f}"
+        likely = f"{verdict.likely}?" if verdict.likely else ""
+        source = references.mark(row["kind"], row["source"], row["note"])
+        rows.append([row["setting"], row["method"], *number_texts(row), *computed, gap, likely, source])
+    if not rows:
+        return ""
+    headers = ["setting", "method", *NUMBERS, "without", "both", "background", "off by", "likely", "ref"]
+    note = (
+        "Inconsistent rows. without, both: the all that old and new give under that reading. background: the IoU of "
+        "the background if all alone counts it. off by: how far all is from the nearest reading, beyond rounding."
+    )
+    return "\n\n".join([paragraph(note), plain_table(headers, rows, headers[2:9]), references.text()])
+
+
+def _each(entries: Sequence[Entry]) -> str:
+    references, rows = References(), []
+    for row, verdict in entries:
+        fits = readings_text(verdict.readings) or verdict.label
+        likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else ""
+        words = [row["kind"], fits, likely, references.mark(row["source"])]
+        rows.append([row["setting"], row["method"], *number_texts(row), *words])
+    headers = ["setting", "method", *NUMBERS, "kind", "fits", "likely", "source"]
+    note = "Every row: all readings that fit (x/y: ambiguous), and the likely one (?: inferred from its table)."
+    return "\n\n".join([note, plain_table(headers, rows, NUMBERS), references.text()])

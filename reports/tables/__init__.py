@@ -1,0 +1,1 @@
+"""Tables of measured and published numbers, and the text formats that all reports share."""

@@ -1,0 +1,98 @@
+"""Sections as LaTeX tables with the rules of booktabs, for a document that pdflatex compiles."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from cispbench.reports.tables.layout import Section, Table, Text
+from cispbench.reports.tables.terminal import printable
+
+_RANKED = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "…": r"\dots{}",
+    # At the start of a row, these would be arguments of the \\ before it.
+    "[": "{[}", "]": "{]}", "*": "{*}",
+}  # fmt: skip
+_ACCENTS = {
+    "\u0300": r"\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0308": r"\"", "\u030a": r"\r",
+    "\u030c": r"\v", "\u0327": r"\c",
+}  # fmt: skip
+_HEAD = (
+    r"% In the preamble: \usepackage{booktabs} \usepackage[T1]{fontenc}",
+    r"% A table wider than the page goes into \resizebox{\textwidth}{!}{...} of the package graphicx.",
+)
+
+
+def escape_latex(text: str) -> str:
+    r"""Return a text that LaTeX prints as it is; a letter beyond Latin with accents becomes its code point, U+4E00.
+
+    >>> print(escape_latex("a_b & 50%"), escape_latex("-0.50"))
+    a\_b \& 50\% $-$0.50
+    """
+    line = printable(" ".join(text.split()))
+    minus = "$-$" if re.match(r"-\d", line) else ""
+    escaped = "".join(_character(character) for character in (line[1:] if minus else line))
+    return minus + re.sub(r"([ ,\[]|\{\[\})-(?=\d)", r"\1$-$", escaped).replace("--", "-{}-").replace("--", "-{}-")
+
+
+def render_latex(sections: Sequence[Section]) -> str:
+    """Return sections as table environments: the best of a column bold, the second underlined."""
+    return "\n".join([*_HEAD, *("\n" + _section(section) for section in sections)])
+
+
+def _character(character: str) -> str:
+    if character in _SPECIAL:
+        return _SPECIAL[character]
+    if character.isascii():
+        return character
+    letter, *accents = list(unicodedata.normalize("NFD", character))
+    if letter.isascii() and letter.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS:
+        return f"{_ACCENTS[accents[0]]}{{{letter}}}"
+    return f"U+{ord(character):04X}"
+
+
+def _section(section: Section) -> str:
+    table = section.table
+    notes = [*section.notes, *(["Bold: the best of a column; underlined: the second."] if table.ranked else [])]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
+            *(f"  {line}" for line in _tabular(table)),
+            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in notes),
+            r"\end{table}",
+        ]
+    )
+
+
+def _tabular(table: Table) -> list[str]:
+    shape = "".join("r" if column.right else "l" for column in table.columns)
+    lines = [rf"\begin{{tabular}}{{{shape}}}", r"  \toprule"]
+    if any(column.over for column in table.columns):
+        lines += _overs(table)
+    lines += [_row([Text(column.name) for column in table.columns]), r"  \midrule"]
+    for place, row in enumerate(table.rows):
+        lines += [r"  \midrule"] if place in table.rules else []
+        lines.append(_row(row))
+    return [*lines, r"  \bottomrule", r"\end{tabular}"]
+
+
+def _overs(table: Table) -> list[str]:
+    texts, rules, place = [], [], 1
+    for over, count in table.spans():
+        if over:
+            texts.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(over)}}}")
+            rules.append(rf"\cmidrule(lr){{{place}-{place + count - 1}}}")
+        else:
+            texts += [""] * count
+        place += count
+    return [f"  {' & '.join(texts)} \\\\", f"  {' '.join(rules)}"]
+
+
+def _row(cells: Sequence[Text]) -> str:
+    return f"  {' & '.join(_RANKED[cell.rank].format(escape_latex(cell.text)) for cell in cells)} \\\\"

@@ -1,0 +1,148 @@
+"""Tables of measured numbers beside the published ones: of one run, of one step, and of a whole store."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from cispbench.reports.tables.aggregate import SCORES, cells, latest, load_runs
+from cispbench.reports.tables.data import cells_csv, cells_json, runs_csv, runs_json
+from cispbench.reports.tables.grid import Shown, run_sections, sections
+from cispbench.reports.tables.html import render_html
+from cispbench.reports.tables.latex import render_latex
+from cispbench.reports.tables.markdown import markdown_table, number_text, render_markdown
+from cispbench.reports.tables.runs import Selection, comparable, comparison_warning, score_record
+from cispbench.reports.tables.terminal import render_terminal
+from cispbench.results.atomic import write_atomic
+from cispbench.results.ledger import reported_rows
+from cispbench.results.record import StepRecord
+from cispbench.results.store import Store
+from cispbench.splits.errors import StoreError, UsageError, nearest
+
+DATA_FORMATS = ("csv", "json")
+FORMATS = ("terminal", "markdown", "latex", *DATA_FORMATS, "html")
+_ENDINGS = {
+    ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html", ".txt": "terminal",
+}  # fmt: skip
+_SOURCE_WIDTH = 60
+
+
+def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
+    """Return one run's scores after its last recorded step, above the published rows of its method and setting.
+
+    Raises StoreError if there is no record or if they belong to more than one run.
+    """
+    if len({record.run_key for record in records}) != 1:
+        raise StoreError(f"a run's table needs the records of one run, not of {len({r.run_key for r in records})}.")
+    last = max(records, key=lambda record: record.step)
+    scores = score_record(last, protocol)
+    rows = [
+        [f"{last.method.name} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
+         f"{last.data.kind} data", last.model.name, f"profile {last.profile}, seed {last.seed}"]
+    ]  # fmt: skip
+    published = reported_rows(last.setting, last.method.name)
+    for row in published:
+        numbers = ["-" if row[name] is None else str(row[name]) for name in SCORES]
+        rows.append([row["method"], *numbers, row["kind"], row["backbone"], _short(row["source"])])
+    lines = [
+        f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
+        f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",
+        "",
+        markdown_table(["result", *SCORES, "kind", "backbone", "source"], rows),
+    ]
+    if not published:
+        lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
+    if not comparable(last.data.kind, last.profile):
+        lines += ["", comparison_warning(last.data.kind, last.profile)]
+    return "\n".join(lines)
+
+
+def step_line(record: StepRecord, protocol: str = "strict") -> str:
+    """Return one line on a finished step: scores in percent, seconds it took, training images a second."""
+    scores = score_record(record, protocol)
+    numbers = "  ".join(f"{name} {number_text(getattr(scores, name), 1)}" for name in SCORES)
+    speed = record.timing.images_per_second
+    pace = f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
+    cost = f"({record.timing.wall_seconds:.1f} s, {pace} images/s)"
+    return f"step {record.step}/{record.steps - 1}  {numbers}  {cost}"
+
+
+def store_table(store: Store, protocol: str = "strict", selection: Selection | None = None) -> str:
+    """Return a Markdown table of the selected finished runs for each kind of data, profile and data set.
+
+    Cells are the mean over seeds +- the sample standard deviation (from two seeds on), with the number of seeds
+    beside. Of several runs of one seed the newest counts; a note says how many were superseded. On full data the
+    published numbers of the same method and backbone stand in brackets.
+    """
+    return render_store(store, "markdown", protocol, selection)
+
+
+def store_json(store: Store, protocol: str = "strict", selection: Selection | None = None) -> str:
+    """Return the selected finished runs as a JSON list: what identifies a run, and its scores (null if undefined)."""
+    return render_store(store, "json", protocol, selection, each=True)
+
+
+def render_store(
+    store: Store,
+    form: str,
+    protocol: str = "strict",
+    selection: Selection | None = None,
+    *,
+    shown: Shown | None = None,
+    each: bool = False,
+    marked: bool = False,
+) -> str:
+    """Return the selected finished runs of a store in one of ``FORMATS``, put together by their seeds.
+
+    ``shown``: which columns, decimals and published numbers the formats for people show (JSON and CSV hold all,
+    unrounded); ``each``: one row a run instead; ``marked``: best and second by the terminal's own bold and underline.
+    Raises UsageError on an unknown format or protocol, or if nothing is selected; StoreError on a broken file.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"unknown format {form!r}.", hint=nearest(form, FORMATS))
+    chosen = shown or Shown()
+    runs = load_runs(store, protocol, selection)
+    if form in DATA_FORMATS:
+        by_form = {"json": (runs_json, cells_json), "csv": (runs_csv, cells_csv)}
+        of_runs, of_cells = by_form[form]
+        return of_runs(latest(runs)) if each else of_cells(cells(runs))
+    if not runs:
+        return _nothing(store, form)
+    made = run_sections(latest(runs), protocol, chosen) if each else sections(cells(runs), protocol, chosen)
+    if form == "terminal":
+        return render_terminal(made, marked)
+    return {"markdown": render_markdown, "latex": render_latex, "html": render_html}[form](made)
+
+
+def choose_format(form: str | None, output: Path | None, as_json: bool = False) -> str:
+    """Return the format asked for by name, by ``--json`` or by the ending of the output file, else Markdown.
+
+    Raises UsageError if these disagree, on an unknown name, and on an ending that says nothing.
+    """
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"unknown format {form!r}.", hint=nearest(form, FORMATS))
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} do not go together.", hint="Leave one of them out.")
+    if form is not None or as_json or output is None:
+        return form or ("json" if as_json else "markdown")
+    if output.suffix.lower() not in _ENDINGS:
+        known = ", ".join(_ENDINGS)
+        raise UsageError(f"the ending of {output} tells no format.", hint=f"Give --format, or one of {known}.")
+    return _ENDINGS[output.suffix.lower()]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, whole or not at all, ending in a line feed. Raises StoreError."""
+    write_atomic(path, (text if text.endswith("\n") or not text else text + "\n").encode())
+
+
+def _nothing(store: Store, form: str) -> str:
+    text = f"No finished runs in {store.path}."
+    return {"latex": f"% {' '.join(text.split())}", "html": f"<!doctype html>\n<p>{html.escape(text)}</p>"}.get(
+        form, text
+    )
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= _SOURCE_WIDTH else source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"

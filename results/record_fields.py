@@ -1,0 +1,165 @@
+"""What a record of a step says, field by field; rules and JSON are in ``record_checks`` and ``record``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cispbench.results.strict_fields import plain
+
+
+@dataclass(frozen=True)
+class MethodUsed:
+    """The method with its version and the options it ran with."""
+
+    name: str
+    version: int
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", plain(self.options, "method.options"))
+
+
+@dataclass(frozen=True)
+class ModelUsed:
+    """The model: its number of ``parameters`` at the end of the step, and the pretrained ``weights`` or ``none``."""
+
+    name: str
+    parameters: int
+    weights: str
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The images: ``train_images`` of this step, ``list_sha256`` the digest of their ids, ``val_images`` tested on."""
+
+    kind: Literal["full", "mini", "synthetic"]
+    fingerprint: str
+    train_images: int
+    val_images: int
+    list_sha256: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Every term of the loss at the logged ``iterations`` (the same number of values each), already weighted."""
+
+    iterations: tuple[int, ...]
+    terms: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds, and training images a second.
+
+    ``resumed``: the training was interrupted and went on from a checkpoint. The seconds then add up what was done
+    before that checkpoint and after it; what was lost between the checkpoint and the interruption is not counted.
+    """
+
+    train_seconds: float
+    evaluate_seconds: float
+    wall_seconds: float
+    images_per_second: float
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks in bytes; no device peak where there is no accelerator."""
+
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit that ran and whether files differed from it; None where it is no checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the step was trained: on how many ``devices``, with how many images at once on each (None: its share)."""
+
+    devices: int
+    micro_batch: int | None
+
+
+@dataclass(frozen=True)
+class TrainedFor:
+    """The run that a step was trained for."""
+
+    method: str
+    setting: str
+    seed: int
+    run_key: str
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What the record of a step says but for its counts, losses and classes: enough for tables, and quick to read.
+
+    ``key`` is the step's content key, ``previous_key`` that of the step before, ``run_key`` that of the whole run.
+    ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
+    ``trained_for``: the run whose training made the weights, None where that is not known (imported steps, and records
+    of schema 1). ``origin``: measured here, submitted by somebody, or scored from a folder of predictions.
+    """
+
+    key: str
+    previous_key: str | None
+    run_key: str
+    setting: str
+    dataset: str
+    scenario: str
+    task: str
+    order: str
+    step: int
+    steps: int
+    method: MethodUsed
+    joint: bool
+    profile: str
+    model: ModelUsed
+    seed: int
+    data: DataUsed
+    recipe: dict[str, Any]
+    iterations: int
+    timing: Timing
+    memory: Memory
+    skipped_steps: int
+    environment: dict[str, Any]
+    git: GitState
+    quirks: tuple[str, ...]
+    created: str
+    execution: Execution
+    trained_for: TrainedFor | None
+    origin: Literal["measured", "submitted", "predictions"]
+
+    def __post_init__(self) -> None:
+        # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
+        object.__setattr__(self, "quirks", tuple(self.quirks))
+        for name in ("recipe", "environment"):
+            object.__setattr__(self, name, plain(getattr(self, name), name))
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last step of its run."""
+        return self.step == self.steps - 1
+
+
+@dataclass(frozen=True)
+class StepFields(StepFacts):
+    """All fields of a step's record.
+
+    ``learning_order``: class numbers by class index, background first. ``classes``: the numbers this step learnt.
+    ``confusion``: counts (C, C) of pixels over all classes of the data set in learning order, rows are the ground
+    truth, void left out.
+    """
+
+    schema: int
+    learning_order: tuple[int, ...]
+    classes: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    losses: Losses

@@ -1,0 +1,55 @@
+"""An optimisation step in half precision: the search for a scale, and where it ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.training.optimisation import Stepper
+
+CPU = torch.device("cpu")
+ITERATIONS = 40
+SOUND = torch.tensor(True)
+
+
+@pytest.fixture
+def model() -> IncrementalModel:
+    torch.manual_seed(0)
+    made = build_model("segmenter-tiny", 16)
+    made.grow(3)
+    return made
+
+
+def halves(model: IncrementalModel) -> Stepper:
+    phase = OptimRecipe(lr=1e-30, momentum=0.0, nesterov=False, iterations=ITERATIONS, precision="fp16")
+    return Stepper(model, phase, ITERATIONS, CPU)
+
+
+def iterate(stepper: Stepper, number: int, slope: float | Tensor) -> bool:
+    stepper.begin(number)
+    stepper.backward(stepper.parameters()[0].sum() * slope)
+    return bool(stepper.update(SOUND))
+
+
+def test_overflows_of_a_scale_are_counted_and_no_fault(model: IncrementalModel) -> None:
+    stepper = halves(model)
+    first = stepper.parameters()[0]
+    before = first.detach().clone()
+    taken = []
+    for number in range(8):  # 65536, the scale to begin with, is five times too large by a factor of 2
+        assert iterate(stepper, number, 1e35)
+        taken.append(not torch.equal(first, before))
+    assert taken == [False] * 5 + [True] * 3
+    assert stepper.skipped == 5
+    assert Stepper.load_state_dict(other := halves(model), stepper.state_dict()) is None and other.skipped == 5
+
+
+def test_gradients_that_overflow_at_a_scale_of_one_are_no_search(model: IncrementalModel) -> None:
+    stepper = halves(model)
+    told = [iterate(stepper, number, torch.tensor(float("inf"))) for number in range(20)]
+    assert told == [True] * 16 + [False] * 4  # 65536 is two to the 16
+    assert stepper.skipped == 20
