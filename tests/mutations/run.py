@@ -60,7 +60,7 @@ def survive(mutation: Mutation | None) -> tuple[bool, str]:
     """Run the tests on a copy with the fault in it, or none; return whether all passed, and the test that did not."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "main"
-        for folder in (*ROOMS, "tests"):  # what else lies beside them, an environment perhaps, is large
+        for folder in ("cispbench", *ROOMS, "tests"):  # what else lies beside them, an environment perhaps, is large
             shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
         for name in FILES:
             shutil.copy(ROOT / name, copy / name)
@@ -69,7 +69,7 @@ def survive(mutation: Mutation | None) -> tuple[bool, str]:
             path = copy / mutation.file
             path.write_text(path.read_text().replace(mutation.find, mutation.replace))
         package = Path(scratch) / "path" / "cispbench"
-        package.mkdir(parents=True)
+        shutil.copytree(copy / "cispbench", package)
         for room in ROOMS:
             (package / room).symlink_to(copy / room)
         tests = [test for test in TESTS if (copy / test).exists()]
