@@ -12,9 +12,9 @@ from typing import Any
 from cispbench.harness.machine.environment import describe_environment
 from cispbench.harness.recipes.fields import Recipe
 from cispbench.harness.recipes.layers import flat
+from cispbench.harness.runs.published import PUBLISHED
 from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Finding, Need, State
-from cispbench.harness.sweep.published import PublishedSource
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
 from cispbench.results.store import Store, foreign
@@ -74,7 +74,7 @@ class Findings:
         return (need.planned.key, need.run.run_key) in self._recorded
 
     def _state(self, key: str, needs: Sequence[Need]) -> tuple[State, str]:
-        if isinstance(needs[0].run.source, PublishedSource):
+        if needs[0].run.data.fingerprint.startswith(PUBLISHED):
             return "unknown", "no data to tell by"
         recorded = all(self.is_recorded(need) for need in needs)
         if not self._steps.folder(key).exists():
@@ -122,14 +122,14 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 def _changes(record: StepRecord, need: Need) -> list[str]:
     run, planned = need.run, need.planned
     changes = []
-    if record.data.fingerprint != run.source.fingerprint or record.data.list_sha256 != planned.list_sha256:
+    if record.data.fingerprint != run.data.fingerprint or record.data.list_sha256 != planned.list_sha256:
         changes.append("the data changed")
-    if record.model.weights_sha256 != run.weights_sha256:
+    if record.model.weights_sha256 != run.weights.sha256:
         changes.append("the pre-trained weights changed")
     if planned.step or not run.method.shared_base:
         if record.method.version != run.method.version:
             changes.append(f"{run.method.name} is version {run.method.version}, was {record.method.version}")
-        options = json.loads(json.dumps(asdict(run.method.options)))  # as in a record: lists, no tuples
+        options = json.loads(json.dumps(dict(run.method.options)))  # as in a record: lists, no tuples
         changes += _differing(record.method.options, options, "method.")
     ignored = UNTOLD if planned.step else (*UNTOLD, "later.")
     before, now = (

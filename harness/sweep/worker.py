@@ -21,14 +21,12 @@ import torch
 from cispbench.harness.machine.devices import choose_device
 from cispbench.harness.machine.locks import HeldError
 from cispbench.harness.machine.progress import PlainView
-from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.runs.execute import RunOptions, execute
-from cispbench.harness.runs.plan import RunPlan, code_versions
+from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.runs.weights_choice import choose_weights
 from cispbench.harness.training.loop import StoppedError
 from cispbench.results.store import Store
-from cispbench.splits.errors import CispbenchError, RunError, WeightsError
+from cispbench.splits.errors import CispbenchError
 
 TELL_SECONDS = 0.5
 ENDED = 143  # exit code of a worker that was asked to stop
@@ -38,9 +36,7 @@ ENDED = 143  # exit code of a worker that was asked to stop
 class StepJob:
     """What a worker is told: the step of the first run is trained, and recorded for each of ``runs``.
 
-    ``log``: the file for all output; None: it stays where it goes. ``weights``: the pre-trained weights as they were
-    asked for, with ``named`` where the user has named them. ``versions``: those of the code that made the plan.
-    ``micro_batch``: the images that the device holds at once at most. ``wait``: how long to wait for a process of
+    ``log``: the file for all output; None: it stays where it goes. ``wait``: how long to wait for a process of
     another sweep that is at the step, seconds (None: until it ends).
     """
 
@@ -53,10 +49,6 @@ class StepJob:
     device: str
     threads: int
     loaders: int
-    weights: str | None
-    named: bool
-    versions: tuple[int, int, int]
-    micro_batch: int | None = None
     wait: float | None = None
 
 
@@ -96,48 +88,13 @@ def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = Non
 
     What is there already is left as it is, so a step may be done twice, here or elsewhere. HeldError: ``job.wait``.
     """
-    versions = code_versions(job.runs[0].method)
-    if versions != job.versions:
-        raise RunError(
-            "the code has changed since the sweep was planned: the versions of training, models and method are "
-            f"{versions}, and were {job.versions}.",
-            hint="Start the sweep again.",
-        )
     torch.set_num_threads(job.threads)
     options = RunOptions(
         records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device), view=view,
-        workers=job.loaders, load_encoder=_loader(job), until=job.step, stop=stop,
-        micro_batch=job.micro_batch, wait=job.wait,
+        workers=job.loaders, until=job.step, stop=stop, wait=job.wait,
     )  # fmt: skip
     for run in job.runs:
         execute(run, options)
-
-
-def _loader(job: StepJob) -> _Encoder | None:
-    recipe, sha256 = job.runs[0].recipe, job.runs[0].weights_sha256
-    return None if recipe.weights == "none" else _Encoder(job.weights, sha256, recipe.model, job.steps_dir, job.named)
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """Loads pre-trained weights when a fresh model asks for them: of the steps, only the first one does."""
-
-    weights: str | None
-    sha256: str | None
-    model: str
-    steps_dir: Path
-    named: bool
-
-    def __call__(self, fresh: IncrementalModel) -> None:
-        choice = choose_weights(self.weights, self.model, self.steps_dir / "weights", named=self.named)
-        if choice.sha256 != self.sha256:
-            raise WeightsError(
-                f"the weights {self.weights} have changed since the sweep was planned: their SHA-256 is "
-                f"{choice.sha256}, and was {self.sha256}.",
-                hint="Start the sweep again.",
-            )
-        if choice.load is not None:
-            choice.load(fresh)
 
 
 class Telling:

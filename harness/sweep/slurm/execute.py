@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph
 from cispbench.harness.sweep.local import Outcome, heights
-from cispbench.harness.sweep.planning import Choices, SweepPlan
 from cispbench.harness.sweep.slurm.cluster import Cluster
 from cispbench.harness.sweep.slurm.queue import check_commands
 from cispbench.harness.sweep.slurm.submit import Submitter
@@ -18,7 +17,7 @@ from cispbench.splits.errors import UsageError
 
 
 def execute_on_cluster(
-    plan: SweepPlan, graph: Graph, choices: Choices, records: Store, cluster: Cluster, device: str, view: SweepView
+    graph: Graph, records: Store, steps_dir: Path, cluster: Cluster, device: str, view: SweepView
 ) -> Outcome:
     """Train, test and record what is missing in jobs of a SLURM cluster, and watch them.
 
@@ -29,14 +28,14 @@ def execute_on_cluster(
         return Outcome(0, ())
 
     check_commands()
-    out, steps_dir, nodes = records.path.resolve(), choices.steps_dir.resolve(), graph.to_do()
+    out, steps_dir, nodes = records.path.resolve(), steps_dir.resolve(), graph.to_do()
     if "%" in str(steps_dir):
         raise UsageError(
             f"--steps-dir {steps_dir}: SLURM takes % in the names of its logs for a placeholder.",
             hint="Use a folder without %.",
         )
     records.prepare()
-    make, cores = job_maker(plan, replace(choices, steps_dir=steps_dir), out), cluster.cpus_per_task
+    make, cores = job_maker(out, steps_dir), cluster.cpus_per_task
     submitter = Submitter(steps_dir, out, cluster, lambda node: make(node, None, device, cores, cores), view)
     placed = submitter.place(nodes, heights(graph))
     return SlurmWatch(nodes, placed, records, steps_dir, cluster.poll_s, view).run()
