@@ -14,7 +14,7 @@ COPY results results
 COPY harness harness
 COPY methods methods
 COPY reports reports
-RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install --no-cache-dir ".[slurm]" \
+RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install --no-cache-dir . \
     && useradd --uid 1000 cispbench \
     && install --directory --mode 1777 /work
 
