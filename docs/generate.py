@@ -99,9 +99,7 @@ def _options(options: type[Any]) -> Iterator[str]:
     yield inspect.getdoc(options) or ""
     yield "The defaults of the code; the recipe may set others. Change one with `--set method.NAME=VALUE`."
     defaults = options()
-    yield table(
-        ("option", "default"), [(f"`{entry.name}`", f"`{getattr(defaults, entry.name)}`") for entry in listed]
-    )
+    yield table(("option", "default"), [(f"`{entry.name}`", f"`{getattr(defaults, entry.name)}`") for entry in listed])
 
 
 def _ablation(name: str) -> Iterator[str]:
