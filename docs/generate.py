@@ -123,10 +123,9 @@ def _quirks(name: str) -> Iterator[str]:
     yield "Where the released code departs from the paper, the released behaviour is the default."
     for row in listed:
         where = f" Only for: {cell(row['only for'])}." if row["only for"] else ""
-        yield (
-            f"- **{row['quirk'].partition('.')[2]}**: {cell(row['what'])} Released: `{row['option']}={row['released']}`; "
-            f"otherwise `{row['otherwise']}`.{where} Source: {cell(row['source'])}."
-        )
+        switch = f"Released: `{row['option']}={row['released']}`; otherwise `{row['otherwise']}`.{where}"
+        short = row["quirk"].partition(".")[2]
+        yield f"- **{short}**: {cell(row['what'])} {switch} Source: {cell(row['source'])}."
 
 
 def _recipes(name: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -37,7 +38,7 @@ def shell_commands(lines: str) -> Iterator[list[str]]:
         words: list[str] = []
         for word in [*lexer, ";"]:
             if set(word) <= set(";&|<>()"):
-                if "cispbench" in words[:1] or words[:2] == ["docker", "run"] and "cispbench" in words:
+                if "cispbench" in words[:1] or (words[:2] == ["docker", "run"] and "cispbench" in words):
                     yield words[words.index("cispbench") + 1 :]
                 words = []
             else:
@@ -54,7 +55,7 @@ def parse(words: list[str], *, whole: bool) -> None:
         command.make_context(command.name, rest, resilient_parsing=not whole)
     except click.exceptions.Exit as done:
         assert done.exit_code == 0, words
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in pairwise(words):
         if option == "--setting" and "*" not in value:
             parse_setting(value)
     if words[:1] == ["list"] and whole:
