@@ -25,8 +25,6 @@ exclude_patterns = ["_build", "generated/site"]
 myst_heading_anchors = 3
 smartquotes = False  # would turn "--set" into a dash
 
-# Methods import torch when they are first used, so that the site can be built without it.
-autodoc_mock_imports = [] if __import__("importlib.util").util.find_spec("torch") else ["torch"]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 
