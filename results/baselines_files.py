@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cispbench.results.atomic import make_folder, write_atomic
-from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
+from cispbench.splits.strict_fields import read_fields
 
 SCHEMA = 1
 COMMITTED = Path(__file__).parent / "baselines"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from cispbench.results.protocols import load_protocol
-from cispbench.results.strict_fields import read_fields
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 NO_MEMORY = "none"
@@ -21,13 +21,13 @@ class MethodFacts:
     ``source``: where they are known from; "" where nothing is known.
     """
 
+    source: str
     venue: str | None = None
     year: int | None = None
     memory: str | None = None
     supervision: str | None = None
     pretraining: str | None = None
     protocol: str | None = None
-    source: str = ""
 
     @property
     def exemplars(self) -> bool | None:
@@ -40,7 +40,7 @@ class MethodFacts:
         return self.protocol is not None and load_protocol(self.protocol).checkpoint == "best"
 
 
-UNKNOWN = MethodFacts()
+UNKNOWN = MethodFacts(source="")
 
 
 def method_facts() -> dict[str, MethodFacts]:
@@ -50,6 +50,4 @@ def method_facts() -> dict[str, MethodFacts]:
 
 @cache
 def _read() -> dict[str, MethodFacts]:
-    blank = dict.fromkeys(entry.name for entry in fields(MethodFacts) if entry.name != "source")
-    entries = load_yaml(_PATH)
-    return {name: read_fields(MethodFacts, blank | entry, f"{_PATH} {name}") for name, entry in entries.items()}
+    return {name: read_fields(MethodFacts, entry, f"{_PATH} {name}") for name, entry in load_yaml(_PATH).items()}

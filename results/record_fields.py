@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cispbench.results.strict_fields import plain
+from cispbench.splits.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -163,3 +165,21 @@ class StepFields(StepFacts):
     classes: tuple[int, ...]
     confusion: tuple[tuple[int, ...], ...]
     losses: Losses
+
+
+def plain(value: Any, field: str) -> Any:
+    """Return ``value`` as JSON holds it (tuples become lists). Raises StoreError naming a part it cannot hold."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        if value and all(type(item) is int for item in value):
+            return list(value)
+        return [plain(item, f"{field}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, f"{field}.{key}") for key, item in value.items()}
+    raise StoreError(
+        f"step record: {field} is {value!r} ({type(value).__name__}), which JSON cannot hold.",
+        hint="Use words, finite numbers, true or false, lists, and mappings with words as keys.",
+    )

@@ -21,8 +21,8 @@ from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_checks import MOST, broken_facts
 from cispbench.results.record_fields import StepFacts
 from cispbench.results.store import read_record, step_number
-from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
+from cispbench.splits.strict_fields import read_fields
 
 Counts = NDArray[np.int64]
 

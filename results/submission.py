@@ -12,10 +12,10 @@ from typing import Any, Literal
 from cispbench.results.atomic import write_atomic
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_record
-from cispbench.results.strict_fields import read_fields
 from cispbench.results.submission_checks import problems
 from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
 from cispbench.splits.errors import StoreError, UsageError
+from cispbench.splits.strict_fields import read_fields
 
 SCHEMA = 1
 _MOST_STEPS = 150

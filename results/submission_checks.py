@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from cispbench.results.record import StepRecord
-from cispbench.results.strict_fields import read_fields
 from cispbench.results.submission_text import shown
 from cispbench.splits.errors import SettingError
 from cispbench.splits.selection import golden_list, golden_steps
 from cispbench.splits.settings import Setting, parse_setting
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 PREDICTIONS = "predictions"  # in the environment of a record that was scored from files

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
-from cispbench.splits.errors import RecipeError, nearest
+from cispbench.splits.errors import RecipeError
+from cispbench.splits.strict_fields import read_fields
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -117,13 +116,17 @@ class Recipe:
         changes = dict(self.later)
         if "iterations" in changes or "epochs" in changes:
             changes = {"epochs": None, "iterations": None, **changes}
-        phase: OptimRecipe = load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "later")
-        return phase
+        return load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "later")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars, as JSON will hold them."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
+
+
+def load_strict(kind: type[T], values: Any, place: str) -> T:
+    """Read a recipe, a section of one, or a method's options. Raises RecipeError as ``read_fields`` does."""
+    return read_fields(kind, values, place, RecipeError)
 
 
 def _plain(value: Any) -> Any:
@@ -132,90 +135,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
-
-
-def _type_hints(cls: Any) -> dict[str, Any]:
-    """Return the types of a dataclass's fields, resolved once: a sweep asks for them thousands of times."""
-    return _resolved_hints(cls)
-
-
-@cache
-def _resolved_hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def load_strict(cls: type[Any], values: Any, place: str) -> Any:
-    """Build a frozen dataclass from a mapping: unknown keys and wrong types are RecipeErrors naming ``place``."""
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"{place} must be a mapping of options, not {values!r}.")
-    hints = _type_hints(cls)
-    problems = [f"unknown key {place}.{key}. {nearest(str(key), hints)}" for key in values if key not in hints]
-    accepted = {}
-    for key, value in values.items():
-        if key in hints:
-            try:
-                accepted[key] = _accept(hints[key], value, f"{place}.{key}")
-            except RecipeError as error:
-                problems.append(str(error))
-    required = {
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    problems += [f"{place}.{name} is missing." for name in sorted(required - set(values))]
-    if problems:
-        raise RecipeError("\n  ".join(["the recipe is wrong:", *problems] if len(problems) > 1 else problems))
-    try:
-        return cls(**accepted)
-    except RecipeError as error:
-        raise RecipeError(f"{place}.{error.message}", hint=error.hint) from error
-
-
-def check_partial(cls: type[Any], values: Mapping[str, Any], place: str) -> None:
-    """Check the keys and types of a part of a dataclass's fields. Raises RecipeError naming ``place``."""
-    hints = _type_hints(cls)
-    for key, value in values.items():
-        if key not in hints:
-            raise RecipeError(f"{place}: unknown key {key!r}. {nearest(str(key), hints)}")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            check_partial(typing.cast(type, hints[key]), value, f"{place}: {key}")
-        else:
-            _accept(hints[key], value, f"{place}: {key}")
-
-
-def _accept(kind: Any, value: Any, place: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return load_strict(typing.cast(type, kind), value, place)
-    if origin in (types.UnionType, typing.Union):
-        return _accept_union(arguments, value, place)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise RecipeError(f"{place} is {value!r}. {nearest(str(value), map(str, arguments))}")
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_accept(arguments[0], item, place) for item in value)
-    if origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise RecipeError(f"{place} must be a mapping of options, not {value!r}.")
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
-    raise RecipeError(f"{place} must be of type {wanted}, not {value!r}.")
-
-
-def _accept_union(arguments: tuple[Any, ...], value: Any, place: str) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    rest = [kind for kind in arguments if kind is not type(None)]
-    if len(rest) == 1:
-        return _accept(rest[0], value, place)
-    for kind in rest:
-        try:
-            return _accept(kind, value, place)
-        except RecipeError:
-            continue
-    raise RecipeError(f"{place} must be one of {', '.join(map(str, arguments))}, not {value!r}.")

@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import model_spec
-from cispbench.harness.recipes.fields import OptimRecipe, Recipe, check_partial, load_strict
+from cispbench.harness.recipes.fields import OptimRecipe, Recipe, load_strict
 from cispbench.splits.errors import CispbenchError, RecipeError, UsageError, nearest
 from cispbench.splits.settings import Setting
+from cispbench.splits.strict_fields import read_part, refusal
 from cispbench.splits.strict_yaml import load_yaml, parse_yaml
 
 PROFILES = ("paper", "mini", "quick")
@@ -148,10 +149,13 @@ def read_recipe_file(path: Path) -> Mapping[str, Any]:
 
 def check_changes(changes: Mapping[str, Any], options: type[Any], place: str) -> None:
     """Check the keys and types of a part of a recipe. Raises RecipeError naming ``place``."""
-    check_partial(Recipe, changes, place)
+    problems: list[str] = []
+    read_part(Recipe, changes, problems)
     for section, kind in (("later", OptimRecipe), ("method", options)):
-        if changes.get(section):
-            check_partial(kind, changes[section], f"{place}: {section}")
+        if isinstance(changes.get(section), Mapping):  # else ``read_part`` has refused it
+            read_part(kind, changes[section], problems, section)
+    if problems:
+        raise refusal(place, problems, RecipeError)
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
