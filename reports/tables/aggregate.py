@@ -203,9 +203,11 @@ def _load(scanned: Scanned, protocol: str) -> Run:
     setting = parse_setting(facts.setting)
     counted = scan_steps(scanned)
     steps = []
-    for step, key, counts, _, cost in counted:
+    for entry in counted:
+        step = entry.facts.step
         # A joint run's only step is the last one, whatever steps its setting has.
-        steps.append(Step(step, key, score(counts, setting, None if facts.joint else step, protocol), cost))
+        scores = score(entry.counts, setting, None if facts.joint else step, protocol)
+        steps.append(Step(step, entry.facts.key, scores, entry.cost))
     imported = any(entry.imported for entry in counted)
     return Run(facts, scanned.path, protocol, steps[-1].scores, tuple(steps), _UNKNOWN, imported)
 
