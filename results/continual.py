@@ -15,10 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from numpy.typing import ArrayLike
-
-from cispbench.results.protocols import Protocol
-from cispbench.results.scores import Scores, score
+from cispbench.results.scores import Scores
 from cispbench.splits.errors import StoreError
 from cispbench.splits.settings import Setting
 
@@ -44,26 +41,7 @@ class ClassScores(NamedTuple):
     learnt: list[int]
 
 
-def continual_metrics(
-    matrices: Sequence[ArrayLike],
-    setting: Setting,
-    protocol: str | Protocol = "strict",
-    joint: ArrayLike | None = None,
-) -> Continual:
-    """Return the continual metrics of a run from its confusion matrices under a protocol.
-
-    ``matrices``: one (C, C) of counts a step, from step 0 to the last, as ``score`` takes them; ``joint``: the matrix
-    of a joint run on the same setting, data and model, None where there is none (intransigence is then nan).
-    Raises StoreError if a step is missing or a matrix is wrong, UsageError on an unknown protocol.
-    """
-    if len(matrices) != len(setting.steps):
-        raise _incomplete(len(matrices), setting)
-    scores = [score(matrix, setting, step, protocol) for step, matrix in enumerate(matrices)]
-    reference = None if joint is None else score(joint, setting, None, protocol).per_class
-    return combine(scores, setting, reference)
-
-
-def combine(scores: Sequence[Scores], setting: Setting, joint: Sequence[float] | None = None) -> Continual:
+def continual_metrics(scores: Sequence[Scores], setting: Setting, joint: Sequence[float] | None = None) -> Continual:
     """Return the continual metrics of a run from its scores after every step, all under one protocol.
 
     ``joint``: IoU by class index, background first, of a joint run (``Scores.per_class``), None where there is none.
@@ -72,13 +50,12 @@ def combine(scores: Sequence[Scores], setting: Setting, joint: Sequence[float] |
     if [entry.step for entry in scores] != list(range(len(setting.steps))):
         raise _incomplete(len(scores), setting)
     iou, learnt = class_scores(scores, setting)
-    last = scores[-1]
     return Continual(
         average_over_steps=average_over_steps([entry.all for entry in scores]),
         forgetting=forgetting(iou, learnt),
         backward_transfer=backward_transfer(iou, learnt),
         intransigence=intransigence(iou, learnt, None if joint is None else joint[1:]),
-        harmonic=harmonic_mean(last.old, last.new),
+        harmonic=scores[-1].harmonic,
     )
 
 
@@ -160,17 +137,6 @@ def intransigence(iou: Rows, learnt: Sequence[int], joint: Sequence[float] | Non
     if joint is None or not last:
         return math.nan
     return _mean([joint[place] - iou[last][place] for place, first in enumerate(learnt) if first == last])
-
-
-def harmonic_mean(old: float, new: float) -> float:
-    """Return ``2 * old * new / (old + new)``, 0 if both are 0: low where either is, as a mean of classes is not.
-
-    Used for seen and unseen classes by Xian et al. (CVPR 2017). It is the ``harmonic`` of ``Scores``. nan if either is.
-
-    >>> harmonic_mean(60.0, 30.0)  # 3600 / 90
-    40.0
-    """
-    return 0.0 if old + new == 0 else 2 * old * new / (old + new)
 
 
 def _mean(values: Sequence[float]) -> float:

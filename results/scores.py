@@ -68,22 +68,27 @@ def score(
         all=_mean(_without_forgotten(iou[0 if rules.background_in_all else 1 :], rules)),
         per_class=tuple(iou.tolist()),
         background=float(iou[0]),
-        harmonic=_harmonic(old, new),
+        harmonic=harmonic_mean(old, new),
         pixel_accuracy=100 * float(np.trace(counts)) / total if total else math.nan,
     )
 
 
-def mean_iou(confusion: ArrayLike, protocol: str | Protocol = "strict") -> float:
-    """Return the mean IoU in percent over every row of a (C, C) matrix, under ``absent`` and ``forgotten`` alone."""
-    rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
-    return _mean(_without_forgotten(_iou(_as_counts(confusion, None), rules), rules))
+def harmonic_mean(old: float, new: float) -> float:
+    """Return ``2 * old * new / (old + new)``, 0 if both are 0: low where either is low. NaN if either is NaN.
+
+    Used for seen and unseen classes by Xian et al. (CVPR 2017).
+
+    >>> harmonic_mean(60.0, 30.0)  # 3600 / 90
+    40.0
+    """
+    return 0.0 if old + new == 0 else 2 * old * new / (old + new)
 
 
-def _as_counts(confusion: ArrayLike, count: int | None) -> Floats:
+def _as_counts(confusion: ArrayLike, count: int) -> Floats:
     """Return a copy of the matrix as float64, exact for counts below 2 ** 53. Raises StoreError."""
     counts: NDArray[Any] = np.asarray(confusion)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or count not in (None, counts.shape[0]):
-        wanted = "square" if count is None else f"{count} x {count}, all classes of the data set and background"
+    if counts.shape != (count, count):
+        wanted = f"{count} x {count}, all classes of the data set and background"
         raise StoreError(f"the confusion matrix has shape {counts.shape}, not {wanted}.")
     kind = counts.dtype.kind
     if kind not in "iuf" or (kind == "f" and not np.isfinite(counts).all()) or (counts < 0).any():
@@ -122,7 +127,3 @@ def _without_forgotten(iou: Floats, rules: Protocol) -> Floats:
 def _mean(iou: Floats) -> float:
     kept = iou[~np.isnan(iou)]
     return float(kept.sum()) / kept.size if kept.size else math.nan
-
-
-def _harmonic(old: float, new: float) -> float:
-    return 0.0 if old + new == 0 else 2 * old * new / (old + new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.results.record import StepRecord
-from cispbench.splits.errors import StoreError
+from cispbench.splits.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,23 @@ class Store:
                 return record
         return None
 
+    def find_run(self, start: str) -> list[StepRecord]:
+        """Return the records, ordered by step, of the run whose key starts with ``start``.
+
+        Raises UsageError unless there is exactly one such run, StoreError naming a file that cannot be read.
+        """
+        # A folder's name ends in the first ten characters of its run's key: only few records need to be read.
+        likely = self.path.glob(f"runs/*/*/*/*-{glob.escape(_safe(start[:10]))}*") if start else ()
+        runs = [records for folder in sorted(likely) if (records := read_run(folder))]
+        found = [records for records in runs if records[0].run_key.startswith(start)]
+        if len(found) != 1:
+            several = f"{len(found)} runs ({', '.join(records[0].run_key[:12] for records in found[:3])})"
+            raise UsageError(
+                f"{several if found else 'no run'} in {self.path} with a key that starts with {start!r}.",
+                hint="A run's key ends the name of its folder; `cispbench table --runs` lists the finished runs.",
+            )
+        return found[0]
+
     def records(self) -> list[StepRecord]:
         """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
         paths = self.path.glob("runs/*/*/*/*/step-*.json")
@@ -110,6 +128,11 @@ def read_record(path: Path) -> StepRecord:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error
     return StepRecord.from_json(text, str(path))
+
+
+def read_run(folder: Path) -> list[StepRecord]:
+    """Return the records of a run's folder, ordered by step. Raises StoreError as ``read_record`` does."""
+    return [read_record(path) for path in sorted(folder.glob("step-*.json"), key=step_number)]
 
 
 def step_number(path: Path) -> int:

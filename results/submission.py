@@ -14,7 +14,7 @@ from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_record
 from cispbench.results.submission_checks import problems
 from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
-from cispbench.splits.errors import StoreError, UsageError
+from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
 
 SCHEMA = 1
@@ -48,19 +48,6 @@ class Accepted:
     records: tuple[StepRecord, ...]
     written: tuple[Path, ...]
     unchanged: tuple[Path, ...]
-
-
-def find_run(store: Store, start: str) -> list[StepRecord]:
-    """Return the records, ordered by step, of the run whose key starts so. Raises UsageError unless it is one."""
-    found = [record for record in store.records() if record.run_key.startswith(start)] if start else []
-    keys = sorted({record.run_key for record in found})
-    if len(keys) != 1:
-        several = f"{len(keys)} runs ({', '.join(key[:12] for key in keys[:3])})"
-        raise UsageError(
-            f"{several if keys else 'no run'} in {store.path} with a key that starts with {start!r}.",
-            hint="A run's key ends the name of its folder; `cispbench table --json` lists them all.",
-        )
-    return sorted(found, key=lambda record: record.step)
 
 
 def pack(records: Sequence[StepRecord], version: str) -> bytes:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cispbench.reports.tables.processes import in_order
 from cispbench.reports.tables.runs import Group, Selection, comparable, newest, selected, sorted_settings, variants
-from cispbench.results.continual import METRICS, Continual, combine
+from cispbench.results.continual import METRICS, Continual, continual_metrics
 from cispbench.results.protocols import load_protocol
 from cispbench.results.record_fields import StepFacts
 from cispbench.results.scan import Cost, Scanned, scan_finished, scan_steps
@@ -217,7 +217,7 @@ def _with_continual(run: Run, references: dict[tuple[str, ...], tuple[float, ...
         return replace(run, continual=replace(_UNKNOWN, harmonic=run.scores.harmonic))
     reference = references.get(_reference_key(run))
     scores = [step.scores for step in run.steps]
-    return replace(run, continual=combine(scores, parse_setting(run.facts.setting), reference))
+    return replace(run, continual=continual_metrics(scores, parse_setting(run.facts.setting), reference))
 
 
 def _joint_references(runs: Iterable[Run]) -> dict[tuple[str, ...], tuple[float, ...]]:
