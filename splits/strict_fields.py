@@ -70,7 +70,7 @@ def refusal(place: str, problems: list[str], error: type[CispbenchError]) -> Cis
 def _wrong(field: str, value: object, wanted: str) -> str:
     shown = repr(value)
     shown = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
-    return f"{field or 'the whole'} is {shown}, not {wanted}."
+    return f"{field or 'the value'} is {shown}, not {wanted}."
 
 
 def _unknown(field: str, key: object, known: Mapping[str, Any]) -> str:

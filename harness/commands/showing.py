@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cispbench.harness.recipes.ablation import load_ablation
-from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, complete, resolve_recipe
+from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, resolve_recipe, with_all_options
 from cispbench.harness.recipes.quirks import Quirk, quirk_states
 from cispbench.harness.registry import load_method
 from cispbench.splits.settings import parse_setting
@@ -29,7 +29,7 @@ def show_recipe(
     if as_json:
         sources = {path: {"value": value, "source": sourced.sources[path]} for path, value in sourced.values.items()}
         quirks = [_quirk_row(quirk, in_force) for quirk, in_force in states]
-        return json.dumps({**complete(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
+        return json.dumps({**with_all_options(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
     notes = {source: number for number, source in enumerate(_footnotes(sourced), start=1)}
     head = f"# {method} on {chosen.name}, profile {profile}"
     parts = [[head, *_yaml_lines(sourced, notes)], ["# Sources", *_source_lines(notes)]]

@@ -11,7 +11,8 @@ from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView, index_progress
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.recipes.fields import Recipe
-from cispbench.harness.recipes.layers import PROFILES, parse_override
+from cispbench.harness.recipes.layers import parse_override
+from cispbench.harness.recipes.recipe_files import PROFILES
 from cispbench.harness.runs.weights_choice import WeightsChoice
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.settings import Setting

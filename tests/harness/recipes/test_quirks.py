@@ -190,7 +190,7 @@ def test_conditions_are_those_of_layers(third, dataset, holds):
         ({"what": None}, ["odd: what is missing"]),
         ({"released": None}, ["odd: released is missing"]),
         ({"source": None}, ["odd: source is missing"]),
-        ({"what": 5}, ["odd: what must be text, not 5"]),
+        ({"what": 5}, ["odd: what is 5, not text"]),
         ({"option": "method.wieght"}, ["unknown key 'wieght'", "Did you mean 'weight'?"]),
         ({"option": "metod.weight"}, ["unknown key 'metod'", "Did you mean 'method'?"]),
         ({"option": "method"}, ["odd: released", "method is 1.0, not a mapping"]),
@@ -217,7 +217,7 @@ def test_a_wrong_quirk_is_refused_by_file_name_and_key(third, changes, says):
     ("text", "says"),
     [
         ("quirks: [median]", "quirks maps names to what they are"),
-        ("quirks: {odd: 5}", "odd must be a mapping of what"),
+        ("quirks: {odd: 5}", "odd: the value is 5, not a mapping"),
         (entry().replace("odd", "constant_rate"), "constant_rate is the name of a shared quirk"),
     ],
 )
