@@ -4,30 +4,59 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from cispbench.splits.errors import CispbenchError, StoreError, UsageError, nearest
+from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FOLDER = Path(__file__).parent / "reported"
-_WORDS = ("dataset", "setting", "method", "backbone", "kind", "source")
-_OPTIONAL = ("note", "assignment")
 _NUMBERS = ("old", "new", "all")
-_COLUMNS = ("dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", *_OPTIONAL)
-KINDS = ("reported", "excerpted", "reproduced")
+_COLUMNS = (
+    "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment"
+)  # fmt: skip
+Kind = Literal["reported", "excerpted", "reproduced"]
+KINDS: tuple[str, ...] = get_args(Kind)
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
+
+
+@dataclass(frozen=True)
+class _LedgerRow:
+    """A row as its file holds it: percentages, null where the source prints none."""
+
+    dataset: str
+    setting: str
+    method: str
+    backbone: str
+    old: float | None
+    new: float | None
+    all: float | None
+    kind: Kind
+    source: str
+    note: str | None = None
+    assignment: str | None = None
+
+    def __post_init__(self) -> None:
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        wrong = [f"{name} is {text!r}, not text" for name, text in vars(self).items()
+                 if isinstance(text, str) and not text.strip()]  # fmt: skip
+        wrong += [f"{name} is {number}, not a percentage" for name, number in numbers.items()
+                  if number is not None and not 0 <= number <= 100]  # fmt: skip
+        if all(number is None for number in numbers.values()):
+            wrong.append("none of old, new and all is given")
+        if wrong:
+            raise StoreError(f"{'; '.join(wrong)}.")
 
 
 class Row(Protocol):
@@ -189,9 +218,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
-    problems = list(_problems(entry))
-    if problems:
-        raise StoreError(f"{place}: {'; '.join(problems)}.")
+    read_fields(_LedgerRow, entry, place)
     try:
         setting = parse_setting(entry["setting"])
     except CispbenchError as error:
@@ -201,27 +228,3 @@ def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
         raise StoreError(f"{place}: {entry['setting']} of {entry['dataset']} belongs in {home}.yaml as {setting.name}.")
     row = {name: entry.get(name) for name in _COLUMNS}
     return row | {"scenario": setting.scenario, "task": setting.task}
-
-
-def _problems(entry: Any) -> Iterator[str]:
-    if not isinstance(entry, dict):
-        yield f"{entry!r} is no mapping"
-        return
-    known = (*_WORDS, *_NUMBERS, *_OPTIONAL)
-    for key in entry:
-        if key not in known:
-            yield f"unknown key {key!r} ({nearest(str(key), known)})"
-    for name in (*_WORDS, *_NUMBERS):
-        if name not in entry:
-            yield f"{name} is missing"
-    for name in (*_WORDS, *_OPTIONAL):
-        if name in entry and not (isinstance(entry[name], str) and entry[name].strip()):
-            yield f"{name} is {entry[name]!r}, not text"
-    for name in _NUMBERS:
-        value = entry.get(name)
-        if value is not None and not (type(value) in (int, float) and 0 <= value <= 100):
-            yield f"{name} is {value!r}, not a percentage"
-    if all(entry.get(name) is None for name in _NUMBERS):
-        yield "none of old, new and all is given"
-    if "kind" in entry and entry["kind"] not in KINDS:
-        yield f"kind is {entry['kind']!r}, not {' or '.join(KINDS)}"

@@ -115,10 +115,8 @@ def _read_dataclass(kind: type[Any], value: object, field: str, problems: list[s
             accepted[key] = readers[key](item, _join(field, key), problems)
         else:
             problems.append(_unknown(field, key, readers))
-    missing = sorted(_required(cast(Hashable, kind)) - value.keys())
-    if missing:
-        names = ", ".join(_join(field, key) for key in missing)
-        problems.append(f"{names} {'is' if len(missing) == 1 else 'are'} missing.")
+    missing = _required(cast(Hashable, kind)) - value.keys()
+    problems += [f"{_join(field, key)} is missing." for key in sorted(missing)]
     if len(problems) > before:
         return None
     try:
