@@ -15,11 +15,10 @@ from cispbench.results.store import Store, read_record
 from cispbench.results.submission_checks import problems
 from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
 from cispbench.splits.errors import StoreError
-from cispbench.splits.strict_fields import read_fields
+from cispbench.splits.strict_fields import read_fields, refusal
 
 SCHEMA = 1
 _MOST_STEPS = 150
-_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def pack(records: Sequence[StepRecord], version: str) -> bytes:
     """
     wrong = problems(records)
     if wrong:
-        raise StoreError(_listed("the run cannot be shared", wrong))
+        raise refusal("the run cannot be shared", [f"{text}." for text in wrong], StoreError)
     packed = [json.loads(record.to_json()) for record in records]
     content = {
         "format": "cispbench-submission", "schema": SCHEMA, "packed_by": version, "run_key": records[0].run_key,
@@ -101,7 +100,7 @@ def read_submission(path: Path) -> list[StepRecord]:
     if submission.run_key != records[0].run_key:
         wrong.append(f"run_key is {shown(submission.run_key)}, and the records say {shown(records[0].run_key)}")
     if wrong:
-        raise StoreError(_listed(f"{path} is refused", wrong))
+        raise refusal(f"{path} is refused", [f"{text}." for text in wrong], StoreError)
     return records
 
 
@@ -167,8 +166,3 @@ def _write_all(store: Store, records: Sequence[StepRecord]) -> tuple[Path, ...]:
             store.place(records[0]).parent.rmdir()
         raise
     return tuple(written)
-
-
-def _listed(what: str, wrong: Sequence[str]) -> str:
-    more = [f"and {len(wrong) - _NAMED} more"] if len(wrong) > _NAMED else []
-    return f"{what}: {'; '.join([*wrong[:_NAMED], *more])}."

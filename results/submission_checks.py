@@ -130,9 +130,12 @@ def _facts(record: StepRecord) -> Iterator[str]:
 def _run(records: Sequence[StepRecord]) -> Iterator[str]:
     """Yield what the records do not agree in, and where the chain of steps is broken."""
     first, last = records[0], records[-1]
-    for field, values in _shared(records).items():
-        if any(value != values[0] for value in values):
-            yield f"{field} is not the same in every step"
+    shared = [_shared(record) for record in records]
+    yield from (
+        f"{field} is not the same in every step"
+        for field, value in shared[0].items()
+        if any(other[field] != value for other in shared)
+    )
     steps = [record.step for record in records]
     if not last.finished:
         yield f"the last of its steps is {last.step}, and the run has {last.steps}: it is not finished"
@@ -152,18 +155,15 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         yield "two of its steps have the same key"
 
 
-def _shared(records: Sequence[StepRecord]) -> dict[str, list[object]]:
-    """Return, by field, the values that all steps of a run share."""
-    values: dict[str, list[object]] = {
-        name: [getattr(record, name) for record in records]
-        for name in ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")
+def _shared(record: StepRecord) -> dict[str, object]:
+    """Return what all steps of a run share, by field."""
+    parts: dict[str, tuple[object, tuple[str, ...]]] = {
+        "": (record, ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")),
+        "model.": (record.model, ("name", "weights", "weights_sha256")),
+        "data.": (record.data, ("kind", "fingerprint", "val_images")),
     }
-    values |= {f"model.{name}": [getattr(record.model, name) for record in records]
-               for name in ("name", "weights", "weights_sha256")}  # fmt: skip
-    values |= {f"data.{name}": [getattr(record.data, name) for record in records]
-               for name in ("kind", "fingerprint", "val_images")}  # fmt: skip
-    values["scored from files"] = [scored_from_files(record) for record in records]
-    return values
+    values = {f"{prefix}{name}": getattr(part, name) for prefix, (part, names) in parts.items() for name in names}
+    return {**values, "scored from files": scored_from_files(record)}
 
 
 def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
@@ -173,13 +173,15 @@ def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
     if counts[:, known:].any():
         row, column = np.argwhere(counts[:, known:])[0].tolist()
         yield f"confusion[{row}][{known + column}] counts predictions of a class that is not learnt yet"
+    # By Python's integers: a sum of int64 could overflow to a harmless number.
     total, images = sum(map(sum, record.confusion)), record.data.val_images
-    _, crop = _view(record)
+    view, full = _view(record), record.data.kind == "full"
+    crop = view[1] if view else None
     if total == 0 or images == 0:
         yield f"{images} test images with {total} pixels were counted"
-    elif record.data.kind == "full" and not _told(record):
+    elif full and view is None:
         yield "recipe.evaluation does not tell resize_short and crop, each a number of pixels or null"
-    elif record.data.kind == "full" and total < images * _LEAST_PIXELS:
+    elif full and total < images * _LEAST_PIXELS:
         yield f"{images} images of the full data have more than {_LEAST_PIXELS} pixels each, and {total} were counted"
     elif crop is not None and total > images * crop**2:
         yield f"the confusion matrix counts {total} pixels, and {images} crops of {crop} x {crop} have fewer"
@@ -215,19 +217,13 @@ def _known_pixels(record: StepRecord, rows: list[int], setting: Setting) -> Iter
             yield f"rows of the confusion matrix lack or exceed the data's pixels: {', '.join(wrong[:_NAMED])}{more}"
 
 
-def _view(record: StepRecord) -> tuple[object, int | None]:
-    """Return (resize_short, crop) of the test; a view that is not told is like none that is known."""
+def _view(record: StepRecord) -> tuple[int | None, int | None] | None:
+    """Return (resize_short, crop) of the test, null for either where it is left out; None where it is not told."""
     view = record.recipe.get("evaluation")
     if not isinstance(view, dict) or not {"resize_short", "crop"} <= view.keys():
-        return "untold", None
-    crop = view["crop"]
-    return view["resize_short"], crop if type(crop) is int else None
-
-
-def _told(record: StepRecord) -> bool:
-    view = record.recipe.get("evaluation")
-    parts = [view.get(name, "untold") for name in ("resize_short", "crop")] if isinstance(view, dict) else ["untold"]
-    return all(part is None or (type(part) is int and part > 0) for part in parts)
+        return None
+    sides = view["resize_short"], view["crop"]
+    return sides if all(side is None or (type(side) is int and side > 0) for side in sides) else None
 
 
 def _ground_truth(records: Sequence[StepRecord]) -> Iterator[str]:
