@@ -59,7 +59,7 @@ class _LedgerRow:
             raise StoreError(f"{'; '.join(wrong)}.")
 
 
-class Row(Protocol):
+class RowLike(Protocol):
     """Anything that gives a row's fields by name: a dict, or a row of the frame of ``load_reported``."""
 
     def __getitem__(self, key: str, /) -> Any:
@@ -122,7 +122,7 @@ def find_published_name(method: str) -> str | None:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a row's ``old`` and ``new`` make of ``all``, in percent.
+    """What ``old`` and ``new`` of a row say about its ``all``, in percent.
 
     ``without`` and ``both``: the ``all`` that follows if background is in neither or in both; ``background``: the IoU
     of the background that follows if it is in ``all`` alone. ``gaps``: by reading, how far ``all`` is from what fits,
@@ -135,8 +135,8 @@ class Arithmetic:
     gaps: dict[str, Fraction]
 
 
-def lint_row(row: Row) -> str:
-    """Return which means a row's numbers can be, by their arithmetic and the rounding of the printed digits.
+def lint_row(row: RowLike) -> str:
+    """Return how a row can have counted the background, from its numbers and the rounding of the printed digits.
 
     ``without``: background is in neither ``old`` nor ``all``; ``both``: in both; ``old-without``: in ``all`` alone,
     with an implied IoU of the background of 80 to 100; ``inconsistent``: none of them; ``incomplete``: a number is
@@ -148,14 +148,14 @@ def lint_row(row: Row) -> str:
     return next((name for name in READINGS if not found.gaps[name]), "inconsistent")
 
 
-def readings(row: Row) -> tuple[str, ...]:
+def readings(row: RowLike) -> tuple[str, ...]:
     """Return every reading of ``lint_row`` that fits, in its order; none for an inconsistent or incomplete row."""
     found = arithmetic(row)
     return () if found is None else tuple(name for name in READINGS if not found.gaps[name])
 
 
-def arithmetic(row: Row) -> Arithmetic | None:
-    """Work out what a row's numbers say under each reading; None if one of old, new and all is missing.
+def arithmetic(row: RowLike) -> Arithmetic | None:
+    """Compute what a row's numbers imply under each reading; None if one of old, new and all is missing.
 
     The digits are the ledger's: a trailing zero that it lost widens the rounding (more readings fit, never fewer),
     and a number computed there from several printed ones counts as more precise than they are.
@@ -181,13 +181,13 @@ def arithmetic(row: Row) -> Arithmetic | None:
     return Arithmetic(float(means["without"]), float(means["both"]), float(background), gaps)
 
 
-def _printed(row: Row, name: str) -> tuple[Fraction, Fraction] | None:
+def _printed(row: RowLike, name: str) -> tuple[Fraction, Fraction] | None:
     """Return a number and half a unit of its last digit, exactly; at least one decimal, as no paper prints fewer."""
     try:
         value = row[name]
     except KeyError:
         return None
-    if value is None or value != value:  # a missing number is nan in a frame
+    if value is None or value != value:  # a missing number is NaN in a frame, and NaN differs from itself
         return None
     digits = Decimal(repr(float(value)))
     exponent = min(-1, int(digits.as_tuple().exponent))

@@ -1,4 +1,4 @@
-"""What is known of the ledger's methods besides their numbers: where they appeared, and what makes them unequal."""
+"""Facts about published methods besides their numbers: venue, stored images, extra supervision, from YAML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATH = Path(__file__).parent / "published_methods.yaml"
 class MethodFacts:
     """A method's facts, None where not known; ``published_methods.yaml`` says what each means.
 
-    ``source``: where they are known from; "" where nothing is known.
+    ``source``: where the facts come from; "" where nothing is known.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""What a record of a step says, field by field; rules and JSON are in ``record_checks`` and ``record``."""
+"""The fields of a step's record; their rules are in ``record_checks``, JSON in ``record``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Timing:
     """Seconds, and training images a second.
 
     ``resumed``: the training was interrupted and went on from a checkpoint. The seconds then add up what was done
-    before that checkpoint and after it; what was lost between the checkpoint and the interruption is not counted.
+    before that checkpoint and after it; work lost between the checkpoint and the interruption is not counted.
     """
 
     train_seconds: float
@@ -102,7 +102,7 @@ class TrainedFor:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What the record of a step says but for its counts, losses and classes: enough for tables, and quick to read.
+    """The fields of a step's record without its counts, losses and classes: enough for tables, and quick to read.
 
     ``key`` is the step's content key, ``previous_key`` that of the step before, ``run_key`` that of the whole run.
     ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.

@@ -1,4 +1,4 @@
-"""Scores as pure functions of a confusion matrix, a setting and a protocol; percent, nan where undefined."""
+"""Scores as pure functions of a confusion matrix, a setting and a protocol; percent, NaN where undefined."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a protocol makes of the predictions after ``step``, in percent; nan where there is nothing to score.
+    """What a protocol makes of the predictions after ``step``, in percent; NaN where there is nothing to score.
 
-    ``old``: mean IoU of step 0's classes, ``new``: of those of all later steps (nan at step 0), ``all``: of both.
-    ``per_class``: IoU by class index over all classes of the data set, background first; nan for a class dropped or
+    ``old``: mean IoU of step 0's classes, ``new``: of those of all later steps (NaN at step 0), ``all``: of both.
+    ``per_class``: IoU by class index over all classes of the data set, background first; NaN for a class dropped or
     not learnt yet. ``background``: its IoU. ``harmonic``: harmonic mean of old and new. ``pixel_accuracy``: share of
     the counted pixels that are right.
     """
@@ -46,7 +46,7 @@ def score(
     truth. Rows of classes not learnt yet are left out (``future`` ignored or removed, which is the same once pixels
     are counted) or counted as ground truth of the background; columns of such classes count as errors. On ADE20K
     row 0 holds label 0, no class: a protocol that ignores it leaves the row out and scores no background.
-    For a joint run pass the setting itself, not ``setting.joint()``: old and new are told apart by its steps.
+    For a joint run pass the setting itself, not ``setting.joint()``: its steps say which classes are old and new.
     Raises StoreError on a wrong shape or negative counts, UsageError on an unknown protocol, SettingError on a step.
     """
     rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -111,7 +111,7 @@ def _counted(counts: Floats, setting: Setting, known: int, rules: Protocol) -> F
 
 
 def _iou(counts: Floats, rules: Protocol) -> Floats:
-    """Return TP / (TP + FP + FN) of every class in percent; without ground truth nan or 0, as ``absent`` says."""
+    """Return TP / (TP + FP + FN) of every class in percent; without ground truth NaN or 0, as ``absent`` says."""
     truth, right = counts.sum(axis=1), counts.diagonal()
     union = truth + counts.sum(axis=0) - right
     iou: Floats = np.divide(100 * right, union, out=np.zeros_like(union), where=union > 0)

@@ -35,7 +35,7 @@ class Store:
         return self.path.joinpath("runs", *(_safe(part) for part in parts), f"step-{record.step}.json")
 
     def prepare(self) -> None:
-        """Make the folder and see that it can be written to, before hours of work count on it. Raises StoreError."""
+        """Make the folder and check that it can be written to, before hours of training. Raises StoreError."""
         folder = self.path / "runs"
         make_folder(folder)
         try:
@@ -114,7 +114,7 @@ class Store:
 
 
 def foreign(record: StepRecord, path: Path) -> StoreError:
-    """Return the error of a record that stands where a run of ours would write its own."""
+    """Return the error of a record, not measured here, in the file that a run would write."""
     return StoreError(
         f"{path} is {record.origin}: it was not measured here, and the run that would measure it has the same keys.",
         hint="Run into another --out and compare the two, or move it away.",
@@ -136,7 +136,7 @@ def read_run(folder: Path) -> list[StepRecord]:
 
 
 def step_number(path: Path) -> int:
-    """Return the number of the step that a record's file is named for; -1 if its name tells none."""
+    """Return the number of the step in the name of a record's file; -1 if there is none."""
     found = re.fullmatch(r"step-([0-9]+)\.json", path.name)
     return int(found[1]) if found else -1
 

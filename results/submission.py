@@ -1,4 +1,4 @@
-"""Share results: a finished run's records as one file of JSON, and such a file, by anybody, into the store."""
+"""Pack the records of a finished run into one JSON file, and take such a file, by anybody, into the store."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class PackedRecord:
 
 
 @dataclass(frozen=True)
-class Submission:
-    """What the file holds: the records of all steps of a finished run; ``packed_by`` names the version that did."""
+class PackedRun:
+    """The content of the file: the records of all steps of a finished run. ``packed_by``: version of cispbench."""
 
     format: Literal["cispbench-submission"]
     schema: int
@@ -42,7 +42,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Accepted:
-    """What a submission has changed in the store: the files ``written``, and those that held its records before."""
+    """What accepting a submission did: the files ``written``, and those that held its records already."""
 
     records: tuple[StepRecord, ...]
     written: tuple[Path, ...]
@@ -52,7 +52,7 @@ class Accepted:
 def pack(records: Sequence[StepRecord], version: str) -> bytes:
     """Return a submission of the records of one run, ordered by step, as JSON: the same bytes for the same run.
 
-    ``version``: of this package. Raises StoreError with all that ``accept`` would refuse the run for.
+    ``version``: of this package. Raises StoreError with every reason for which ``accept`` would refuse the run.
     """
     wrong = problems(records)
     if wrong:
@@ -84,10 +84,10 @@ def write_submission(path: Path, data: bytes) -> None:
 def read_submission(path: Path) -> list[StepRecord]:
     """Return the records of a submission, ordered by step, after every check. Raises StoreError saying what is wrong.
 
-    The file is taken for a stranger's: its size, its nesting, its texts and its numbers are bounded, nothing in it is
-    run, and no path is taken from it.
+    The file is not trusted: its size, nesting, texts and numbers are bounded, nothing in it is run, and no
+    path is taken from it.
     """
-    submission = read_fields(Submission, _known_schema(read_untrusted(path), str(path)), str(path))
+    submission = read_fields(PackedRun, _known_schema(read_untrusted(path), str(path)), str(path))
     if not 1 <= len(submission.records) <= _MOST_STEPS:
         raise StoreError(f"{path} holds {len(submission.records)} records, not 1 to {_MOST_STEPS}.")
     records = []
@@ -107,8 +107,9 @@ def read_submission(path: Path) -> list[StepRecord]:
 def accept(path: Path, store: Store) -> Accepted:
     """Bring a submission into the store, each record with the origin ``submitted``; all of them, or none.
 
-    What the store holds already stays as it is. Raises StoreError for whatever ``read_submission`` refuses, for a run
-    of which the store holds another record, and for a store that cannot be written to; nothing is written then.
+    Records that the store holds already are not changed. Raises StoreError for everything that ``read_submission``
+    refuses, for a run of which the store holds another record, and for a store that cannot be written to; nothing is
+    written then.
     """
     records = read_submission(path)
     missing, unchanged = [], []
@@ -146,7 +147,7 @@ def _known_schema(value: Any, place: str) -> Any:
 
 
 def _stored(store: Store, record: StepRecord) -> dict[Path, StepRecord]:
-    """Return what the store holds under the run's key, wherever it lies, and whatever lies in the run's own folder."""
+    """Return the stored records with the run's key, in any folder, and all records in the run's own folder."""
     own = store.place(record).parent
     paths = {*store.path.glob(f"runs/*/*/*/*-{record.run_key[:10]}/step-*.json"), *own.glob("step-*.json")}
     found = {path: read_record(path) for path in sorted(paths)}
@@ -154,7 +155,7 @@ def _stored(store: Store, record: StepRecord) -> dict[Path, StepRecord]:
 
 
 def _write_all(store: Store, records: Sequence[StepRecord]) -> tuple[Path, ...]:
-    """Write the records; if the disk refuses one, those before it are taken back."""
+    """Write the records; if one cannot be written, remove those before it."""
     written: list[Path] = []
     try:
         for record in records:

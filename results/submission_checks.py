@@ -1,4 +1,4 @@
-"""What a run's records must agree with to be believed: names, the setting, each other, and the counts of known data."""
+"""Check the records of a submitted run against its setting, each other, and what is known of the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,62}[A-Za-z0-9_+])?")
 _WORDS = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
-# Which kinds of data a profile can have met.
+# The kinds of data that a run of a profile can have.
 _KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
 _PIXELS = Path(__file__).parent / "submission_pixels.yaml"
 _NAMED = 5
@@ -33,7 +33,7 @@ _LEAST_PIXELS = 10_000  # an image of the full data on average, void left out, u
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """Pixels of each class number in the test masks of known data under a view, void left out; ``slack`` a share."""
+    """Pixels of each class number in the known test masks under a view, void left out; ``slack``: allowed share."""
 
     kind: str
     images: int
@@ -44,11 +44,12 @@ class KnownPixels:
 
 
 def problems(records: Sequence[StepRecord]) -> list[str]:
-    """Return what speaks against the records of one run, ordered by step: an empty list if nothing does.
+    """Return what is wrong with the records of one run, ordered by step; an empty list if nothing is.
 
-    Names must be fit for folders, keys be SHA-256 sums that form a chain, what the setting decides be as it says, what
-    a run shares be the same in every step, and counts be those of the data: no prediction of a class not yet learnt,
-    the same ground truth at every step, and, for the full and the synthetic data, the known images and pixels.
+    - Names can be parts of a path. Keys are SHA-256 sums, and each step names the key of the step before.
+    - What the setting decides is as the setting says. What a run shares is the same in every step.
+    - No step predicts a class that is not learnt yet. The ground truth is the same at every step.
+    - Full and synthetic data have the known images and pixels.
     """
     found: list[str] = []
     for record in records:
@@ -64,12 +65,12 @@ def problems(records: Sequence[StepRecord]) -> list[str]:
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text is fit to name a method or model, and a part of a path: 64 letters, digits, ``_+.-``."""
+    """Return whether a text can name a method or model, and be part of a path: up to 64 letters, digits, ``_+.-``."""
     return _NAME.fullmatch(text) is not None
 
 
 def scored_from_files(record: StepRecord) -> bool:
-    """Say whether the record was made from predicted masks, whoever brought it here."""
+    """Return whether the record was made from predicted masks, here or by a submitter."""
     return record.origin == "predictions" or PREDICTIONS in record.environment
 
 
@@ -141,7 +142,7 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         yield f"the last of its steps is {last.step}, and the run has {last.steps}: it is not finished"
     if scored_from_files(first):
         if any(record.previous_key is not None for record in records) or len(set(steps)) < len(steps):
-            yield "steps scored from files stand each for itself, once"
+            yield "steps scored from files have no step before them, and each is there once"
         return
     if steps != list(range(steps[0], steps[0] + len(steps))):
         yield f"its steps are {shown(steps)}, not one after the other"
@@ -218,7 +219,7 @@ def _known_pixels(record: StepRecord, rows: list[int], setting: Setting) -> Iter
 
 
 def _view(record: StepRecord) -> tuple[int | None, int | None] | None:
-    """Return (resize_short, crop) of the test, null for either where it is left out; None where it is not told."""
+    """Return (resize_short, crop) of the test, None for one that is not done; None where the recipe does not say."""
     view = record.recipe.get("evaluation")
     if not isinstance(view, dict) or not {"resize_short", "crop"} <= view.keys():
         return None

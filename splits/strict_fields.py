@@ -1,6 +1,6 @@
 """Read plain YAML or JSON values into frozen dataclasses, strictly: every key known, present and of its type.
 
-Records, recipes, sweep files and cluster files are all read here, so that every mistake is told in the same words:
+Records, recipes, sweep files and cluster files are all read here, so that every mistake is reported in the same words:
 ``<place>: <field> is <value>, not <what is wanted>.``, all mistakes at once.
 """
 
@@ -27,8 +27,8 @@ _MOST = 8  # problems that an error lists
 def read_fields(kind: type[T], value: object, place: str, error: type[CispbenchError] = StoreError) -> T:
     """Build the dataclass ``kind`` from a mapping. Lists become tuples, whole numbers are accepted as floats.
 
-    Fields with a default may be left out. Raises ``error``, which names ``place`` and says for each wrong field its
-    value and what is wanted; what ``__post_init__`` of ``kind`` raises is among it.
+    Fields with a default may be left out. Raises ``error`` with ``place`` and, for each wrong field, its value and what
+    is wanted. What ``__post_init__`` of ``kind`` raises is included.
     """
     problems: list[str] = []
     built: T = _reader(cast(Hashable, kind))(value, "", problems)
@@ -40,8 +40,8 @@ def read_fields(kind: type[T], value: object, place: str, error: type[CispbenchE
 def read_part(kind: type[Any], values: Mapping[Any, Any], problems: list[str], field: str = "") -> dict[str, Any]:
     """Return the fields of the dataclass ``kind`` that ``values`` holds, read; nothing is required.
 
-    A field that is a dataclass is itself read in part, as a dict. What is wrong is left out, and told in ``problems``;
-    ``field`` is the dotted name under which errors speak of ``values``.
+    A field that is a dataclass is itself read in part, as a dict. Wrong fields are left out and added to
+    ``problems``; ``field`` is the dotted name of ``values`` in them.
     """
     accepted: dict[str, Any] = {}
     readers = _fields(cast(Hashable, kind))
@@ -83,7 +83,7 @@ def _join(field: str, key: str) -> str:
 
 @cache
 def _reader(hint: Any) -> _Reader:
-    """Return what reads values of a type; finding it out takes longer than reading a value, so it is done once."""
+    """Return the reader of a type. It is cached, because resolving a type takes longer than reading a value."""
     if is_dataclass(hint) and isinstance(hint, type):
         return partial(_read_dataclass, hint)
     return partial(_READERS.get(get_origin(hint), _read_scalar), hint)
