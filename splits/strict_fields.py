@@ -6,6 +6,7 @@ Records, recipes, sweep files and cluster files are all read here, so that every
 
 from __future__ import annotations
 
+import difflib
 import math
 import types
 from collections.abc import Callable, Hashable, Mapping
@@ -24,14 +25,17 @@ _LONGEST = 60  # characters of a value that an error shows
 _MOST = 8  # problems that an error lists
 
 
-def read_fields(kind: type[T], value: object, place: str, error: type[CispbenchError] = StoreError) -> T:
+def read_fields(
+    kind: type[T], value: object, place: str, error: type[CispbenchError] = StoreError, field: str = ""
+) -> T:
     """Build the dataclass ``kind`` from a mapping. Lists become tuples, whole numbers are accepted as floats.
 
     Fields with a default may be left out. Raises ``error`` with ``place`` and, for each wrong field, its value and what
-    is wanted. What ``__post_init__`` of ``kind`` raises is included.
+    is wanted. What ``__post_init__`` of ``kind`` raises is included. ``field`` is the dotted name of ``value`` itself,
+    if it is a part of what ``place`` holds.
     """
     problems: list[str] = []
-    built: T = _reader(cast(Hashable, kind))(value, "", problems)
+    built: T = _reader(cast(Hashable, kind))(value, field, problems)
     if problems:
         raise refusal(place, problems, error)
     return built
@@ -74,7 +78,7 @@ def _wrong(field: str, value: object, wanted: str) -> str:
 
 
 def _unknown(field: str, key: object, known: Mapping[str, Any]) -> str:
-    return f"{field}{': ' if field else ''}unknown key {key!r}. {nearest(str(key), known)}"
+    return f"unknown key {_join(field, str(key))!r}. {nearest(str(key), known)}"
 
 
 def _join(field: str, key: str) -> str:
@@ -167,8 +171,10 @@ def _read_dict(hint: Any, value: object, field: str, problems: list[str]) -> Any
 
 def _read_literal(hint: Any, value: object, field: str, problems: list[str]) -> Any:
     # Not by equality alone: True is 1.
-    if not any(value == choice and type(value) is type(choice) for choice in get_args(hint)):
-        problems.append(_wrong(field, value, _words(hint)))
+    choices = get_args(hint)
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
+        close = difflib.get_close_matches(str(value), [choice for choice in choices if isinstance(choice, str)], n=1)
+        problems.append(_wrong(field, value, _words(hint)) + (f" Did you mean {close[0]!r}?" if close else ""))
     return value
 
 

@@ -115,7 +115,7 @@ class Recipe:
         # A length of later steps replaces that of step 0, which may be given in the other unit.
         if "iterations" in changes or "epochs" in changes:
             changes = {"epochs": None, "iterations": None, **changes}
-        return load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "later")
+        return load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "recipe", "later")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars, as JSON will hold them."""
@@ -123,6 +123,6 @@ class Recipe:
         return values
 
 
-def load_strict(kind: type[T], values: Any, place: str) -> T:
-    """Read a recipe, a section of one, or a method's options. Raises RecipeError as ``read_fields`` does."""
-    return read_fields(kind, values, place, RecipeError)
+def load_strict(kind: type[T], values: Any, place: str, field: str = "") -> T:
+    """Read a recipe, its section ``field``, or a method's options. Raises RecipeError as ``read_fields`` does."""
+    return read_fields(kind, values, place, RecipeError, field)

@@ -94,13 +94,13 @@ def build_recipe(merged: Mapping[str, Any], options: type[Any]) -> Recipe:
     """Build a recipe from merged layers and check it, later steps and the method's options too. Raises RecipeError."""
     recipe = load_strict(Recipe, merged, "recipe")
     recipe.phase(1)
-    load_strict(options, recipe.method, "method")
+    load_strict(options, recipe.method, "recipe", "method")
     return recipe
 
 
 def with_all_options(recipe: Recipe, options: type[Any]) -> dict[str, Any]:
     """Return the recipe as plain values, with the defaults of those method's options that the recipe does not set."""
-    method = dataclasses.asdict(load_strict(options, recipe.method, "method"))
+    method = dataclasses.asdict(load_strict(options, recipe.method, "recipe", "method"))
     return dataclasses.replace(recipe, method=method).as_dict()
 
 

@@ -82,7 +82,7 @@ def edited(record: StepRecord, path: str, value: Any) -> str:
     ("path", "value", "words"),
     [
         ("seeed", 1, ["unknown key 'seeed'", "'seed'"]),
-        ("method.nam", "x", ["method: unknown key 'nam'", "'name'"]),
+        ("method.nam", "x", ["unknown key 'method.nam'", "'name'"]),
         ("seed", KeyError, ["seed is missing"]),
         ("timing.resumed", KeyError, ["timing.resumed is missing"]),
         ("seed", "0", ["seed is '0'", "whole number"]),

@@ -55,10 +55,11 @@ def test_values_are_read_and_defaults_stay() -> None:
         ({"inner": {"rate": 10**400}}, "not a finite number."),
         ({"inner": {"rate": -1}}, "inner: rate is -1.0, not 0 or more."),
         ({"inner": {}}, "inner.rate is missing."),
-        ({"inner": {"rate": 1, "cuont": 2}}, "inner: unknown key 'cuont'. Did you mean 'count'?"),
+        ({"inner": {"rate": 1, "cuont": 2}}, "unknown key 'inner.cuont'. Did you mean 'count'?"),
         ({"sizes": 3}, "sizes is 3, not a list."),
         ({"sizes": [1, True]}, "sizes[1] is True, not a whole number."),
         ({"word": "c"}, "word is 'c', not 'a' or 'b' or 1."),
+        ({"word": "aa"}, "word is 'aa', not 'a' or 'b' or 1. Did you mean 'a'?"),
         ({"word": True}, "word is True, not 'a' or 'b' or 1."),
         ({"either": 1.5}, "either is 1.5, not text or a whole number or true or null."),
         ({"either": False}, "either is False, not text or a whole number or true or null."),
@@ -94,5 +95,5 @@ def test_a_part_is_read_without_what_is_missing_or_wrong() -> None:
     assert problems == []
     assert read_part(Outer, {"inner": {"count": "2"}, "name": "x", "nam": 1}, problems, "top") == {"name": "x"}
     assert problems == [
-        "top.inner.count is '2', not a whole number.", "top: unknown key 'nam'. Did you mean 'name'?",
+        "top.inner.count is '2', not a whole number.", "unknown key 'top.nam'. Did you mean 'name'?",
     ]  # fmt: skip

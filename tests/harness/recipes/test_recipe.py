@@ -226,14 +226,14 @@ def test_setting_epochs_takes_iterations_away():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", "recipe: optim: unknown key 'lrr'. Did you mean 'lr'?"),
+        ("optim.lrr=1", "recipe: unknown key 'optim.lrr'. Did you mean 'lr'?"),
         ("optim.lr=fast", "recipe: optim.lr is 'fast', not a number"),
         ("data.flip=true", "recipe: data.flip is True, not a number"),
         ("optim.batch=2.5", "recipe: optim.batch is 2.5, not a whole number"),
-        ("optim.schedule=poli", "recipe: optim.schedule is 'poli', not 'poly' or 'constant'"),
-        ("later.lrr=1", "later: unknown key 'lrr'"),
-        ("method.thresold=0.5", "method: unknown key 'thresold'. Did you mean 'threshold'?"),
-        ("method.threshold=high", "method: threshold is 'high', not a number"),
+        ("optim.schedule=poli", "recipe: optim.schedule is 'poli', not 'poly' or 'constant'. Did you mean 'poly'?"),
+        ("later.lrr=1", "recipe: unknown key 'later.lrr'"),
+        ("method.thresold=0.5", "recipe: unknown key 'method.thresold'. Did you mean 'threshold'?"),
+        ("method.threshold=high", "recipe: method.threshold is 'high', not a number"),
         ("optim=5", "recipe: optim is 5, not a mapping"),
         ("nothing", "is not of the form section.key=value"),
     ],
@@ -273,10 +273,10 @@ def test_overrides_are_yaml_1_2():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("optim: {lrr: 1}", "unknown key 'lrr'. Did you mean 'lr'?"),
+        ("optim: {lrr: 1}", "unknown key 'optim.lrr'. Did you mean 'lr'?"),
         ("optim: {lr: fast}", "optim.lr is 'fast', not a number"),
-        ("later: {lrr: 1}", "unknown key 'lrr'. Did you mean 'lr'?"),
-        ("method: {wieght: 1}", "unknown key 'wieght'. Did you mean 'weight'?"),
+        ("later: {lrr: 1}", "unknown key 'later.lrr'. Did you mean 'lr'?"),
+        ("method: {wieght: 1}", "unknown key 'method.wieght'. Did you mean 'weight'?"),
         ("modell: x", "unknown key 'modell'. Did you mean 'model'?"),
     ],
 )
