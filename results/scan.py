@@ -2,7 +2,8 @@
 
 A store may hold ten thousand records with matrices of 151 x 151 counts, and ``read_record`` takes milliseconds and up
 to a megabyte for each. Here orjson parses the text, and NumPy holds the counts. A record that fails any check is read
-again by ``read_record``, so that its errors are the same.
+again by ``read_record``, so that its errors are the same. One thing differs: orjson takes a whole number beyond 64
+bits for a float, which matters in free mappings such as ``recipe`` alone.
 """
 
 from __future__ import annotations
