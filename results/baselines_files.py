@@ -1,4 +1,4 @@
-"""Baselines: what quick and mini runs have scored, committed so that a check can say when a number moves."""
+"""Read and write baseline files: scores of earlier quick and mini runs, which ``cispbench check`` compares to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cispbench.results.atomic import make_folder, write_atomic
-from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError
+from cispbench.splits.strict_fields import read_fields
 
 SCHEMA = 1
 COMMITTED = Path(__file__).parent / "baselines"
@@ -27,9 +27,8 @@ class Figure:
 class BaselineCell:
     """What a method has scored on a setting after the last step.
 
-    ``recipe``: digest of all that the recipe says but for the method's own options, which a check must not take for
-    another experiment; ``data``: the fingerprint of real data, None for the built-in scenes. A score is None where it
-    is undefined.
+    ``recipe``: digest of the recipe without the method's options, because a change of these is what a check looks for;
+    ``data``: the fingerprint of real data, None for the synthetic scenes. A score is None where it is undefined.
     """
 
     dataset: str
@@ -45,7 +44,7 @@ class BaselineCell:
 
     @property
     def identity(self) -> tuple[str | None, ...]:
-        """What a measured cell has to share to be compared."""
+        """What a measured cell must have in common with this one to be compared."""
         return self.dataset, self.setting, self.method, self.model, self.recipe, self.data
 
 

@@ -1,9 +1,9 @@
-"""Continual metrics: what the scores after every step of a run say together; percentage points, nan where undefined.
+"""Continual metrics of a run: forgetting and the like, from its scores after every step; in percent, NaN if undefined.
 
 Forgetting, backward transfer and intransigence are means over classes: steps differ in how many they learn, and the
-papers' means over tasks of equal size come to the same. They leave the background out, as what counts as background
-changes with every step: it is neither learnt at one step nor forgotten as a class is. A class whose IoU the protocol
-does not define (no ground truth) leaves them, too.
+papers' means over tasks of equal size are the same. The background is left out of them, because what counts as
+background changes with every step: it is neither learnt at one step nor forgotten as a class is. A class whose IoU is
+NaN (no ground truth) is left out, too.
 
 In the examples four classes are learnt: two at step 0, one at step 1, one at step 2. ``iou`` has a row a step.
 """
@@ -13,12 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from numpy.typing import ArrayLike
-
-from cispbench.results.protocols import Protocol
-from cispbench.results.scores import Scores, score
+from cispbench.results.scores import Scores
 from cispbench.splits.errors import StoreError
 from cispbench.splits.settings import Setting
 
@@ -28,7 +24,7 @@ METRICS = ("average_over_steps", "forgetting", "backward_transfer", "intransigen
 
 @dataclass(frozen=True)
 class Continual:
-    """The continual metrics of a run, defined by the functions of their names; nan where undefined or unknown."""
+    """The continual metrics of a run, each defined by the function of its name; NaN where undefined or unknown."""
 
     average_over_steps: float
     forgetting: float
@@ -37,55 +33,27 @@ class Continual:
     harmonic: float
 
 
-class ClassScores(NamedTuple):
-    """IoU of the foreground classes in percent, a row a step (nan for one not learnt yet), and the step of each."""
-
-    iou: list[tuple[float, ...]]
-    learnt: list[int]
-
-
-def continual_metrics(
-    matrices: Sequence[ArrayLike],
-    setting: Setting,
-    protocol: str | Protocol = "strict",
-    joint: ArrayLike | None = None,
-) -> Continual:
-    """Return the continual metrics of a run from its confusion matrices under a protocol.
-
-    ``matrices``: one (C, C) of counts a step, from step 0 to the last, as ``score`` takes them; ``joint``: the matrix
-    of a joint run on the same setting, data and model, None where there is none (intransigence is then nan).
-    Raises StoreError if a step is missing or a matrix is wrong, UsageError on an unknown protocol.
-    """
-    if len(matrices) != len(setting.steps):
-        raise _incomplete(len(matrices), setting)
-    scores = [score(matrix, setting, step, protocol) for step, matrix in enumerate(matrices)]
-    reference = None if joint is None else score(joint, setting, None, protocol).per_class
-    return combine(scores, setting, reference)
-
-
-def combine(scores: Sequence[Scores], setting: Setting, joint: Sequence[float] | None = None) -> Continual:
+def continual_metrics(scores: Sequence[Scores], setting: Setting, joint: Sequence[float] | None = None) -> Continual:
     """Return the continual metrics of a run from its scores after every step, all under one protocol.
 
     ``joint``: IoU by class index, background first, of a joint run (``Scores.per_class``), None where there is none.
     Raises StoreError unless there is one entry a step, in order.
     """
     if [entry.step for entry in scores] != list(range(len(setting.steps))):
-        raise _incomplete(len(scores), setting)
-    iou, learnt = class_scores(scores, setting)
-    last = scores[-1]
+        raise StoreError(
+            f"continual metrics of {setting.name} need its {len(setting.steps)} steps in order, not {len(scores)}.",
+            hint="A run that goes on from an imported step has no record of the steps before it.",
+        )
+    # By foreground class in order of learning: its IoU after each step, and the step that learns it.
+    iou = [entry.per_class[1:] for entry in scores]
+    learnt = [step.index for step in setting.steps for _ in step.classes]
     return Continual(
         average_over_steps=average_over_steps([entry.all for entry in scores]),
         forgetting=forgetting(iou, learnt),
         backward_transfer=backward_transfer(iou, learnt),
         intransigence=intransigence(iou, learnt, None if joint is None else joint[1:]),
-        harmonic=harmonic_mean(last.old, last.new),
+        harmonic=scores[-1].harmonic,
     )
-
-
-def class_scores(scores: Sequence[Scores], setting: Setting) -> ClassScores:
-    """Return the IoU of every foreground class after every step, in order of learning, and the step that learns it."""
-    learnt = [step.index for step in setting.steps for _ in step.classes]
-    return ClassScores([entry.per_class[1:] for entry in scores], learnt)
 
 
 def average_over_steps(totals: Sequence[float]) -> float:
@@ -93,7 +61,7 @@ def average_over_steps(totals: Sequence[float]) -> float:
 
     With ``A_t`` the mIoU over the classes known after step t: ``(A_0 + ... + A_T) / (T + 1)``. The average incremental
     accuracy of iCaRL (Rebuffi et al., CVPR 2017), for segmentation the ``avg`` of PLOP (Douillard et al., CVPR 2021).
-    nan if one of them is.
+    NaN if one of them is.
 
     >>> average_over_steps([85.0, 63.5, 47.5])
     65.33333333333333
@@ -102,11 +70,11 @@ def average_over_steps(totals: Sequence[float]) -> float:
 
 
 def forgetting(iou: Rows, learnt: Sequence[int]) -> float:
-    """Return by how much classes have fallen from their best: mean over the classes learnt before the last step.
+    """Return how far IoU has fallen from its best: mean over the classes learnt before the last step.
 
     With ``a_t,c`` the IoU of class c after step t and T the last step: the mean over c of
-    ``max(a_t,c for t < T) - a_T,c``, the best among the steps since c was learnt. Negative where classes have gained.
-    The forgetting of Chaudhry et al. (RWalk, ECCV 2018), with classes for tasks. nan if nothing is learnt before the
+    ``max(a_t,c for t < T) - a_T,c``, the best among the steps since c was learnt. Negative where IoU has risen.
+    The forgetting of Chaudhry et al. (RWalk, ECCV 2018), with classes for tasks. NaN if nothing is learnt before the
     last step.
 
     Below, the classes fall by 90 - 70, 80 - 40 and 50 - 60; the fourth is learnt last, and does not count.
@@ -126,11 +94,11 @@ def forgetting(iou: Rows, learnt: Sequence[int]) -> float:
 
 
 def backward_transfer(iou: Rows, learnt: Sequence[int]) -> float:
-    """Return what later steps have done to classes: mean over the classes learnt before the last step.
+    """Return how later steps have changed IoU: mean over the classes learnt before the last step.
 
     With ``a_t,c`` the IoU of class c after step t, learnt at step s(c), and T the last step: the mean over c of
-    ``a_T,c - a_s(c),c``. Negative where classes were forgotten; never below minus ``forgetting``. Lopez-Paz and Ranzato
-    (GEM, NeurIPS 2017), with classes for tasks. nan if nothing is learnt before the last step.
+    ``a_T,c - a_s(c),c``. Negative where classes were forgotten; never below ``-forgetting``. Lopez-Paz and Ranzato
+    (GEM, NeurIPS 2017), with classes for tasks. NaN if nothing is learnt before the last step.
 
     >>> nan = math.nan
     >>> iou = [[90, 80, nan, nan], [60, 80, 50, nan], [70, 40, 60, 20]]
@@ -142,12 +110,12 @@ def backward_transfer(iou: Rows, learnt: Sequence[int]) -> float:
 
 
 def intransigence(iou: Rows, learnt: Sequence[int], joint: Sequence[float] | None) -> float:
-    """Return what a run misses of its last step's classes that joint training has: mean over these classes.
+    """Return how far IoU is below that of joint training: mean over the classes of the last step.
 
     With ``a_T,c`` the IoU of class c after the last step T and ``j_c`` that of joint training on all classes: the mean
-    over the classes that step T learns of ``j_c - a_T,c``. Chaudhry et al. (RWalk, ECCV 2018), for the last task: there
-    alone joint training on all data seen so far is the joint run, and tested on the same classes.
-    ``joint``: a value a class; None without a joint run, and nan is returned then, as after a single step.
+    over the classes that step T learns of ``j_c - a_T,c``. Chaudhry et al. (RWalk, ECCV 2018), for the last task:
+    only there is joint training on all data seen so far the joint run, tested on the same classes.
+    ``joint``: a value a class. NaN if it is None (no joint run), or after a single step.
 
     >>> nan = math.nan
     >>> iou = [[90, 80, nan, nan], [60, 80, 50, nan], [70, 40, 60, 20]]
@@ -162,24 +130,6 @@ def intransigence(iou: Rows, learnt: Sequence[int], joint: Sequence[float] | Non
     return _mean([joint[place] - iou[last][place] for place, first in enumerate(learnt) if first == last])
 
 
-def harmonic_mean(old: float, new: float) -> float:
-    """Return ``2 * old * new / (old + new)``, 0 if both are 0: low where either is, as a mean of classes is not.
-
-    Used for seen and unseen classes by Xian et al. (CVPR 2017). It is the ``harmonic`` of ``Scores``. nan if either is.
-
-    >>> harmonic_mean(60.0, 30.0)  # 3600 / 90
-    40.0
-    """
-    return 0.0 if old + new == 0 else 2 * old * new / (old + new)
-
-
 def _mean(values: Sequence[float]) -> float:
     kept = [value for value in values if not math.isnan(value)]
     return float(math.fsum(kept) / len(kept)) if kept else math.nan
-
-
-def _incomplete(found: int, setting: Setting) -> StoreError:
-    return StoreError(
-        f"continual metrics of {setting.name} need its {len(setting.steps)} steps in order, and not these {found}.",
-        hint="A run that goes on from an imported step has no record of the steps before it.",
-    )

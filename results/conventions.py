@@ -1,4 +1,8 @@
-"""Which reading of a published row is likely, where its own arithmetic leaves a choice: the rest of its table tells."""
+"""Infer whether published numbers count the background, where a row's own arithmetic allows several readings.
+
+``lint_row`` finds the readings that fit a row's old, new and all. Rows of one table count in one way, its convention:
+where several readings fit a row, the convention of its table is the likely one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ Table = tuple[str, str]
 
 @dataclass(frozen=True)
 class Convention:
-    """The reading that a table keeps to, or None where none leads: it fits ``fits`` of its ``rows`` complete rows."""
+    """The reading that fits ``fits`` of a table's ``rows`` complete rows, most of them; None where no reading leads."""
 
     reading: str | None
     fits: int
@@ -23,10 +27,10 @@ class Convention:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a row's numbers can be and likely are.
+    """The readings of a row that are possible, and the one that is likely.
 
-    ``label``: as ``lint_row`` says; ``readings``: all that fit; ``likely``: the only one that fits or else, with
-    ``inferred``, its table's convention; None where that does not decide or a number is missing.
+    ``label``: as ``lint_row`` returns it. ``readings``: all that fit. ``likely``: the only one that fits; else the
+    convention of its table (``inferred`` is then true); None where that does not decide, or a number is missing.
     """
 
     label: str
@@ -41,9 +45,9 @@ class Verdict:
 
 
 def table_of(row: Mapping[str, Any]) -> Table:
-    """Return what shares a convention with the row: the results that its source ran, or excerpts of one method there.
+    """Return the table of a row: all results that its source ran, or all that it copied for one method.
 
-    A source counts its own runs in one way; what it copies from others keeps the way of where it comes from.
+    A source counts its own runs in one way. Numbers that it copies were counted in the way of their own source.
     """
     return row["source"], row["method"] if row["kind"] == "excerpted" else ""
 

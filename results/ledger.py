@@ -4,33 +4,62 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from cispbench.splits.errors import CispbenchError, StoreError, UsageError, nearest
+from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FOLDER = Path(__file__).parent / "reported"
-_WORDS = ("dataset", "setting", "method", "backbone", "kind", "source")
-_OPTIONAL = ("note", "assignment")
 _NUMBERS = ("old", "new", "all")
-_COLUMNS = ("dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", *_OPTIONAL)
-KINDS = ("reported", "excerpted", "reproduced")
+_COLUMNS = (
+    "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment"
+)  # fmt: skip
+Kind = Literal["reported", "excerpted", "reproduced"]
+KINDS: tuple[str, ...] = get_args(Kind)
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
 
 
-class Row(Protocol):
+@dataclass(frozen=True)
+class _LedgerRow:
+    """A row as its file holds it: percentages, null where the source prints none."""
+
+    dataset: str
+    setting: str
+    method: str
+    backbone: str
+    old: float | None
+    new: float | None
+    all: float | None
+    kind: Kind
+    source: str
+    note: str | None = None
+    assignment: str | None = None
+
+    def __post_init__(self) -> None:
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        wrong = [f"{name} is {text!r}, not text" for name, text in vars(self).items()
+                 if isinstance(text, str) and not text.strip()]  # fmt: skip
+        wrong += [f"{name} is {number}, not a percentage" for name, number in numbers.items()
+                  if number is not None and not 0 <= number <= 100]  # fmt: skip
+        if all(number is None for number in numbers.values()):
+            wrong.append("none of old, new and all is given")
+        if wrong:
+            raise StoreError(f"{'; '.join(wrong)}.")
+
+
+class RowLike(Protocol):
     """Anything that gives a row's fields by name: a dict, or a row of the frame of ``load_reported``."""
 
     def __getitem__(self, key: str, /) -> Any:
@@ -93,7 +122,7 @@ def find_published_name(method: str) -> str | None:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a row's ``old`` and ``new`` make of ``all``, in percent.
+    """What ``old`` and ``new`` of a row say about its ``all``, in percent.
 
     ``without`` and ``both``: the ``all`` that follows if background is in neither or in both; ``background``: the IoU
     of the background that follows if it is in ``all`` alone. ``gaps``: by reading, how far ``all`` is from what fits,
@@ -106,8 +135,8 @@ class Arithmetic:
     gaps: dict[str, Fraction]
 
 
-def lint_row(row: Row) -> str:
-    """Return which means a row's numbers can be, by their arithmetic and the rounding of the printed digits.
+def lint_row(row: RowLike) -> str:
+    """Return how a row can have counted the background, from its numbers and the rounding of the printed digits.
 
     ``without``: background is in neither ``old`` nor ``all``; ``both``: in both; ``old-without``: in ``all`` alone,
     with an implied IoU of the background of 80 to 100; ``inconsistent``: none of them; ``incomplete``: a number is
@@ -119,14 +148,14 @@ def lint_row(row: Row) -> str:
     return next((name for name in READINGS if not found.gaps[name]), "inconsistent")
 
 
-def readings(row: Row) -> tuple[str, ...]:
+def readings(row: RowLike) -> tuple[str, ...]:
     """Return every reading of ``lint_row`` that fits, in its order; none for an inconsistent or incomplete row."""
     found = arithmetic(row)
     return () if found is None else tuple(name for name in READINGS if not found.gaps[name])
 
 
-def arithmetic(row: Row) -> Arithmetic | None:
-    """Work out what a row's numbers say under each reading; None if one of old, new and all is missing.
+def arithmetic(row: RowLike) -> Arithmetic | None:
+    """Compute what a row's numbers imply under each reading; None if one of old, new and all is missing.
 
     The digits are the ledger's: a trailing zero that it lost widens the rounding (more readings fit, never fewer),
     and a number computed there from several printed ones counts as more precise than they are.
@@ -152,13 +181,13 @@ def arithmetic(row: Row) -> Arithmetic | None:
     return Arithmetic(float(means["without"]), float(means["both"]), float(background), gaps)
 
 
-def _printed(row: Row, name: str) -> tuple[Fraction, Fraction] | None:
+def _printed(row: RowLike, name: str) -> tuple[Fraction, Fraction] | None:
     """Return a number and half a unit of its last digit, exactly; at least one decimal, as no paper prints fewer."""
     try:
         value = row[name]
     except KeyError:
         return None
-    if value is None or value != value:  # a missing number is nan in a frame
+    if value is None or value != value:  # a missing number is NaN in a frame, and NaN differs from itself
         return None
     digits = Decimal(repr(float(value)))
     exponent = min(-1, int(digits.as_tuple().exponent))
@@ -189,9 +218,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
-    problems = list(_problems(entry))
-    if problems:
-        raise StoreError(f"{place}: {'; '.join(problems)}.")
+    read_fields(_LedgerRow, entry, place)
     try:
         setting = parse_setting(entry["setting"])
     except CispbenchError as error:
@@ -201,27 +228,3 @@ def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
         raise StoreError(f"{place}: {entry['setting']} of {entry['dataset']} belongs in {home}.yaml as {setting.name}.")
     row = {name: entry.get(name) for name in _COLUMNS}
     return row | {"scenario": setting.scenario, "task": setting.task}
-
-
-def _problems(entry: Any) -> Iterator[str]:
-    if not isinstance(entry, dict):
-        yield f"{entry!r} is no mapping"
-        return
-    known = (*_WORDS, *_NUMBERS, *_OPTIONAL)
-    for key in entry:
-        if key not in known:
-            yield f"unknown key {key!r} ({nearest(str(key), known)})"
-    for name in (*_WORDS, *_NUMBERS):
-        if name not in entry:
-            yield f"{name} is missing"
-    for name in (*_WORDS, *_OPTIONAL):
-        if name in entry and not (isinstance(entry[name], str) and entry[name].strip()):
-            yield f"{name} is {entry[name]!r}, not text"
-    for name in _NUMBERS:
-        value = entry.get(name)
-        if value is not None and not (type(value) in (int, float) and 0 <= value <= 100):
-            yield f"{name} is {value!r}, not a percentage"
-    if all(entry.get(name) is None for name in _NUMBERS):
-        yield "none of old, new and all is given"
-    if "kind" in entry and entry["kind"] not in KINDS:
-        yield f"kind is {entry['kind']!r}, not {' or '.join(KINDS)}"

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from cispbench.results.strict_fields import read_fields
 from cispbench.splits.errors import StoreError, UsageError, nearest
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 _PATH = Path(__file__).parent / "protocols.yaml"

@@ -1,13 +1,13 @@
-"""What is known of the ledger's methods besides their numbers: where they appeared, and what makes them unequal."""
+"""Facts about published methods besides their numbers: venue, stored images, extra supervision, from YAML."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from cispbench.results.protocols import load_protocol
-from cispbench.results.strict_fields import read_fields
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 NO_MEMORY = "none"
@@ -18,16 +18,16 @@ _PATH = Path(__file__).parent / "published_methods.yaml"
 class MethodFacts:
     """A method's facts, None where not known; ``published_methods.yaml`` says what each means.
 
-    ``source``: where they are known from; "" where nothing is known.
+    ``source``: where the facts come from; "" where nothing is known.
     """
 
+    source: str
     venue: str | None = None
     year: int | None = None
     memory: str | None = None
     supervision: str | None = None
     pretraining: str | None = None
     protocol: str | None = None
-    source: str = ""
 
     @property
     def exemplars(self) -> bool | None:
@@ -40,7 +40,7 @@ class MethodFacts:
         return self.protocol is not None and load_protocol(self.protocol).checkpoint == "best"
 
 
-UNKNOWN = MethodFacts()
+UNKNOWN = MethodFacts(source="")
 
 
 def method_facts() -> dict[str, MethodFacts]:
@@ -50,6 +50,4 @@ def method_facts() -> dict[str, MethodFacts]:
 
 @cache
 def _read() -> dict[str, MethodFacts]:
-    blank = dict.fromkeys(entry.name for entry in fields(MethodFacts) if entry.name != "source")
-    entries = load_yaml(_PATH)
-    return {name: read_fields(MethodFacts, blank | entry, f"{_PATH} {name}") for name, entry in entries.items()}
+    return {name: read_fields(MethodFacts, entry, f"{_PATH} {name}") for name, entry in load_yaml(_PATH).items()}

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cispbench.results.record_checks import check_record
-from cispbench.results.record_fields import StepFields
-from cispbench.results.strict_fields import plain, read_fields
+from cispbench.results.record_fields import StepFields, plain
 from cispbench.splits.errors import StoreError
+from cispbench.splits.strict_fields import read_fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,12 +65,7 @@ class StepRecord(StepFields):
             raise StoreError(
                 f"{place}: schema is {schema}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
             )
-        try:
-            return read_fields(cls, _upgrade(value), place)
-        except StoreError as error:
-            if error.message.startswith(place):
-                raise
-            raise StoreError(f"{place}: {error.message}", hint=error.hint) from error
+        return read_fields(cls, _upgrade(value), place)
 
 
 def _upgrade(value: Any) -> Any:

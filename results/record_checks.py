@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from cispbench.results.record_fields import StepFacts, StepFields
 from cispbench.splits.errors import StoreError
 
-MOST = 1e15  # seconds, bytes, images: beyond what anything of a step can be
+MOST = 1e15  # seconds, bytes or images: no step has more
 
 
 def check_record(record: StepFields, schema: int) -> None:

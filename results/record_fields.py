@@ -1,11 +1,13 @@
-"""What a record of a step says, field by field; rules and JSON are in ``record_checks`` and ``record``."""
+"""The fields of a step's record; their rules are in ``record_checks``, JSON in ``record``."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cispbench.results.strict_fields import plain
+from cispbench.splits.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Timing:
     """Seconds, and training images a second.
 
     ``resumed``: the training was interrupted and went on from a checkpoint. The seconds then add up what was done
-    before that checkpoint and after it; what was lost between the checkpoint and the interruption is not counted.
+    before that checkpoint and after it; work lost between the checkpoint and the interruption is not counted.
     """
 
     train_seconds: float
@@ -100,7 +102,7 @@ class TrainedFor:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What the record of a step says but for its counts, losses and classes: enough for tables, and quick to read.
+    """The fields of a step's record without its counts, losses and classes: enough for tables, and quick to read.
 
     ``key`` is the step's content key, ``previous_key`` that of the step before, ``run_key`` that of the whole run.
     ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
@@ -163,3 +165,21 @@ class StepFields(StepFacts):
     classes: tuple[int, ...]
     confusion: tuple[tuple[int, ...], ...]
     losses: Losses
+
+
+def plain(value: Any, field: str) -> Any:
+    """Return ``value`` as JSON holds it (tuples become lists). Raises StoreError naming a part it cannot hold."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        if value and all(type(item) is int for item in value):
+            return list(value)
+        return [plain(item, f"{field}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, f"{field}.{key}") for key, item in value.items()}
+    raise StoreError(
+        f"step record: {field} is {value!r} ({type(value).__name__}), which JSON cannot hold.",
+        hint="Use words, finite numbers, true or false, lists, and mappings with words as keys.",
+    )

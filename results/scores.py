@@ -1,4 +1,4 @@
-"""Scores as pure functions of a confusion matrix, a setting and a protocol; percent, nan where undefined."""
+"""Scores as pure functions of a confusion matrix, a setting and a protocol; percent, NaN where undefined."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a protocol makes of the predictions after ``step``, in percent; nan where there is nothing to score.
+    """What a protocol makes of the predictions after ``step``, in percent; NaN where there is nothing to score.
 
-    ``old``: mean IoU of step 0's classes, ``new``: of those of all later steps (nan at step 0), ``all``: of both.
-    ``per_class``: IoU by class index over all classes of the data set, background first; nan for a class dropped or
+    ``old``: mean IoU of step 0's classes, ``new``: of those of all later steps (NaN at step 0), ``all``: of both.
+    ``per_class``: IoU by class index over all classes of the data set, background first; NaN for a class dropped or
     not learnt yet. ``background``: its IoU. ``harmonic``: harmonic mean of old and new. ``pixel_accuracy``: share of
     the counted pixels that are right.
     """
@@ -46,7 +46,7 @@ def score(
     truth. Rows of classes not learnt yet are left out (``future`` ignored or removed, which is the same once pixels
     are counted) or counted as ground truth of the background; columns of such classes count as errors. On ADE20K
     row 0 holds label 0, no class: a protocol that ignores it leaves the row out and scores no background.
-    For a joint run pass the setting itself, not ``setting.joint()``: old and new are told apart by its steps.
+    For a joint run pass the setting itself, not ``setting.joint()``: its steps say which classes are old and new.
     Raises StoreError on a wrong shape or negative counts, UsageError on an unknown protocol, SettingError on a step.
     """
     rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -68,22 +68,27 @@ def score(
         all=_mean(_without_forgotten(iou[0 if rules.background_in_all else 1 :], rules)),
         per_class=tuple(iou.tolist()),
         background=float(iou[0]),
-        harmonic=_harmonic(old, new),
+        harmonic=harmonic_mean(old, new),
         pixel_accuracy=100 * float(np.trace(counts)) / total if total else math.nan,
     )
 
 
-def mean_iou(confusion: ArrayLike, protocol: str | Protocol = "strict") -> float:
-    """Return the mean IoU in percent over every row of a (C, C) matrix, under ``absent`` and ``forgotten`` alone."""
-    rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
-    return _mean(_without_forgotten(_iou(_as_counts(confusion, None), rules), rules))
+def harmonic_mean(old: float, new: float) -> float:
+    """Return ``2 * old * new / (old + new)``, 0 if both are 0: low where either is low. NaN if either is NaN.
+
+    Used for seen and unseen classes by Xian et al. (CVPR 2017).
+
+    >>> harmonic_mean(60.0, 30.0)  # 3600 / 90
+    40.0
+    """
+    return 0.0 if old + new == 0 else 2 * old * new / (old + new)
 
 
-def _as_counts(confusion: ArrayLike, count: int | None) -> Floats:
+def _as_counts(confusion: ArrayLike, count: int) -> Floats:
     """Return a copy of the matrix as float64, exact for counts below 2 ** 53. Raises StoreError."""
     counts: NDArray[Any] = np.asarray(confusion)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or count not in (None, counts.shape[0]):
-        wanted = "square" if count is None else f"{count} x {count}, all classes of the data set and background"
+    if counts.shape != (count, count):
+        wanted = f"{count} x {count}, all classes of the data set and background"
         raise StoreError(f"the confusion matrix has shape {counts.shape}, not {wanted}.")
     kind = counts.dtype.kind
     if kind not in "iuf" or (kind == "f" and not np.isfinite(counts).all()) or (counts < 0).any():
@@ -106,7 +111,7 @@ def _counted(counts: Floats, setting: Setting, known: int, rules: Protocol) -> F
 
 
 def _iou(counts: Floats, rules: Protocol) -> Floats:
-    """Return TP / (TP + FP + FN) of every class in percent; without ground truth nan or 0, as ``absent`` says."""
+    """Return TP / (TP + FP + FN) of every class in percent; without ground truth NaN or 0, as ``absent`` says."""
     truth, right = counts.sum(axis=1), counts.diagonal()
     union = truth + counts.sum(axis=0) - right
     iou: Floats = np.divide(100 * right, union, out=np.zeros_like(union), where=union > 0)
@@ -122,7 +127,3 @@ def _without_forgotten(iou: Floats, rules: Protocol) -> Floats:
 def _mean(iou: Floats) -> float:
     kept = iou[~np.isnan(iou)]
     return float(kept.sum()) / kept.size if kept.size else math.nan
-
-
-def _harmonic(old: float, new: float) -> float:
-    return 0.0 if old + new == 0 else 2 * old * new / (old + new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.results.record import StepRecord
-from cispbench.splits.errors import StoreError
+from cispbench.splits.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ class Store:
         return self.path.joinpath("runs", *(_safe(part) for part in parts), f"step-{record.step}.json")
 
     def prepare(self) -> None:
-        """Make the folder and see that it can be written to, before hours of work count on it. Raises StoreError."""
+        """Make the folder and check that it can be written to, before hours of training. Raises StoreError."""
         folder = self.path / "runs"
         make_folder(folder)
         try:
@@ -75,6 +76,23 @@ class Store:
                 return record
         return None
 
+    def find_run(self, start: str) -> list[StepRecord]:
+        """Return the records, ordered by step, of the run whose key starts with ``start``.
+
+        Raises UsageError unless there is exactly one such run, StoreError naming a file that cannot be read.
+        """
+        # A folder's name ends in the first ten characters of its run's key: only few records need to be read.
+        likely = self.path.glob(f"runs/*/*/*/*-{glob.escape(_safe(start[:10]))}*") if start else ()
+        runs = [records for folder in sorted(likely) if (records := read_run(folder))]
+        found = [records for records in runs if records[0].run_key.startswith(start)]
+        if len(found) != 1:
+            several = f"{len(found)} runs ({', '.join(records[0].run_key[:12] for records in found[:3])})"
+            raise UsageError(
+                f"{several if found else 'no run'} in {self.path} with a key that starts with {start!r}.",
+                hint="A run's key ends the name of its folder; `cispbench table --runs` lists the finished runs.",
+            )
+        return found[0]
+
     def records(self) -> list[StepRecord]:
         """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
         paths = self.path.glob("runs/*/*/*/*/step-*.json")
@@ -96,7 +114,7 @@ class Store:
 
 
 def foreign(record: StepRecord, path: Path) -> StoreError:
-    """Return the error of a record that stands where a run of ours would write its own."""
+    """Return the error of a record, not measured here, in the file that a run would write."""
     return StoreError(
         f"{path} is {record.origin}: it was not measured here, and the run that would measure it has the same keys.",
         hint="Run into another --out and compare the two, or move it away.",
@@ -112,8 +130,13 @@ def read_record(path: Path) -> StepRecord:
     return StepRecord.from_json(text, str(path))
 
 
+def read_run(folder: Path) -> list[StepRecord]:
+    """Return the records of a run's folder, ordered by step. Raises StoreError as ``read_record`` does."""
+    return [read_record(path) for path in sorted(folder.glob("step-*.json"), key=step_number)]
+
+
 def step_number(path: Path) -> int:
-    """Return the number of the step that a record's file is named for; -1 if its name tells none."""
+    """Return the number of the step in the name of a record's file; -1 if there is none."""
     found = re.fullmatch(r"step-([0-9]+)\.json", path.name)
     return int(found[1]) if found else -1
 

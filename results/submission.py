@@ -1,4 +1,4 @@
-"""Share results: a finished run's records as one file of JSON, and such a file, by anybody, into the store."""
+"""Pack the records of a finished run into one JSON file, and take such a file, by anybody, into the store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any, Literal
 from cispbench.results.atomic import write_atomic
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_record
-from cispbench.results.strict_fields import read_fields
 from cispbench.results.submission_checks import problems
 from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
-from cispbench.splits.errors import StoreError, UsageError
+from cispbench.splits.errors import StoreError
+from cispbench.splits.strict_fields import read_fields, refusal
 
 SCHEMA = 1
 _MOST_STEPS = 150
-_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class PackedRecord:
 
 
 @dataclass(frozen=True)
-class Submission:
-    """What the file holds: the records of all steps of a finished run; ``packed_by`` names the version that did."""
+class PackedRun:
+    """The content of the file: the records of all steps of a finished run. ``packed_by``: version of cispbench."""
 
     format: Literal["cispbench-submission"]
     schema: int
@@ -43,34 +42,21 @@ class Submission:
 
 @dataclass(frozen=True)
 class Accepted:
-    """What a submission has changed in the store: the files ``written``, and those that held its records before."""
+    """What accepting a submission did: the files ``written``, and those that held its records already."""
 
     records: tuple[StepRecord, ...]
     written: tuple[Path, ...]
     unchanged: tuple[Path, ...]
 
 
-def find_run(store: Store, start: str) -> list[StepRecord]:
-    """Return the records, ordered by step, of the run whose key starts so. Raises UsageError unless it is one."""
-    found = [record for record in store.records() if record.run_key.startswith(start)] if start else []
-    keys = sorted({record.run_key for record in found})
-    if len(keys) != 1:
-        several = f"{len(keys)} runs ({', '.join(key[:12] for key in keys[:3])})"
-        raise UsageError(
-            f"{several if keys else 'no run'} in {store.path} with a key that starts with {start!r}.",
-            hint="A run's key ends the name of its folder; `cispbench table --json` lists them all.",
-        )
-    return sorted(found, key=lambda record: record.step)
-
-
 def pack(records: Sequence[StepRecord], version: str) -> bytes:
     """Return a submission of the records of one run, ordered by step, as JSON: the same bytes for the same run.
 
-    ``version``: of this package. Raises StoreError with all that ``accept`` would refuse the run for.
+    ``version``: of this package. Raises StoreError with every reason for which ``accept`` would refuse the run.
     """
     wrong = problems(records)
     if wrong:
-        raise StoreError(_listed("the run cannot be shared", wrong))
+        raise refusal("the run cannot be shared", [f"{text}." for text in wrong], StoreError)
     packed = [json.loads(record.to_json()) for record in records]
     content = {
         "format": "cispbench-submission", "schema": SCHEMA, "packed_by": version, "run_key": records[0].run_key,
@@ -98,10 +84,10 @@ def write_submission(path: Path, data: bytes) -> None:
 def read_submission(path: Path) -> list[StepRecord]:
     """Return the records of a submission, ordered by step, after every check. Raises StoreError saying what is wrong.
 
-    The file is taken for a stranger's: its size, its nesting, its texts and its numbers are bounded, nothing in it is
-    run, and no path is taken from it.
+    The file is not trusted: its size, nesting, texts and numbers are bounded, nothing in it is run, and no
+    path is taken from it.
     """
-    submission = read_fields(Submission, _known_schema(read_untrusted(path), str(path)), str(path))
+    submission = read_fields(PackedRun, _known_schema(read_untrusted(path), str(path)), str(path))
     if not 1 <= len(submission.records) <= _MOST_STEPS:
         raise StoreError(f"{path} holds {len(submission.records)} records, not 1 to {_MOST_STEPS}.")
     records = []
@@ -114,15 +100,16 @@ def read_submission(path: Path) -> list[StepRecord]:
     if submission.run_key != records[0].run_key:
         wrong.append(f"run_key is {shown(submission.run_key)}, and the records say {shown(records[0].run_key)}")
     if wrong:
-        raise StoreError(_listed(f"{path} is refused", wrong))
+        raise refusal(f"{path} is refused", [f"{text}." for text in wrong], StoreError)
     return records
 
 
 def accept(path: Path, store: Store) -> Accepted:
     """Bring a submission into the store, each record with the origin ``submitted``; all of them, or none.
 
-    What the store holds already stays as it is. Raises StoreError for whatever ``read_submission`` refuses, for a run
-    of which the store holds another record, and for a store that cannot be written to; nothing is written then.
+    Records that the store holds already are not changed. Raises StoreError for everything that ``read_submission``
+    refuses, for a run of which the store holds another record, and for a store that cannot be written to; nothing is
+    written then.
     """
     records = read_submission(path)
     missing, unchanged = [], []
@@ -160,7 +147,7 @@ def _known_schema(value: Any, place: str) -> Any:
 
 
 def _stored(store: Store, record: StepRecord) -> dict[Path, StepRecord]:
-    """Return what the store holds under the run's key, wherever it lies, and whatever lies in the run's own folder."""
+    """Return the stored records with the run's key, in any folder, and all records in the run's own folder."""
     own = store.place(record).parent
     paths = {*store.path.glob(f"runs/*/*/*/*-{record.run_key[:10]}/step-*.json"), *own.glob("step-*.json")}
     found = {path: read_record(path) for path in sorted(paths)}
@@ -168,7 +155,7 @@ def _stored(store: Store, record: StepRecord) -> dict[Path, StepRecord]:
 
 
 def _write_all(store: Store, records: Sequence[StepRecord]) -> tuple[Path, ...]:
-    """Write the records; if the disk refuses one, those before it are taken back."""
+    """Write the records; if one cannot be written, remove those before it."""
     written: list[Path] = []
     try:
         for record in records:
@@ -180,8 +167,3 @@ def _write_all(store: Store, records: Sequence[StepRecord]) -> tuple[Path, ...]:
             store.place(records[0]).parent.rmdir()
         raise
     return tuple(written)
-
-
-def _listed(what: str, wrong: Sequence[str]) -> str:
-    more = [f"and {len(wrong) - _NAMED} more"] if len(wrong) > _NAMED else []
-    return f"{what}: {'; '.join([*wrong[:_NAMED], *more])}."

@@ -1,4 +1,4 @@
-"""What a run's records must agree with to be believed: names, the setting, each other, and the counts of known data."""
+"""Check the records of a submitted run against its setting, each other, and what is known of the data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from cispbench.results.record import StepRecord
-from cispbench.results.strict_fields import read_fields
 from cispbench.results.submission_text import shown
 from cispbench.splits.errors import SettingError
 from cispbench.splits.selection import golden_list, golden_steps
 from cispbench.splits.settings import Setting, parse_setting
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 PREDICTIONS = "predictions"  # in the environment of a record that was scored from files
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,62}[A-Za-z0-9_+])?")
 _WORDS = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
-# Which kinds of data a profile can have met.
+# The kinds of data that a run of a profile can have.
 _KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
 _PIXELS = Path(__file__).parent / "submission_pixels.yaml"
 _NAMED = 5
@@ -33,7 +33,7 @@ _LEAST_PIXELS = 10_000  # an image of the full data on average, void left out, u
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """Pixels of each class number in the test masks of known data under a view, void left out; ``slack`` a share."""
+    """Pixels of each class number in the known test masks under a view, void left out; ``slack``: allowed share."""
 
     kind: str
     images: int
@@ -44,11 +44,12 @@ class KnownPixels:
 
 
 def problems(records: Sequence[StepRecord]) -> list[str]:
-    """Return what speaks against the records of one run, ordered by step: an empty list if nothing does.
+    """Return what is wrong with the records of one run, ordered by step; an empty list if nothing is.
 
-    Names must be fit for folders, keys be SHA-256 sums that form a chain, what the setting decides be as it says, what
-    a run shares be the same in every step, and counts be those of the data: no prediction of a class not yet learnt,
-    the same ground truth at every step, and, for the full and the synthetic data, the known images and pixels.
+    - Names can be parts of a path. Keys are SHA-256 sums, and each step names the key of the step before.
+    - What the setting decides is as the setting says. What a run shares is the same in every step.
+    - No step predicts a class that is not learnt yet. The ground truth is the same at every step.
+    - Full and synthetic data have the known images and pixels.
     """
     found: list[str] = []
     for record in records:
@@ -64,12 +65,12 @@ def problems(records: Sequence[StepRecord]) -> list[str]:
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text is fit to name a method or model, and a part of a path: 64 letters, digits, ``_+.-``."""
+    """Return whether a text can name a method or model, and be part of a path: up to 64 letters, digits, ``_+.-``."""
     return _NAME.fullmatch(text) is not None
 
 
 def scored_from_files(record: StepRecord) -> bool:
-    """Say whether the record was made from predicted masks, whoever brought it here."""
+    """Return whether the record was made from predicted masks, here or by a submitter."""
     return record.origin == "predictions" or PREDICTIONS in record.environment
 
 
@@ -130,15 +131,18 @@ def _facts(record: StepRecord) -> Iterator[str]:
 def _run(records: Sequence[StepRecord]) -> Iterator[str]:
     """Yield what the records do not agree in, and where the chain of steps is broken."""
     first, last = records[0], records[-1]
-    for field, values in _shared(records).items():
-        if any(value != values[0] for value in values):
-            yield f"{field} is not the same in every step"
+    shared = [_shared(record) for record in records]
+    yield from (
+        f"{field} is not the same in every step"
+        for field, value in shared[0].items()
+        if any(other[field] != value for other in shared)
+    )
     steps = [record.step for record in records]
     if not last.finished:
         yield f"the last of its steps is {last.step}, and the run has {last.steps}: it is not finished"
     if scored_from_files(first):
         if any(record.previous_key is not None for record in records) or len(set(steps)) < len(steps):
-            yield "steps scored from files stand each for itself, once"
+            yield "steps scored from files have no step before them, and each is there once"
         return
     if steps != list(range(steps[0], steps[0] + len(steps))):
         yield f"its steps are {shown(steps)}, not one after the other"
@@ -152,18 +156,15 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         yield "two of its steps have the same key"
 
 
-def _shared(records: Sequence[StepRecord]) -> dict[str, list[object]]:
-    """Return, by field, the values that all steps of a run share."""
-    values: dict[str, list[object]] = {
-        name: [getattr(record, name) for record in records]
-        for name in ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")
+def _shared(record: StepRecord) -> dict[str, object]:
+    """Return what all steps of a run share, by field."""
+    parts: dict[str, tuple[object, tuple[str, ...]]] = {
+        "": (record, ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")),
+        "model.": (record.model, ("name", "weights", "weights_sha256")),
+        "data.": (record.data, ("kind", "fingerprint", "val_images")),
     }
-    values |= {f"model.{name}": [getattr(record.model, name) for record in records]
-               for name in ("name", "weights", "weights_sha256")}  # fmt: skip
-    values |= {f"data.{name}": [getattr(record.data, name) for record in records]
-               for name in ("kind", "fingerprint", "val_images")}  # fmt: skip
-    values["scored from files"] = [scored_from_files(record) for record in records]
-    return values
+    values = {f"{prefix}{name}": getattr(part, name) for prefix, (part, names) in parts.items() for name in names}
+    return {**values, "scored from files": scored_from_files(record)}
 
 
 def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
@@ -173,13 +174,15 @@ def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
     if counts[:, known:].any():
         row, column = np.argwhere(counts[:, known:])[0].tolist()
         yield f"confusion[{row}][{known + column}] counts predictions of a class that is not learnt yet"
+    # By Python's integers: a sum of int64 could overflow to a harmless number.
     total, images = sum(map(sum, record.confusion)), record.data.val_images
-    _, crop = _view(record)
+    view, full = _view(record), record.data.kind == "full"
+    crop = view[1] if view else None
     if total == 0 or images == 0:
         yield f"{images} test images with {total} pixels were counted"
-    elif record.data.kind == "full" and not _told(record):
+    elif full and view is None:
         yield "recipe.evaluation does not tell resize_short and crop, each a number of pixels or null"
-    elif record.data.kind == "full" and total < images * _LEAST_PIXELS:
+    elif full and total < images * _LEAST_PIXELS:
         yield f"{images} images of the full data have more than {_LEAST_PIXELS} pixels each, and {total} were counted"
     elif crop is not None and total > images * crop**2:
         yield f"the confusion matrix counts {total} pixels, and {images} crops of {crop} x {crop} have fewer"
@@ -215,19 +218,13 @@ def _known_pixels(record: StepRecord, rows: list[int], setting: Setting) -> Iter
             yield f"rows of the confusion matrix lack or exceed the data's pixels: {', '.join(wrong[:_NAMED])}{more}"
 
 
-def _view(record: StepRecord) -> tuple[object, int | None]:
-    """Return (resize_short, crop) of the test; a view that is not told is like none that is known."""
+def _view(record: StepRecord) -> tuple[int | None, int | None] | None:
+    """Return (resize_short, crop) of the test, None for one that is not done; None where the recipe does not say."""
     view = record.recipe.get("evaluation")
     if not isinstance(view, dict) or not {"resize_short", "crop"} <= view.keys():
-        return "untold", None
-    crop = view["crop"]
-    return view["resize_short"], crop if type(crop) is int else None
-
-
-def _told(record: StepRecord) -> bool:
-    view = record.recipe.get("evaluation")
-    parts = [view.get(name, "untold") for name in ("resize_short", "crop")] if isinstance(view, dict) else ["untold"]
-    return all(part is None or (type(part) is int and part > 0) for part in parts)
+        return None
+    sides = view["resize_short"], view["crop"]
+    return sides if all(side is None or (type(side) is int and side > 0) for side in sides) else None
 
 
 def _ground_truth(records: Sequence[StepRecord]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Read JSON that a stranger wrote: bounded in size, depth and numbers before anything is made of it."""
+"""Read JSON from an untrusted file: its size, depth, numbers and texts are checked before it is used."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_WHOLE = 2**53  # beyond it counts are not exact as float64, which scores are
 MAX_TEXT = 4096
 MAX_NAME = 128
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
-# Controls but tab and newline, marks that turn the direction of writing or show nothing, and halves of characters,
-# which no terminal or file of UTF-8 can take.
+# Control characters except tab and newline, marks that are invisible or change the direction of writing (they can make
+# a name look like another), and lone surrogates, which cannot be written as UTF-8.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff0-\uffff]"
 )
@@ -39,7 +39,7 @@ def read_untrusted(path: Path) -> Any:
 
 
 def parse_untrusted(content: bytes, place: str) -> Any:
-    """Return the value of JSON text, plain and harmless.
+    """Return the value of JSON text.
 
     Refused, each by a StoreError that names ``place``: more than MAX_BYTES, what is not UTF-8 or not JSON, values
     nested deeper than MAX_DEPTH, a key that occurs twice, NaN and infinities (also as 1e999), whole numbers beyond
@@ -77,15 +77,13 @@ def shown(value: object) -> str:
 
 
 class _RefusedError(Exception):
-    """What is wrong, to be told with the place."""
+    """What is wrong; ``parse_untrusted`` adds the place."""
 
 
 def _depth(text: str) -> int:
-    """Return how deep brackets nest, before a parser that recurses sees them.
-
-    Up to where the text stops being JSON, backslashes stand in strings alone: without escaped ones and escaped
-    quotes, every second part between quotes lies outside of strings.
-    """
+    """Return how deep brackets nest, without a parser: one that recurses could exhaust the stack."""
+    # In JSON, backslashes occur in strings only. With escaped backslashes and quotes removed, every second part between
+    # quotes is outside of strings. Text that is no JSON may be counted wrongly; the parser refuses it afterwards.
     outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
     brackets = re.sub(r"[^\[\]{}]+", "", outside)
     return max(accumulate(map(_BRACKETS.__getitem__, brackets)), default=0)

@@ -8,7 +8,7 @@ CispbenchError
  +-- WeightsError      weights that are missing, unreadable or of another architecture
  +-- MethodError       a method that cannot serve a setting or a model, or breaks the interface
  +-- StoreError        a store or record that cannot be read or written
- +-- RunError          a run that cannot go on (not-a-number losses, another process at work)
+ +-- RunError          a run that cannot go on (NaN or infinite losses, another process at work)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""YAML by the 1.2 core rules: ``1e-5`` is a number, ``no`` and ``15_1`` are words, a repeated key is an error.
+"""Read YAML by the rules of version 1.2: ``1e-5`` is a number, ``no`` and ``15_1`` are words. Repeated keys are errors.
 
 PyYAML follows YAML 1.1, which reads ``1e-5`` as text, ``15_1`` as 151, ``no`` as False and ``10:30`` as 630.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cispbench.harness.recipes.ablation import load_ablation
-from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, complete
+from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, with_all_options
 from cispbench.harness.recipes.quirks import Quirk, quirk_states
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.prepare import recipe_with_sources
@@ -28,7 +28,7 @@ def show_recipe(request: RunRequest, *, as_json: bool) -> str:
     if as_json:
         sources = {path: {"value": value, "source": sourced.sources[path]} for path, value in sourced.values.items()}
         quirks = [_quirk_row(quirk, in_force) for quirk, in_force in states]
-        return json.dumps({**complete(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
+        return json.dumps({**with_all_options(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
     notes = {source: number for number, source in enumerate(_footnotes(sourced), start=1)}
     head = f"# {request.method} on {chosen.name}, profile {request.profile}"
     parts = [[head, *_yaml_lines(sourced, notes)], ["# Sources", *_source_lines(notes)]]

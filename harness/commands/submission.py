@@ -34,10 +34,9 @@ def submit(run: str, out: Path, file: Path | None, as_json: bool) -> None:
     from importlib.metadata import version
 
     from cispbench.results.store import Store
-    from cispbench.results.submission import find_run, pack, write_submission
+    from cispbench.results.submission import pack, write_submission
 
-    store = Store(out)
-    records = find_run(store, run)
+    records = Store(out).find_run(run)
     data = pack(records, version("cispbench"))
     last = records[-1]
     # The names have been found fit for a path; a setting's prefix has a colon.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
 from cispbench.results.record import StepRecord
-from cispbench.results.store import Store, read_record, step_number
+from cispbench.results.store import Store, read_run
 from cispbench.splits.errors import DataError, StoreError, UsageError, WeightsError
 from cispbench.splits.settings import VOID, Setting, parse_setting
 
@@ -87,31 +86,13 @@ def recorded_run(store: Store, run: str) -> RecordedRun:
 
     Raises UsageError unless it is one run with weights to look for, StoreError for a file that cannot be read.
     """
-    folder = _folder(store, run)
-    records = tuple(read_record(path) for path in sorted(folder.glob("step-*.json"), key=step_number))
+    records = (read_run(Path(run)) if Path(run).is_dir() else []) or store.find_run(run)
     last = records[-1]
     if last.origin == "predictions":
         raise UsageError(f"the run {last.run_key[:10]} was scored from files of masks: it has no models to ask.")
     setting = parse_setting(last.setting)
-    recipe: Recipe = load_strict(Recipe, last.recipe, f"the recipe of {folder}")
-    return RecordedRun(records, recipe, setting, setting.joint() if last.joint else setting)
-
-
-def _folder(store: Store, run: str) -> Path:
-    if Path(run).is_dir() and any(Path(run).glob("step-*.json")):
-        return Path(run)
-    # A folder's name ends in the first ten letters of its run's key.
-    likely = store.path.glob(f"runs/*/*/*/*-{glob.escape(run[:10])}*")
-    files = [min(folder.glob("step-*.json"), default=None) for folder in sorted(likely)] if run else []
-    found = [file.parent for file in files if file is not None and read_record(file).run_key.startswith(run)]
-    if len(found) != 1:
-        several = f"{len(found)} runs ({', '.join(folder.name for folder in found[:3])})"
-        raise UsageError(
-            f"{several if found else 'no run'} in {store.path} with a key that starts with {run!r}.",
-            hint="A run's key ends the name of its folder, which may be given instead; "
-            "`cispbench table --runs` lists the finished ones.",
-        )
-    return found[0]
+    recipe: Recipe = load_strict(Recipe, last.recipe, f"the recipe of the run {last.run_key[:10]}")
+    return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting)
 
 
 class Panels:

@@ -1,19 +1,20 @@
-"""A method's parts, switched off one by one: rows of ``--set`` that a sweep runs beside the recipe."""
+"""Ablations: a method's parts switched off one by one, as rows that a sweep runs beside the recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from cispbench.harness.method import Method
-from cispbench.harness.recipes.layers import beside, check_changes, parse_override
+from cispbench.harness.recipes.layers import parse_override
+from cispbench.harness.recipes.recipe_files import beside, check_changes
 from cispbench.splits.errors import RecipeError, UsageError
 from cispbench.splits.strict_yaml import load_yaml
 
 
 def load_ablation(method: type[Method]) -> dict[str, tuple[str, ...]]:
-    """Return the rows of ``ablations/<name>.yaml`` beside the method's module: a name, and what ``--set`` takes.
+    """Return the rows of ``ablations/<name>.yaml`` beside the method's module: a name, and its words for ``--set``.
 
-    Raises UsageError where there is no such file, RecipeError naming file and row where one is wrong.
+    Raises UsageError where there is no such file, RecipeError naming the file and the row that is wrong.
     """
     path = beside(method, "ablations")
     if path is None:

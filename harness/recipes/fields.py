@@ -1,18 +1,18 @@
-"""Recipes: everything a person can choose about a training, one field a line, read strictly."""
+"""The fields of a recipe: what can be chosen about training and testing, one field a line with its unit and range."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
-from cispbench.splits.errors import RecipeError, nearest
+from cispbench.results.record_fields import plain
+from cispbench.splits.errors import RecipeError
+from cispbench.splits.strict_fields import read_fields
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -20,18 +20,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class DataRecipe:
     """How training images become batches."""
 
-    crop: int = 512  # side of the square seen by the network, pixels
-    resize_short: int | None = None  # shorter side before anything else, pixels
-    resize: Literal["area", "scale", "none"] = "area"  # random resized crop by area, random rescale, or neither
-    scale: tuple[float, ...] = (0.5, 2.0)  # range of the area (of the crop) or of the rescaling factor
-    ratio: tuple[float, ...] = (0.75, 4 / 3)  # range of width / height, for "area"
+    crop: int = 512  # side of the square that the network sees, pixels
+    resize_short: int | None = None  # shorter side to which an image is resized first, pixels; null: not resized
+    resize: Literal["area", "scale", "none"] = "area"  # random resized crop by area, random rescaling, or neither
+    scale: tuple[float, ...] = (0.5, 2.0)  # range: of the crop's share of the area ("area"), of the factor ("scale")
+    ratio: tuple[float, ...] = (0.75, 4 / 3)  # range of width / height of the crop, for "area" alone
     flip: float = 0.5  # probability of a horizontal flip
     pad_label: int = 255  # label of padded pixels: 255 void, 0 background (MBS's release)
-    void: Literal["void", "background"] = "void"  # what the data set's void becomes in training
-    normalise: Literal["imagenet", "half"] = "imagenet"  # channel means and deviations
+    void: Literal["void", "background"] = "void"  # what the data set's void (255) becomes in training
+    normalise: Literal["imagenet", "half"] = "imagenet"  # mean and deviation by channel: ImageNet's, or 0.5 for all
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         _require("crop", self.crop, self.crop >= 2, "at least 2 pixels")
         short = self.resize_short
         _require("resize_short", short, short is None or short >= 2, "at least 2 pixels, or null")
@@ -45,12 +44,11 @@ class DataRecipe:
 class EvaluationRecipe:
     """How test images are seen."""
 
-    resize_short: int | None = 512  # shorter side, pixels
+    resize_short: int | None = 512  # shorter side to which an image is resized, pixels; null: not resized
     crop: int | None = 512  # side of the centre crop, pixels; null: the full image
-    batch: int = 8  # images a forward pass
+    batch: int = 8  # images per forward pass
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name, side in (("resize_short", self.resize_short), ("crop", self.crop)):
             _require(name, side, side is None or side >= 2, "at least 2 pixels, or null")
         _require("batch", self.batch, self.batch >= 1, "at least 1")
@@ -58,25 +56,24 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """How a step is optimised (SGD); ``later`` in the recipe overrides fields from step 1 on."""
+    """How a step is optimised (SGD); ``later`` in the recipe replaces fields from step 1 on."""
 
-    lr: float = 0.01  # learning rate of the decoder at the start
-    encoder_lr: float = 1.0  # factor on ``lr`` for the encoder
-    classifier_lr: float = 1.0  # factor on ``lr`` for parameters outside encoder and decoder
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 1e-4
-    schedule: Literal["poly", "constant"] = "poly"
+    lr: float = 0.01  # learning rate of the decoder before the schedule
+    encoder_lr: float = 1.0  # learning rate of the encoder, as a factor on ``lr``; 0: not trained
+    classifier_lr: float = 1.0  # the same for parameters outside encoder and decoder
+    momentum: float = 0.9  # of SGD, from 0 to below 1
+    nesterov: bool = True  # Nesterov's form of the momentum
+    weight_decay: float = 1e-4  # factor of the L2 penalty
+    schedule: Literal["poly", "constant"] = "poly"  # the learning rate falls to 0 as a power, or stays
     power: float = 0.9  # exponent of the poly schedule
-    warmup: int = 0  # iterations of linear warm-up
-    batch: int = 24  # images an iteration, over all devices
-    epochs: float | None = None  # passes over the step's images, or
-    iterations: int | None = None  # iterations of the step
-    clip: float | None = None  # largest gradient norm; null: no clipping
-    precision: Precision = "fp32"
+    warmup: int = 0  # iterations in which the learning rate rises linearly
+    batch: int = 24  # images per iteration, over all devices
+    epochs: float | None = None  # length of the step in passes over its images; either this or ``iterations``
+    iterations: int | None = None  # length of the step in iterations
+    clip: float | None = None  # largest norm of the gradient; null: no clipping
+    precision: Precision = "fp32"  # number format of forward and backward pass
 
     def __post_init__(self) -> None:
-        """Check the rules between fields."""
         for name in ("lr", "epochs", "iterations", "batch", "clip"):
             value = getattr(self, name)
             _require(name, value, value is None or 0 < value < math.inf, "positive")
@@ -97,16 +94,16 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of a run besides setting, seed and data."""
+    """Everything that a run's recipe decides: all but setting, seed, data and devices."""
 
-    model: str
-    weights: str | None = "none"  # a name from weights.yaml, "none" for a random start, null: must be given
-    freeze_batch_norm: bool = False  # the encoder's batch norms keep their pre-trained statistics
+    model: str  # a name from models.yaml
+    weights: str | None = "none"  # a name from weights.yaml, "none": a random start, null: --weights must say
+    freeze_batch_norm: bool = False  # whether the encoder's batch norms keep their pre-trained statistics
     data: DataRecipe = field(default_factory=DataRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     optim: OptimRecipe = field(default_factory=lambda: OptimRecipe(epochs=30))
-    later: dict[str, Any] = field(default_factory=dict)  # fields of optim that change from step 1 on
-    method: dict[str, Any] = field(default_factory=dict)  # the method's own options
+    later: dict[str, Any] = field(default_factory=dict)  # fields of ``optim`` that differ from step 1 on
+    method: dict[str, Any] = field(default_factory=dict)  # options of the method; those left out have their defaults
 
     def phase(self, step: int) -> OptimRecipe:
         """Return the optimisation of ``step``."""
@@ -115,107 +112,17 @@ class Recipe:
     @cached_property
     def _later_phase(self) -> OptimRecipe:
         changes = dict(self.later)
+        # A length of later steps replaces that of step 0, which may be given in the other unit.
         if "iterations" in changes or "epochs" in changes:
             changes = {"epochs": None, "iterations": None, **changes}
-        phase: OptimRecipe = load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "later")
-        return phase
+        return load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "recipe", "later")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars, as JSON will hold them."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        values: dict[str, Any] = plain(dataclasses.asdict(self), "recipe")
+        return values
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _type_hints(cls: Any) -> dict[str, Any]:
-    """Return the types of a dataclass's fields, resolved once: a sweep asks for them thousands of times."""
-    return _resolved_hints(cls)
-
-
-@cache
-def _resolved_hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def load_strict(cls: type[Any], values: Any, place: str) -> Any:
-    """Build a frozen dataclass from a mapping: unknown keys and wrong types are RecipeErrors naming ``place``."""
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"{place} must be a mapping of options, not {values!r}.")
-    hints = _type_hints(cls)
-    problems = [f"unknown key {place}.{key}. {nearest(str(key), hints)}" for key in values if key not in hints]
-    accepted = {}
-    for key, value in values.items():
-        if key in hints:
-            try:
-                accepted[key] = _accept(hints[key], value, f"{place}.{key}")
-            except RecipeError as error:
-                problems.append(str(error))
-    required = {
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    problems += [f"{place}.{name} is missing." for name in sorted(required - set(values))]
-    if problems:
-        raise RecipeError("\n  ".join(["the recipe is wrong:", *problems] if len(problems) > 1 else problems))
-    try:
-        return cls(**accepted)
-    except RecipeError as error:
-        raise RecipeError(f"{place}.{error.message}", hint=error.hint) from error
-
-
-def check_partial(cls: type[Any], values: Mapping[str, Any], place: str) -> None:
-    """Check the keys and types of a part of a dataclass's fields. Raises RecipeError naming ``place``."""
-    hints = _type_hints(cls)
-    for key, value in values.items():
-        if key not in hints:
-            raise RecipeError(f"{place}: unknown key {key!r}. {nearest(str(key), hints)}")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            check_partial(typing.cast(type, hints[key]), value, f"{place}: {key}")
-        else:
-            _accept(hints[key], value, f"{place}: {key}")
-
-
-def _accept(kind: Any, value: Any, place: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return load_strict(typing.cast(type, kind), value, place)
-    if origin in (types.UnionType, typing.Union):
-        return _accept_union(arguments, value, place)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise RecipeError(f"{place} is {value!r}. {nearest(str(value), map(str, arguments))}")
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_accept(arguments[0], item, place) for item in value)
-    if origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise RecipeError(f"{place} must be a mapping of options, not {value!r}.")
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
-    raise RecipeError(f"{place} must be of type {wanted}, not {value!r}.")
-
-
-def _accept_union(arguments: tuple[Any, ...], value: Any, place: str) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    rest = [kind for kind in arguments if kind is not type(None)]
-    if len(rest) == 1:
-        return _accept(rest[0], value, place)
-    for kind in rest:
-        try:
-            return _accept(kind, value, place)
-        except RecipeError:
-            continue
-    raise RecipeError(f"{place} must be one of {', '.join(map(str, arguments))}, not {value!r}.")
+def load_strict(kind: type[T], values: Any, place: str, field: str = "") -> T:
+    """Read a recipe, its section ``field``, or a method's options. Raises RecipeError as ``read_fields`` does."""
+    return read_fields(kind, values, place, RecipeError, field)

@@ -1,9 +1,15 @@
-"""Quirks: where a paper's released code departs from the paper, or from what its reader would expect, by name.
+"""Quirks: named departures of a paper's released code from the paper, or from what its reader would expect.
 
-A recipe file may hold, beside its profiles, a mapping ``quirks``: a name, and for it ``what`` the release does (a
-sentence), the ``option`` that decides it (a dotted path in the recipe), its ``released`` value and the value
-``otherwise``, the ``source``, and conditions as a layer has them. Those of ``profiles.yaml`` hold for all
-methods. A quirk is in force where its conditions hold and the option has the released value, whoever set it.
+A recipe file may hold, beside its profiles, a mapping ``quirks`` from names to mappings of these keys:
+
+- ``what``: a sentence that says what the release does;
+- ``option``: the dotted path of the recipe's value that switches it, with its ``released`` value and the value
+  ``otherwise``;
+- ``source``: where the release does it;
+- conditions, as a layer has them.
+
+Those of ``profiles.yaml`` hold for all methods. A quirk is in force where its conditions hold and the option has the
+released value, whoever set it.
 """
 
 from __future__ import annotations
@@ -16,33 +22,42 @@ from typing import Any
 
 from cispbench.harness.method import Method, NoOptions
 from cispbench.harness.recipes.fields import Recipe
-from cispbench.harness.recipes.layers import (
+from cispbench.harness.recipes.layers import build_recipe, flat, merge, nested, with_all_options
+from cispbench.harness.recipes.recipe_files import (
     CONDITIONS,
     QUIRKS,
     SHARED_FILE,
     check_changes,
-    checked_recipe,
-    complete,
-    flat,
-    holds,
-    merge,
-    nested,
+    conditions_hold,
     read_recipe_file,
     recipe_facts,
     recipe_file,
 )
-from cispbench.splits.errors import RecipeError, nearest
+from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
+from cispbench.splits.strict_fields import read_fields
 
-TEXTS = ("what", "option", "source")
-FIELDS = (*TEXTS, "released", "otherwise")
+
+@dataclass(frozen=True)
+class _QuirkEntry:
+    """A quirk as its file holds it."""
+
+    what: str
+    option: str
+    released: Any
+    otherwise: Any
+    source: str
+    family: Any = None
+    model_is: Any = None
+    dataset: Any = None
+    setting: Any = None
 
 
 @dataclass(frozen=True)
 class Quirk:
     """One departure of released code, with the option that switches it.
 
-    ``method``: whose it is, None for one that all methods share. ``conditions``: where it can hold at all.
+    ``method``: the method that has it, None for one that all methods share. ``conditions``: where it can hold at all.
     """
 
     name: str
@@ -98,37 +113,27 @@ def quirk_states(method: type[Method], setting: Setting, recipe: Recipe) -> list
     """Return every quirk with whether it is in force; None where its conditions do not hold. Raises RecipeError."""
     facts, values = recipe_facts(setting, recipe.model), _option_values(recipe, method.Options)
     return [
-        (quirk, values[quirk.option] == quirk.released if holds(quirk.conditions, facts) else None)
+        (quirk, values[quirk.option] == quirk.released if conditions_hold(quirk.conditions, facts) else None)
         for quirk in read_quirks(method)
     ]
 
 
 def _option_values(recipe: Recipe, options: type[Any]) -> dict[str, Any]:
-    """Every value a quirk can depend on; ``later`` holds all of what is in force from step 1 on."""
-    values = complete(recipe, options)
+    """Return every value a quirk can depend on; ``later`` holds all that is in force from step 1 on."""
+    values = with_all_options(recipe, options)
     later = {key: getattr(recipe.phase(1), key) for key in values["optim"]}
     return flat({**values, "later": later})
 
 
 def _read(name: str, owner: str | None, entry: Any, options: type[Any], path: Path) -> Quirk:
     place = f"{path}: {QUIRKS}: {name}"
-    if not isinstance(entry, Mapping):
-        raise RecipeError(f"{place} must be a mapping of {', '.join(FIELDS)}, not {entry!r}.")
-    for key in entry:
-        if key not in (*FIELDS, *CONDITIONS):
-            raise RecipeError(f"{place}: unknown key {key!r}.", hint=nearest(str(key), (*FIELDS, *CONDITIONS)))
-    for key in FIELDS:
-        if key not in entry:
-            raise RecipeError(f"{place}: {key} is missing.")
-    for key in TEXTS:
-        if not isinstance(entry[key], str):
-            raise RecipeError(f"{place}: {key} must be text, not {entry[key]!r}.")
-    for key in ("released", "otherwise"):
-        _check_value(entry["option"], entry[key], options, f"{place}: {key}")
-    if entry["released"] == entry["otherwise"]:
-        raise RecipeError(f"{place}: released and otherwise are both {entry['released']!r}.")
+    read = read_fields(_QuirkEntry, entry, place, RecipeError)
+    for key, value in (("released", read.released), ("otherwise", read.otherwise)):
+        _check_value(read.option, value, options, f"{place}: {key}")
+    if read.released == read.otherwise:
+        raise RecipeError(f"{place}: released and otherwise are both {read.released!r}.")
     conditions = {key: entry[key] for key in CONDITIONS if key in entry}
-    return Quirk(name, owner, **{key: entry[key] for key in FIELDS}, conditions=conditions)
+    return Quirk(name, owner, read.what, read.option, read.released, read.otherwise, read.source, conditions)
 
 
 def _check_value(option: str, value: Any, options: type[Any], place: str) -> None:
@@ -137,11 +142,11 @@ def _check_value(option: str, value: Any, options: type[Any], place: str) -> Non
     if isinstance(value, Mapping):
         raise RecipeError(f"{place} must be the value of one option, not {value!r}.")
     check_changes(change, options, place)
-    if "method" in change:  # its other options may have no defaults to try it with
+    if "method" in change:  # other options of the method may be required, and have no value here
         return
     plain: dict[str, Any] = {"model": "any", "optim": {"epochs": 1}}
     merge(plain, change)
     try:
-        checked_recipe(plain, NoOptions)
+        build_recipe(plain, NoOptions)
     except RecipeError as error:
         raise RecipeError(f"{place}: {error.message}", hint=error.hint) from error

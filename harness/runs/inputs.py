@@ -14,7 +14,7 @@ from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView, index_progress
 from cispbench.harness.method import Method
 from cispbench.harness.recipes.fields import load_strict
-from cispbench.harness.recipes.layers import PROFILES
+from cispbench.harness.recipes.recipe_files import PROFILES
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.imported import IMPORTED
 from cispbench.harness.runs.plan import RunPlan, code_versions

@@ -6,12 +6,12 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.request import RunRequest
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.settings import Setting, list_settings, paper_table, parse_setting
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 PAPER_TABLE = "paper-table"
@@ -44,29 +44,12 @@ def read_sweep_file(path: Path) -> SweepRequest:
     """Read a sweep file. Raises UsageError naming the file and the key."""
     content = load_yaml(path)
     if not isinstance(content, Mapping):
-        raise UsageError(f"{path}: a sweep file maps {', '.join(_kinds())} to their values.")
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        if key not in _kinds():
-            raise UsageError(f"{path}: unknown key {key!r}.", hint=nearest(str(key), _kinds()))
-        found[key] = _accept(value, _kinds()[key], key in ("profile", "model"), f"{path}: {key}")
-    return SweepRequest(**found)
-
-
-def _kinds() -> dict[str, type]:
-    return {field.name: int if field.name == "seeds" else str for field in fields(SweepRequest)}
-
-
-def _accept(value: Any, kind: type, single: bool, place: str) -> Any:
-    if single:
-        if type(value) is kind:
-            return value
-        raise UsageError(f"{place} must be a word, not {value!r}.")
-    listed = value if isinstance(value, list) else [value]
-    for item in listed:
-        if type(item) is not kind:
-            raise UsageError(f"{place} must be a list of {kind.__name__}, and {item!r} is none.")
-    return tuple(listed)
+        names = ", ".join(field.name for field in fields(SweepRequest))
+        raise UsageError(f"{path}: a sweep file maps {names} to their values.")
+    # A single name may stand for a list of one.
+    single = {key for key, value in content.items() if key not in ("profile", "model") and not isinstance(value, list)}
+    listed = {key: [value] if key in single else value for key, value in content.items()}
+    return read_fields(SweepRequest, listed, str(path), UsageError)
 
 
 def split_words(text: str) -> tuple[str, ...]:

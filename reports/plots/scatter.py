@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cispbench.reports.plots.page import COLUMN, GREY, Entry, Page, new_page
 from cispbench.reports.plots.subject import Subject
-from cispbench.results.continual import harmonic_mean
+from cispbench.results.scores import harmonic_mean
 
 Limits = tuple[float, float]
 _MARGIN = 4.0  # points of mIoU around what is measured

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cispbench.reports.tables.processes import in_order
 from cispbench.reports.tables.runs import Group, Selection, comparable, newest, selected, sorted_settings, variants
-from cispbench.results.continual import METRICS, Continual, combine
+from cispbench.results.continual import METRICS, Continual, continual_metrics
 from cispbench.results.protocols import load_protocol
 from cispbench.results.record_fields import StepFacts
 from cispbench.results.scan import Cost, Scanned, scan_finished, scan_steps
@@ -203,9 +203,11 @@ def _load(scanned: Scanned, protocol: str) -> Run:
     setting = parse_setting(facts.setting)
     counted = scan_steps(scanned)
     steps = []
-    for step, key, counts, _, cost in counted:
+    for entry in counted:
+        step = entry.facts.step
         # A joint run's only step is the last one, whatever steps its setting has.
-        steps.append(Step(step, key, score(counts, setting, None if facts.joint else step, protocol), cost))
+        scores = score(entry.counts, setting, None if facts.joint else step, protocol)
+        steps.append(Step(step, entry.facts.key, scores, entry.cost))
     imported = any(entry.imported for entry in counted)
     return Run(facts, scanned.path, protocol, steps[-1].scores, tuple(steps), _UNKNOWN, imported)
 
@@ -215,7 +217,7 @@ def _with_continual(run: Run, references: dict[tuple[str, ...], tuple[float, ...
         return replace(run, continual=replace(_UNKNOWN, harmonic=run.scores.harmonic))
     reference = references.get(_reference_key(run))
     scores = [step.scores for step in run.steps]
-    return replace(run, continual=combine(scores, parse_setting(run.facts.setting), reference))
+    return replace(run, continual=continual_metrics(scores, parse_setting(run.facts.setting), reference))
 
 
 def _joint_references(runs: Iterable[Run]) -> dict[tuple[str, ...], tuple[float, ...]]:

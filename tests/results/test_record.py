@@ -83,8 +83,8 @@ def edited(record: StepRecord, path: str, value: Any) -> str:
     [
         ("seeed", 1, ["unknown key 'seeed'", "'seed'"]),
         ("method.nam", "x", ["unknown key 'method.nam'", "'name'"]),
-        ("seed", KeyError, ["seed missing"]),
-        ("timing.resumed", KeyError, ["timing.resumed missing"]),
+        ("seed", KeyError, ["seed is missing"]),
+        ("timing.resumed", KeyError, ["timing.resumed is missing"]),
         ("seed", "0", ["seed is '0'", "whole number"]),
         ("seed", True, ["seed is True", "whole number"]),
         ("seed", 1.0, ["seed is 1.0", "whole number"]),

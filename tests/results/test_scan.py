@@ -59,8 +59,8 @@ def test_the_steps_of_a_run_come_in_their_order(tmp_path: Path, make_record: Mak
     monkeypatch.setattr(scan, "read_record", refuse)
     (last,) = scan_finished(store.last_files())
     steps = scan_steps(last)
-    assert [entry.step for entry in steps] == [0, 2, 10, 15]
-    assert [entry.key for entry in steps] == ["key0", "key2", "key10", "key15"]
+    assert [entry.facts.step for entry in steps] == [0, 2, 10, 15]
+    assert [entry.facts.key for entry in steps] == ["key0", "key2", "key10", "key15"]
     assert [entry.imported for entry in steps] == [False, True, False, False]
     assert np.array_equal(steps[1].counts, records[1].matrix())
     timing, memory = records[0].timing, records[0].memory
@@ -93,7 +93,7 @@ def test_another_layout_is_read_all_the_same(written: Path, write: Callable[[dic
     assert after.facts == before.facts
     assert np.array_equal(after.counts, before.counts)
     for old, new in zip(steps, scan_steps(after), strict=True):
-        assert (old.step, old.key, old.imported, old.cost) == (new.step, new.key, new.imported, new.cost)
+        assert (old.facts, old.imported, old.cost) == (new.facts, new.imported, new.cost)
         assert np.array_equal(old.counts, new.counts)
 
 
@@ -241,9 +241,7 @@ def test_a_step_of_another_run_beside_is_named(written: Path) -> None:
     st.lists(st.lists(st.integers(0, 2**53 - 1) | st.integers(0, 20), min_size=4, max_size=4), min_size=4, max_size=4)
 )
 def test_any_matrix_survives(rows: list[list[int]]) -> None:
-    text = ",\n".join(f"  {json.dumps(row)}" for row in rows).encode()
-    found = scan._counts(text, 4)
-    assert found is not None
-    assert found.tolist() == rows
-    assert scan._counts(text, 3) is None
-    assert scan._counts(text, 5) is None
+    assert scan._counts(rows, [0, 3, 1, 2]).tolist() == rows
+    for order in ([0, 1, 2], [0, 1, 2, 3, 4]):
+        with pytest.raises(ValueError):
+            scan._counts(rows, order)

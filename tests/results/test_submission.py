@@ -15,7 +15,7 @@ from cispbench.results import store as store_module
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, Execution, ModelUsed, TrainedFor
 from cispbench.results.store import Store
-from cispbench.results.submission import SCHEMA, accept, find_run, pack, write_submission
+from cispbench.results.submission import SCHEMA, accept, pack, write_submission
 from cispbench.results.submission_checks import problems, scored_from_files
 from cispbench.results.submission_text import content_digest
 from cispbench.splits.errors import StoreError, UsageError
@@ -96,7 +96,7 @@ def test_a_run_packed_and_accepted_is_the_same_but_for_its_origin(tmp_path: Path
     records, store = run("overlapped-15-1"), Store(tmp_path / "mine")
     for record in reversed(records):
         store.write(record)
-    data = pack(find_run(store, RUN[:6]), "0.1.0")
+    data = pack(store.find_run(RUN[:6]), "0.1.0")
     assert data == pack(records, "0.1.0")
     path = tmp_path / "run.json"
     write_submission(path, data)
@@ -123,14 +123,14 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, run: Any) -> None:
         write_submission(path, b"other")
     assert path.read_text() == "mine"
     with pytest.raises(UsageError, match="no run in"):
-        find_run(Store(tmp_path), RUN[:6])
+        Store(tmp_path).find_run(RUN[:6])
     store = Store(tmp_path / "store")
     for number in (1, 2):
         for record in run(run_key=f"{number}a" * 32, seed=number):
             store.write(record)
     with pytest.raises(UsageError, match="no run"):
-        find_run(store, "")
-    assert len(find_run(store, "1a")) == 2
+        store.find_run("")
+    assert len(store.find_run("1a")) == 2
 
 
 def test_another_result_of_the_same_run_is_refused_whole(tmp_path: Path, run: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cispbench.splits.errors import UsageError, nearest
+from cispbench.splits.errors import UsageError
+from cispbench.splits.strict_fields import read_part, refusal
 from cispbench.splits.strict_yaml import load_yaml
 
 EARLY_SECONDS = 60  # SLURM looks at the clock so seldom that its signal may come this much earlier than asked for
@@ -74,7 +73,7 @@ class Cluster:
     python: str | None = _asks(
         None, "Command that starts Python on the nodes; null: the Python of this installation, at the same path."
     )
-    options: dict[str, Any] = field(
+    options: dict[str, str | int | Literal[True]] = field(
         default_factory=dict, metadata=_told("More options of sbatch, without their dashes.", "{constraint: a100}")
     )
 
@@ -89,20 +88,11 @@ def read_cluster(path: Path) -> Cluster:
             f"{path}: a cluster file maps names to values, one a line.",
             hint="`cispbench sweep --slurm-example` prints one.",
         )
-    hints = typing.get_type_hints(Cluster)
     problems: list[str] = []
-    accepted: dict[str, Any] = {}
-    for key, value in content.items():
-        if key not in hints:
-            problems.append(f"unknown key {key!r}. {nearest(str(key), hints)}")
-        elif not _is_a(hints[key], value):
-            problems.append(f"{key} must be {_describe(hints[key])}, not {value!r}.")
-        else:
-            accepted[key] = tuple(value) if isinstance(value, list) else value
-    cluster = Cluster(**accepted)
+    cluster = Cluster(**read_part(Cluster, content, problems))
     problems += _broken_rules(cluster)
     if problems:
-        raise UsageError("\n  ".join([f"{path}:", *problems]) if len(problems) > 1 else f"{path}: {problems[0]}")
+        raise refusal(str(path), problems, UsageError)
     return cluster
 
 
@@ -113,29 +103,6 @@ def cluster_example() -> str:
         value = entry.metadata["example"] or _yaml(getattr(Cluster(), entry.name))
         lines += ["", f"# {entry.metadata['says']}", f"{entry.name}: {value}"]
     return "\n".join(lines)
-
-
-def _is_a(kind: Any, value: Any) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_is_a(one, value) for one in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, list) and all(type(item) is str for item in value)
-    if typing.get_origin(kind) is dict:
-        return isinstance(value, Mapping) and all(
-            type(name) is str and (value[name] is True or type(value[name]) in (str, int)) for name in value
-        )
-    return type(value) is kind
-
-
-def _describe(kind: Any) -> str:
-    names = {int: "a whole number", str: "a word", types.NoneType: "null"}
-    if isinstance(kind, types.UnionType):
-        return " or ".join(_describe(one) for one in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        return "a list of lines"
-    if typing.get_origin(kind) is dict:
-        return "a mapping of options to words, whole numbers or true"
-    return names[kind]
 
 
 def _broken_rules(cluster: Cluster) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_wrong_ablation_names_file_and_row(tmp_path, monkeypatch):
     file = tmp_path / "mbs.yaml"
     monkeypatch.setattr("cispbench.harness.recipes.ablation.beside", lambda method, folder: file)
     for text, says in (
-        ("without: [method.pseudo=false]", "without: method: unknown key 'pseudo'"),
+        ("without: [method.pseudo=false]", "without: unknown key 'method.pseudo'"),
         ("without: method.pseudo_labels=false", "an ablation maps names to lists"),
         ("without: [method.pseudo_labels]", "section.key=value"),
     ):

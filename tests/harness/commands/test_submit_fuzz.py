@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cispbench.results.store import Store
-from cispbench.results.submission import find_run, pack
+from cispbench.results.submission import pack
 from cispbench.results.submission_text import content_digest
 
 EACH = 10
@@ -281,7 +281,7 @@ def sealed(tree: Any, again: bool = True) -> bytes:
 @pytest.fixture(scope="session")
 def good(finished: Any) -> bytes:
     records = Store(finished.out).records()
-    return pack(find_run(Store(finished.out), records[0].run_key), "0.1.0")
+    return pack(Store(finished.out).find_run(records[0].run_key), "0.1.0")
 
 
 def test_the_good_one_is_accepted(commands: Any, good: bytes) -> None:

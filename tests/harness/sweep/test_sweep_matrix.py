@@ -87,9 +87,9 @@ def test_a_sweep_file_says_what_options_leave_open(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("method: [mib]", "unknown key 'method'. Did you mean 'methods'"),
-        ("seeds: [0, '1']", "seeds must be a list of int, and '1' is none"),
-        ("seeds: [true]", "True is none"),
-        ("profile: [quick]", "profile must be a word"),
+        ("seeds: [0, '1']", "seeds\\[1\\] is '1', not a whole number"),
+        ("seeds: [true]", "True, not a whole number"),
+        ("profile: [quick]", "profile is \\['quick'\\], not text"),
         ("- mib", "a sweep file maps"),
     ],
 )

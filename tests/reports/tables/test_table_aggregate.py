@@ -70,7 +70,7 @@ def test_a_run_is_scored_after_every_step(tmp_path: Path, make_record: Maker, pr
     assert run.scores == run.steps[-1].scores
     assert run.complete and not run.imported
     assert run.path == store.place(make_record("overlapped-10-5", step=2, run_key="a" * 16))
-    expected_metrics = continual_metrics(RUN, SETTING, protocol)
+    expected_metrics = continual_metrics([score(m, SETTING, step, protocol) for step, m in enumerate(RUN)], SETTING)
     for name in METRICS:
         assert run.number(name) == pytest.approx(getattr(expected_metrics, name), nan_ok=True)
 

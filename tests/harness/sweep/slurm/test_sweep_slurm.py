@@ -43,11 +43,11 @@ def test_a_cluster_file_is_told_all_that_is_wrong_with_it(tmp_path: Path) -> Non
     said = str(error.value)
     assert said.startswith(f"{path}:\n")
     assert "unknown key 'partiton'. Did you mean 'partition'?" in said
-    assert "memory_gb must be a whole number, not 'much'." in said
+    assert "memory_gb is 'much', not a whole number." in said
     assert "gpus must be 0 or 1, not 2" in said
-    assert "qos must be a word or null, not 3." in said
-    assert "setup must be a list of lines" in said
-    assert "options must be a mapping of options to words, whole numbers or true" in said
+    assert "qos is 3, not text or null." in said
+    assert "setup is 'module load x', not a list." in said
+    assert "options.constraint is 1.5, not text or a whole number or true." in said
     assert "signal_delay_s 90 does not go with time_limit_min 2" in said
     assert "at least 5 minutes" in said
 

@@ -1,0 +1,221 @@
+"""Read plain YAML or JSON values into frozen dataclasses, strictly: every key known, present and of its type.
+
+Records, recipes, sweep files and cluster files are all read here, so that every mistake is reported in the same words:
+``<place>: <field> is <value>, not <what is wanted>.``, all mistakes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, partial
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from cispbench.splits.errors import CispbenchError, StoreError, nearest
+
+T = TypeVar("T")
+# Called with a value, the dotted name of its field, and the list of problems to add to. With problems added, what it
+# returns is not to be used.
+_Reader = Callable[[object, str, "list[str]"], Any]
+
+_LONGEST = 60  # characters of a value that an error shows
+_MOST = 8  # problems that an error lists
+
+
+def read_fields(
+    kind: type[T], value: object, place: str, error: type[CispbenchError] = StoreError, field: str = ""
+) -> T:
+    """Build the dataclass ``kind`` from a mapping. Lists become tuples, whole numbers are accepted as floats.
+
+    Fields with a default may be left out. Raises ``error`` with ``place`` and, for each wrong field, its value and what
+    is wanted. What ``__post_init__`` of ``kind`` raises is included. ``field`` is the dotted name of ``value`` itself,
+    if it is a part of what ``place`` holds.
+    """
+    problems: list[str] = []
+    built: T = _reader(cast(Hashable, kind))(value, field, problems)
+    if problems:
+        raise refusal(place, problems, error)
+    return built
+
+
+def read_part(kind: type[Any], values: Mapping[Any, Any], problems: list[str], field: str = "") -> dict[str, Any]:
+    """Return the fields of the dataclass ``kind`` that ``values`` holds, read; nothing is required.
+
+    A field that is a dataclass is itself read in part, as a dict. Wrong fields are left out and added to
+    ``problems``; ``field`` is the dotted name of ``values`` in them.
+    """
+    accepted: dict[str, Any] = {}
+    readers = _fields(cast(Hashable, kind))
+    for key, value in values.items():
+        if key not in readers:
+            problems.append(_unknown(field, key, readers))
+            continue
+        before, inner = len(problems), _hints(cast(Hashable, kind))[key]
+        if is_dataclass(inner) and isinstance(value, Mapping):
+            found: Any = read_part(cast(type, inner), value, problems, _join(field, key))
+        else:
+            found = readers[key](value, _join(field, key), problems)
+        if len(problems) == before:
+            accepted[key] = found
+    return accepted
+
+
+def refusal(place: str, problems: list[str], error: type[CispbenchError]) -> CispbenchError:
+    """Return the ``error`` that names ``place`` and lists ``problems``, which are sentences."""
+    if len(problems) == 1:
+        return error(f"{place}: {problems[0]}")
+    more = [f"And {len(problems) - _MOST} more."] if len(problems) > _MOST else []
+    return error("\n  ".join([f"{place}:", *problems[:_MOST], *more]))
+
+
+def _wrong(field: str, value: object, wanted: str) -> str:
+    shown = repr(value)
+    shown = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
+    return f"{field or 'the value'} is {shown}, not {wanted}."
+
+
+def _unknown(field: str, key: object, known: Mapping[str, Any]) -> str:
+    return f"unknown key {_join(field, str(key))!r}. {nearest(str(key), known)}"
+
+
+def _join(field: str, key: str) -> str:
+    return f"{field}.{key}" if field else key
+
+
+@cache
+def _reader(hint: Any) -> _Reader:
+    """Return the reader of a type. It is cached, because resolving a type takes longer than reading a value."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        return partial(_read_dataclass, hint)
+    return partial(_READERS.get(get_origin(hint), _read_scalar), hint)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+@cache
+def _fields(kind: Any) -> dict[str, _Reader]:
+    return {entry.name: _reader(_hints(kind)[entry.name]) for entry in fields(kind)}
+
+
+@cache
+def _required(kind: Any) -> frozenset[str]:
+    without = (entry for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING)
+    return frozenset(entry.name for entry in without)
+
+
+def _read_dataclass(kind: type[Any], value: object, field: str, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(_wrong(field, value, "a mapping"))
+        return None
+    before, readers, accepted = len(problems), _fields(cast(Hashable, kind)), {}
+    for key, item in value.items():
+        if key in readers:
+            accepted[key] = readers[key](item, _join(field, key), problems)
+        else:
+            problems.append(_unknown(field, key, readers))
+    missing = _required(cast(Hashable, kind)) - value.keys()
+    problems += [f"{_join(field, key)} is missing." for key in sorted(missing)]
+    if len(problems) > before:
+        return None
+    try:
+        return kind(**accepted)
+    except CispbenchError as error:
+        problems.append(f"{field}: {error}" if field else str(error))
+        return None
+
+
+def _read_scalar(hint: Any, value: object, field: str, problems: list[str]) -> Any:
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number):
+            problems.append(_wrong(field, value, "a finite number"))
+        return number
+    # ``bool`` is a subclass of ``int``, and true is no number.
+    if not (isinstance(hint, type) and isinstance(value, hint)) or (hint is int and isinstance(value, bool)):
+        problems.append(_wrong(field, value, _words(hint)))
+    return value
+
+
+def _read_tuple(hint: Any, value: object, field: str, problems: list[str]) -> Any:
+    if not isinstance(value, list | tuple):
+        problems.append(_wrong(field, value, "a list"))
+        return None
+    (inner, *_) = get_args(hint)
+    if inner is int and all(type(item) is int for item in value):
+        return tuple(value)  # the rows of a confusion matrix are thousands of numbers: no call for each of them
+    read = _reader(inner)
+    return tuple([read(item, f"{field}[{place}]", problems) for place, item in enumerate(value)])
+
+
+def _read_dict(hint: Any, value: object, field: str, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        problems.append(_wrong(field, value, "a mapping with words as keys"))
+        return None
+    _, inner = get_args(hint)
+    if inner is Any:
+        return dict(value)
+    read = _reader(inner)
+    return {key: read(item, _join(field, key), problems) for key, item in value.items()}
+
+
+def _read_literal(hint: Any, value: object, field: str, problems: list[str]) -> Any:
+    # Not by equality alone: True is 1.
+    choices = get_args(hint)
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
+        close = difflib.get_close_matches(str(value), [choice for choice in choices if isinstance(choice, str)], n=1)
+        problems.append(_wrong(field, value, _words(hint)) + (f" Did you mean {close[0]!r}?" if close else ""))
+    return value
+
+
+def _read_union(hint: Any, value: object, field: str, problems: list[str]) -> Any:
+    inner = [choice for choice in get_args(hint) if choice is not types.NoneType]
+    if value is None and len(inner) < len(get_args(hint)):
+        return None
+    trial: list[str] = []
+    for choice in inner:
+        trial = []
+        found = _reader(choice)(value, field, trial)
+        if not trial:
+            return found
+    # Of a list or mapping with a single way to read it, the wrong part is named.
+    inside = len(inner) == 1 and isinstance(value, list | tuple | Mapping)
+    problems += trial if inside else [_wrong(field, value, _words(hint))]
+    return None
+
+
+def _words(hint: Any) -> str:
+    """Return what an error asks for."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return " or ".join(
+            repr(choice).lower() if choice is True or choice is False else repr(choice) for choice in get_args(hint)
+        )
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(choice) for choice in get_args(hint))
+    if is_dataclass(hint):
+        return "a mapping"
+    return _WORDS.get(origin or hint, str(hint))
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null",
+    tuple: "a list", dict: "a mapping",
+}  # fmt: skip
+_READERS: dict[Any, Callable[[Any, object, str, list[str]], Any]] = {
+    tuple: _read_tuple,
+    dict: _read_dict,
+    Literal: _read_literal,
+    Union: _read_union,
+    types.UnionType: _read_union,
+}
