@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import CispbenchError
 from cispbench.splits.strict_yaml import load_yaml
-from cispbench.splits.tasks import dataset
 
 _PATH = Path(__file__).parent / "classes.yaml"
 

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import DataError, SettingError, nearest
 from cispbench.splits.settings import VOID, Setting, parse_setting
 from cispbench.splits.strict_yaml import load_yaml
-from cispbench.splits.tasks import dataset
 
 GoldenList = tuple[int, str]
 

@@ -12,8 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
+from cispbench.splits.datasets import (
+    NATURAL_ORDER,
+    SCENARIOS,
+    Dataset,
+    dataset,
+    datasets,
+    published_orders,
+    task_numbers,
+)
 from cispbench.splits.errors import SettingError, nearest
-from cispbench.splits.tasks import NATURAL_ORDER, SCENARIOS, Dataset, dataset, datasets, published_orders, task_numbers
 
 VOID = 255
 ILLEGAL = -1

@@ -101,7 +101,7 @@ def index(
     from cispbench.harness.data.source import list_data
     from cispbench.harness.machine.progress import index_progress, make_view
     from cispbench.harness.runs.step_store import default_steps_dir
-    from cispbench.splits.tasks import dataset as find_dataset
+    from cispbench.splits.datasets import dataset as find_dataset
 
     rows = []
     with make_view(quiet=as_json) as view:
@@ -120,9 +120,9 @@ def index(
 def _chosen(dataset: str | None, data_root: Path | None, settings: Sequence[Setting]) -> list[str]:
     """Return the data set asked for, else those of the settings, else those found. Raises UsageError, DataError."""
     from cispbench.harness.data.source import locate, not_found
+    from cispbench.splits.datasets import dataset as find_dataset
+    from cispbench.splits.datasets import datasets
     from cispbench.splits.errors import DataError, SettingError
-    from cispbench.splits.tasks import dataset as find_dataset
-    from cispbench.splits.tasks import datasets
 
     if dataset is not None:
         home = find_dataset(dataset).name
@@ -156,7 +156,7 @@ def _as_text(report: Report) -> str:
     """Return a report: where, what is broken, a table of what differs, why."""
     from tabulate import tabulate
 
-    from cispbench.splits.tasks import dataset as find_dataset
+    from cispbench.splits.datasets import dataset as find_dataset
 
     lines = [f"{find_dataset(report.dataset).title} in {report.folder}{', masks only' * report.masks_only}"]
     lines += [f"broken: {error.message}" for error in report.broken]

@@ -19,8 +19,8 @@ import click
 from cispbench.harness.machine.devices import DRIVERS
 from cispbench.harness.machine.environment import PACKAGES, describe_environment, emulates_bf16
 from cispbench.results.atomic import explain_os_error, write_atomic
+from cispbench.splits.datasets import datasets
 from cispbench.splits.errors import CispbenchError, DataError
-from cispbench.splits.tasks import datasets
 
 GIB = 2**30
 LEAST_MEMORY, LEAST_DISK, LEAST_SHARED = 4 * GIB, 2 * GIB, GIB // 2

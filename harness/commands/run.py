@@ -31,9 +31,9 @@ from cispbench.results.protocols import load_protocol
 from cispbench.results.record import StepRecord
 from cispbench.results.scores import score
 from cispbench.results.store import Store
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import MethodError, SettingError, UsageError
 from cispbench.splits.settings import Setting, parse_setting
-from cispbench.splits.tasks import dataset
 
 BANNER = """\
 No {title} found ({places}): this run uses the built-in synthetic scenes (profile quick).

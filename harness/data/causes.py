@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from cispbench.harness.data.compare import Comparison, ListCheck, Presence
 from cispbench.harness.data.source import SPLITS
 from cispbench.splits.classes import class_names
+from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.selection import GoldenList, digest, select_images
 from cispbench.splits.settings import Setting
-from cispbench.splits.tasks import dataset as find_dataset
 
 _NAMED = 5
 # Bounds of a search for the one mask that explains a step: fruitless ones, and images of the longest list.

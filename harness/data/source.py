@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from cispbench.harness.data import ade, voc
 from cispbench.harness.data.decode import Pair, read_pair
 from cispbench.harness.data.index import Presence, Progress, build_index
+from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, golden_list
-from cispbench.splits.tasks import dataset as find_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cispbench.splits.datasets import published_orders
 from cispbench.splits.errors import DataError, SettingError
 from cispbench.splits.selection import digest, golden_list, golden_steps, select_images
 from cispbench.splits.settings import Setting, Step, list_settings, parse_setting
-from cispbench.splits.tasks import published_orders
 
 PRESENCE = {
     "d": {0, 1, 255},

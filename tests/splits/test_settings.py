@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cispbench.splits.datasets import datasets, published_orders
 from cispbench.splits.errors import SettingError
 from cispbench.splits.settings import Setting, Step, list_settings, paper_table, parse_setting
-from cispbench.splits.tasks import datasets, published_orders
 
 
 @pytest.mark.parametrize(
