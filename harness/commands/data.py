@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cispbench.harness.data.compare import ListCheck, SettingCheck
     from cispbench.splits.settings import Setting
 
-DATASET = click.option("--dataset", metavar="voc|ade", help="Data set. [each that is found]")
+DATASET = click.option("--dataset", metavar="NAME", help="Data set. [each that is found]")
 DATA_ROOT = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016."
 )
@@ -163,6 +163,8 @@ def _as_text(report: Report) -> str:
     if report.comparison is None or report.index is None:
         return "\n".join([*lines, "not compared: repair the broken files first."])
     lines.append(f"fingerprint {report.index.fingerprint}")
+    if not report.comparison.lists:
+        return "\n".join([*lines, "not compared: no figures are published for this data set."])
     rows = [_row(f"{part.name} list", "-", part) for part in report.comparison.lists if not part.agrees]
     for check in report.comparison.settings:
         first = check.first_difference
@@ -185,9 +187,11 @@ def _row(what: str, step: str, check: ListCheck) -> list[str]:
 
 
 def _summary(reports: Sequence[Report]) -> str:
-    compared = [report.comparison for report in reports if report.comparison is not None]
+    compared = [r.comparison for r in reports if r.comparison is not None and r.comparison.lists]
     checks = [check for comparison in compared for check in comparison.settings]
     steps = [step for check in checks for step in check.steps]
+    if not compared and all(report.agrees for report in reports):
+        return "No file is broken; nothing was compared."
     if all(report.agrees for report in reports):
         return f"{_count(checks, 'setting')}, {_count(steps, 'step')} agree, and so do the train and val lists."
     good_checks = sum(check.first_difference is None for check in checks)

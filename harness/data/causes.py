@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 from cispbench.harness.data.compare import Comparison, ListCheck, Presence
+from cispbench.harness.data.layout import layout_of
 from cispbench.harness.data.source import SPLITS
 from cispbench.splits.classes import class_names
 from cispbench.splits.datasets import dataset as find_dataset
@@ -18,13 +19,6 @@ _NAMED = 5
 # Bounds of a search for the one mask that explains a step: fruitless ones, and images of the longest list.
 _SEARCHES = 5
 _LONGEST = 10_000
-# What else is called a train list of the same data: number of images -> its name.
-_OTHER_LISTS = {
-    "voc": {1464: "VOC 2012's own train list", 2913: "VOC 2012's own trainval list", 8498: "SBD's own train list"},
-    "ade": {25574: "the full ADE20K of 2021, not its SceneParsing part of 2016"},
-}
-_RIGHT_LIST = {"voc": "train_aug", "ade": "ADEChallengeData2016's training"}
-_IDS = {"voc": re.compile(r"\d{4}_\d{6}"), "ade": re.compile(r"ADE_(train|val)_\d{8}")}
 
 
 def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collection[str] = ()) -> list[str]:
@@ -42,7 +36,8 @@ def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collecti
         causes.append(f"images on both lists, so that test images are trained on: {_name_some(sorted(shared))}.")
     named = {part.name: _list_cause(comparison.dataset, part, presence, unlisted) for part in comparison.lists}
     causes += [cause for cause in named.values() if cause]
-    strangers = sorted(i for s in SPLITS for i in presence[s] if not _IDS[comparison.dataset].fullmatch(i))
+    known = re.compile(layout_of(comparison.dataset).image_id)
+    strangers = sorted(image for split in SPLITS for image in presence[split] if not known.fullmatch(image))
     title = find_dataset(comparison.dataset).title
     if strangers:
         causes.append(f"{len(strangers):,} ids are none of {title}, such as {strangers[0]!r}: these are other images.")
@@ -57,9 +52,10 @@ def _list_cause(dataset: str, check: ListCheck, presence: Presence, unlisted: Co
     ids, (count, sha256) = presence[check.name].keys(), check.published
     if check.agrees:
         return None
-    known = _OTHER_LISTS[dataset].get(len(ids)) if check.name == "train" else None
+    layout = layout_of(dataset)
+    known = layout.other_lists.get(len(ids)) if check.name == "train" else None
     if known:
-        return f"the train list has {len(ids):,} images, as many as {known}; {_RIGHT_LIST[dataset]} has {count:,}."
+        return f"the train list has {len(ids):,} images, as many as {known}; {layout.train_list} has {count:,}."
     if len(ids | set(unlisted)) == count and digest(ids | set(unlisted)) == sha256:
         return f"missing on the {check.name} list, though their masks are there: {_name_some(sorted(unlisted))}."
     others = set(unlisted).union(*(presence[split] for split in SPLITS if split != check.name))
