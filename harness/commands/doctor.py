@@ -146,7 +146,7 @@ def _folder(topic: str, path: Path) -> Finding:
 
 
 def _weights(folder: Path) -> Finding:
-    from cispbench.harness.models.weights import load_table
+    from cispbench.harness.models.weights_table import load_table
 
     table = load_table()
     there: list[str] = []

@@ -152,10 +152,11 @@ def load_released(model: IncrementalModel, released: ReleasedState, place: str) 
     A ViT's position embedding is resampled to the model's grid. Raises WeightsError with the first names that are
     missing, left over or of another shape.
     """
-    from cispbench.harness.models.pretrained import resampled
+    from cispbench.harness.models.interface import Encoder
     from cispbench.harness.models.weight_files import load_backbone
 
     for classes in released.groups:
         model.grow(classes)
-    state = resampled(model.sections()["encoder"], released.state, "encoder.vit.")
+    encoder = model.sections()["encoder"]
+    state = encoder.fitted(released.state, "encoder.vit.") if isinstance(encoder, Encoder) else released.state
     load_backbone(model, state, place=place)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.models.weight_files import file_sha256, read_state
-from cispbench.harness.models.weights import fetch, load_table
+from cispbench.harness.models.weights_download import fetch
+from cispbench.harness.models.weights_table import load_table
 from cispbench.splits.errors import UsageError, WeightsError, nearest
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def choose_weights(choice: str | None, model: str, folder: Path, *, named: bool)
     known = table.get(choice) or next((e for e in table.values() if e.digits and sha256.startswith(e.digits)), None)
 
     def load(fresh: IncrementalModel) -> None:
-        from cispbench.harness.models.pretrained import load_encoder
-
-        load_encoder(fresh, read_state(path), str(path))
+        fresh.load_encoder(read_state(path), str(path))
 
     label = choice if choice in table else path.name
     return WeightsChoice(label, sha256, known.normalise if known else None, load)

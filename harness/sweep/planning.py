@@ -10,7 +10,7 @@ from cispbench.harness.data.source import Source, locate
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
-from cispbench.harness.models.weights import load_table
+from cispbench.harness.models.weights_table import load_table
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
