@@ -61,7 +61,8 @@ class Registry(Generic[Plugin]):
         try:
             loaded = entry.load()
         except (ImportError, AttributeError) as error:
-            raise self._broken(f"{place} cannot be imported: {error}.") from error
+            hint = "Mend its package, or uninstall it."
+            raise self._broken(f"{place} cannot be imported: {error}.", hint=hint) from error
         if not self._fits(loaded):
             raise self._broken(f"{place} is not {self._wanted}.")
         if getattr(loaded, "name", None) != name:

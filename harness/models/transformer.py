@@ -117,4 +117,4 @@ def _stem_layer(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Module, .
 
 def as_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Show tokens (B, h*w, D) as a map (B, D, h, w), without copying."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return tokens.transpose(1, 2).reshape(*tokens.shape[::2], height, width)
