@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ def short_side_size(size: tuple[int, int], short: int | None) -> tuple[int, int]
 
 
 def area_box(
-    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
+    size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float], generator: Generator
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of a random box inside (height, width) = ``size``.
 
@@ -97,7 +98,7 @@ def area_box(
     height, width = size
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_ATTEMPTS):
-        area = height * width * uniform(*scale, generator)
+        area = height * width * uniform(scale[0], scale[1], generator)
         aspect = math.exp(uniform(low, high, generator))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < tall <= height:
