@@ -132,8 +132,13 @@ def dataset(name: str) -> Dataset:
 
 
 def datasets() -> dict[str, Dataset]:
-    """Return all installed data sets by name: those with short names first, smaller ones before larger ones."""
+    """Return all installed data sets by name: those with short names first, smaller ones before larger ones.
+
+    Raises CispbenchError for a broken plug-in, or if none is installed.
+    """
     found = [DATASETS.load(name) for name in DATASETS.names()]
+    if not found:  # as in an installation that is older than its code
+        raise CispbenchError("no data set is installed.", hint="Install cispbench again: pip install -e .")
     found.sort(key=lambda home: (not home.short_names, home.classes, home.name))
     return {home.name: home for home in found}
 

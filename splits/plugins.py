@@ -74,8 +74,8 @@ class Registry(Generic[Plugin]):
 
     def _hint(self, name: str) -> str:
         known = self.names()
-        # An installation from before this group existed has none of its built-in plug-ins.
-        return nearest(name, known) if known else f"No {self.what} is installed: install cispbench again."
+        # An installation that is older than its code knows none of the group's built-in plug-ins.
+        return nearest(name, known) if known else f"No {self.what} is installed: run `pip install -e .` again."
 
 
 @lru_cache(maxsize=16)

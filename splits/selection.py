@@ -62,7 +62,7 @@ def golden_settings(name: str) -> list[Setting]:
     """Return the settings of a data set for which figures are shipped, in their file's order. Raises SettingError."""
     if not has_golden(name):
         return []
-    return [parse_setting(f"{name}:{setting.rpartition(':')[2]}") for setting in _golden(name)["settings"]]
+    return [parse_setting(f"{name}:{setting}") for setting in _golden(name)["settings"]]
 
 
 def golden_list(name: str, split: str) -> GoldenList:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from cispbench.harness.data.check import Report
+    from cispbench.harness.data.check import DataReport
     from cispbench.harness.data.compare import ListCheck, SettingCheck
     from cispbench.splits.settings import Setting
 
@@ -152,7 +152,7 @@ def _index_text(row: dict[str, Any]) -> str:
     )
 
 
-def _as_text(report: Report) -> str:
+def _as_text(report: DataReport) -> str:
     """Return a report: where, what is broken, a table of what differs, why."""
     from tabulate import tabulate
 
@@ -186,7 +186,7 @@ def _row(what: str, step: str, check: ListCheck) -> list[str]:
     return [what, step, f"{published:,}", f"{found:,}" + ", other ones" * (published == found)]
 
 
-def _summary(reports: Sequence[Report]) -> str:
+def _summary(reports: Sequence[DataReport]) -> str:
     compared = [r.comparison for r in reports if r.comparison is not None and r.comparison.lists]
     checks = [check for comparison in compared for check in comparison.settings]
     steps = [step for check in checks for step in check.steps]
@@ -211,7 +211,7 @@ def _count(things: Sequence[object], name: str) -> str:
     return f"{len(things):,} {name}{'s' if len(things) != 1 else ''}"
 
 
-def _as_dict(report: Report) -> dict[str, Any]:
+def _as_dict(report: DataReport) -> dict[str, Any]:
     compared, found = report.comparison, report.index
     return {
         "dataset": report.dataset, "folder": str(report.folder), "masks_only": report.masks_only,

@@ -1,4 +1,4 @@
-"""ADE20K (SceneParsing): where its parts lie."""
+"""ADE20K (SceneParsing): its folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a difference from the published data is likely to come from, as far as counts and digests tell."""
+"""Guess why data differ from the published ones, from counts and digests alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
-from cispbench.harness.data.compare import Comparison, ListCheck, Presence
+from cispbench.harness.data.compare import Comparison, ListCheck
+from cispbench.harness.data.index import Presence
 from cispbench.harness.data.layout import layout_of
 from cispbench.harness.data.source import SPLITS
 from cispbench.splits.classes import class_names
@@ -22,9 +23,9 @@ _LONGEST = 10_000
 
 
 def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collection[str] = ()) -> list[str]:
-    """Return sentences on why the data differ, as far as it can be told; none where they agree.
+    """Return sentences on why the data differ; none if they agree.
 
-    ``unlisted``: ids of masks that lie in the folder and are on no list.
+    ``unlisted``: ids of masks that are in the folder but on no list.
     """
     if comparison.agrees:
         return []
@@ -59,7 +60,7 @@ def _list_cause(dataset: str, check: ListCheck, presence: Presence, unlisted: Co
     if len(ids | set(unlisted)) == count and digest(ids | set(unlisted)) == sha256:
         return f"missing on the {check.name} list, though their masks are there: {_name_some(sorted(unlisted))}."
     others = set(unlisted).union(*(presence[split] for split in SPLITS if split != check.name))
-    odd = one_apart(ids, check.published, ids if len(ids) > count else others)
+    odd = find_odd_id(ids, check.published, ids if len(ids) > count else others)
     if odd is not None:
         return f"{odd} {'is too many' if odd in ids else 'is missing'} on the {check.name} list; all others agree."
     if len(ids) == count:
@@ -67,7 +68,7 @@ def _list_cause(dataset: str, check: ListCheck, presence: Presence, unlisted: Co
     return None if len(ids) < count else f"the {check.name} list has {len(ids) - count:,} images too many."
 
 
-def one_apart(ids: Collection[str], published: GoldenList, candidates: Iterable[str]) -> str | None:
+def find_odd_id(ids: Collection[str], published: GoldenList, candidates: Iterable[str]) -> str | None:
     """Return the candidate that, put on the list or taken off it, makes ``ids`` the published list; else None."""
     lines = [f"\n{image_id}".encode() for image_id in sorted(ids)]
     surplus, text = len(lines) - published[0], b"".join(lines)
@@ -116,7 +117,7 @@ def _changed_masks(
         candidates = [image_id for image_id, too_many in found if too_many == surplus]
         if misses < _SEARCHES and len(ids) <= _LONGEST:
             candidates += ids if surplus else sorted(presence.keys() - set(ids))
-        odd = one_apart(ids, check.published, candidates)
+        odd = find_odd_id(ids, check.published, candidates)
         if odd is None:
             misses += 1
         else:

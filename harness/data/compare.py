@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from cispbench.harness.data.index import Presence
 from cispbench.harness.data.source import SPLITS
 from cispbench.splits.errors import SettingError
 from cispbench.splits.selection import (
@@ -17,8 +18,6 @@ from cispbench.splits.selection import (
     select_images,
 )
 from cispbench.splits.settings import Setting
-
-Presence = Mapping[str, Mapping[str, Set[int]]]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class SplitFolders:
     """A ``PairLister`` for data sets with a folder of images and a folder of masks a split, files of the same stem.
 
     ``images`` and ``masks``: split -> folder. An image without a mask, or a mask without an image, is listed with both
-    paths: whoever reads it finds out.
+    paths, and reading it raises an error that names the missing file.
     """
 
     images: Mapping[str, str]

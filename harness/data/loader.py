@@ -1,7 +1,7 @@
 """Batches of a step's images: in an order and with an augmentation that depend on the seed alone.
 
-Neither the number of workers nor the place where an epoch is resumed changes a batch, and no global generator
-(torch, numpy, random) is read or moved.
+Neither the number of workers nor the iteration at which an epoch is resumed changes a batch. No global random generator
+(torch, numpy, random) is used.
 """
 
 from __future__ import annotations

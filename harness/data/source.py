@@ -28,8 +28,8 @@ class Source(Protocol):
     """Images with masks, in a ``train`` and a ``val`` split.
 
     ``dataset``: its name. ``kind``: ``full`` (the published lists), ``mini`` (other images of the data set, or a data
-    set without published lists) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints,
-    wherever they lie.
+    set without published lists) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints in
+    any folder.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Views of an image with its mask: what training and testing see of them, image and mask always moved together.
+"""What training and testing see of an image and its mask; both are always moved together.
 
 Geometry works on raw 8-bit pixels and labels, normalisation comes last. Padding is therefore black before
 normalisation, as in the released code, and ``pad_label`` in the mask.
@@ -15,7 +15,7 @@ from torch import Tensor
 from cispbench.harness.data.geometry import (
     SMALLEST,
     Generator,
-    Joint,
+    ImageAndMask,
     area_box,
     short_side_size,
     torchvision,
@@ -71,13 +71,13 @@ class TrainTransform:
         """Return float32 (3, crop, crop) and uint8 (crop, crop) of uint8 (3, H, W) and uint8 (H, W).
 
         Where the image is smaller than the crop, it is padded around with black and the mask with ``pad_label``.
-        Chance comes from ``generator`` alone, or from torch's global one where it is None. The mask may share its
-        memory with the one given. Raises TypeError or ValueError for anything else than such tensors.
+        Random numbers come from ``generator`` alone, or from torch's global one if it is None. The result's mask may
+        share memory with ``mask``. Raises TypeError or ValueError for anything else than such tensors.
         """
         recipe = self.recipe
         _check(image, mask)
         if not (_crops_only(recipe) and mask.shape == (recipe.crop, recipe.crop)):
-            image, mask = _random_crop(Joint.wrap(image, mask), recipe, generator).unwrap()
+            image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator).unwrap()
         if recipe.flip > 0 and uniform(0, 1, generator) < recipe.flip:
             image, mask = image.flip(-1), mask.flip(-1)
         return _normalised(image, self.mean, self.deviation), mask
@@ -98,8 +98,8 @@ class EvalTransform:
         resized = short_side_size(size, self.view.resize_short)
         crop = self.view.crop
         if size != resized or (crop is not None and resized != (crop, crop)):
-            joint = Joint.wrap(image, mask).resize(resized)
-            image, mask = (joint if crop is None else _centre(joint, crop)).unwrap()
+            both = ImageAndMask.wrap(image, mask).resize(resized)
+            image, mask = (both if crop is None else _centre(both, crop)).unwrap()
         return _normalised(image, self.mean, self.deviation), mask
 
 
@@ -126,25 +126,25 @@ def _crops_only(recipe: DataRecipe) -> bool:
     return recipe.resize == "none" and recipe.resize_short is None
 
 
-def _random_crop(joint: Joint, recipe: DataRecipe, generator: Generator) -> Joint:
-    size = short_side_size(joint.size, recipe.resize_short)
+def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator) -> ImageAndMask:
+    size = short_side_size(both.size, recipe.resize_short)
     if recipe.resize == "area":
         box = area_box(size, recipe.scale, recipe.ratio, generator)
-        return joint.resize(size).cut(*box).resize((recipe.crop, recipe.crop))
+        return both.resize(size).cut(*box).resize((recipe.crop, recipe.crop))
     if recipe.resize == "scale":
         # Both resizings at once: half the work, and pixels are interpolated once.
         low, high = recipe.scale
         factor = uniform(low, high, generator)
         size = max(SMALLEST, int(size[0] * factor)), max(SMALLEST, int(size[1] * factor))
-    joint = joint.resize(size).pad(recipe.crop, recipe.pad_label)
-    top, left = (whole(side - recipe.crop, generator) for side in joint.size)
-    return joint.cut(top, left, recipe.crop, recipe.crop)
+    both = both.resize(size).pad(recipe.crop, recipe.pad_label)
+    top, left = (whole(side - recipe.crop, generator) for side in both.size)
+    return both.cut(top, left, recipe.crop, recipe.crop)
 
 
-def _centre(joint: Joint, crop: int) -> Joint:
-    joint = joint.pad(crop, VOID)
-    top, left = (round((side - crop) / 2) for side in joint.size)
-    return joint.cut(top, left, crop, crop)
+def _centre(both: ImageAndMask, crop: int) -> ImageAndMask:
+    both = both.pad(crop, VOID)
+    top, left = (round((side - crop) / 2) for side in both.size)
+    return both.cut(top, left, crop, crop)
 
 
 def _normalised(image: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 with the SBD masks: where its parts lie and which image belongs to which mask."""
+"""PASCAL VOC 2012 with the SBD masks: its folders, and the lists that pair images with masks."""
 
 from __future__ import annotations
 

@@ -91,5 +91,5 @@ class DeepLabV3(IncrementalModel):
         return [ClassGroup(cast(nn.Parameter, c.weight), cast(nn.Parameter, c.bias)) for c in self.classifiers]
 
     def sections(self) -> dict[str, nn.Module]:
-        """Encoder and head; the classifiers stand apart."""
+        """Encoder and head; the classifiers are the section "classifier"."""
         return {"encoder": self.encoder, "decoder": self.head}

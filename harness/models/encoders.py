@@ -183,7 +183,7 @@ class ViTEncoder(Encoder):
 
 
 class NormalisedEncoder(Encoder):
-    """Another encoder whose map is normalised over its channels, at every place: a mask transformer expects that."""
+    """An encoder whose map is normalised over its channels at every pixel, as a mask transformer expects it."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class Encoder(nn.Module, ABC):
         """
 
     def backbone(self) -> nn.Module | None:
-        """Return the module whose parameters are named as in published weights; None, as here: there are none."""
+        """Return the module whose parameters are named as in published weights, or None if there are none."""
         return None
 
     def load_pretrained(self, state: Mapping[str, Tensor], place: str) -> None:
@@ -105,7 +105,7 @@ class IncrementalModel(nn.Module, ABC):
 
     @property
     def num_classes(self) -> int:
-        """Classes the model can tell apart, background included."""
+        """The number of classes, background included."""
         return sum(group.bias.numel() for group in self.class_groups())
 
     def named_sections(self) -> Iterator[tuple[str, str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""Checkpoints of the papers' released code, translated into the parameter names of our models.
+"""Translate checkpoints of the papers' released code into the parameter names of our models, and load them.
 
 ``abn-deeplab`` (MiB, PLOP): a residual network ``body.mod1`` to ``body.mod5`` with blocks counted from 1, the head,
 and a classifier ``cls.k`` for every step. Its norms are in-place ABN, whose scale is |gamma| + 1e-5, or, where
@@ -126,7 +126,7 @@ def _class_groups(state: Mapping[str, Tensor], layout: str, place: str) -> tuple
     if missing:
         raise WeightsError(
             f"{place} has the classes of step group {max(found)} but not of group {missing[0]}.",
-            hint="The file is incomplete: fetch it anew.",
+            hint="The file is incomplete: fetch it again.",
         )
     sizes = [found[number] for number in range(len(found))]
     if layout == "segmenter" and len(sizes) > 1:  # the background comes with the first growth

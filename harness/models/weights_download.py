@@ -1,7 +1,7 @@
-"""Download pre-trained weights by name, go on where a download broke off, and check the file.
+"""Download pre-trained weights by name, resume a broken download, and check the file.
 
-This is code of our own because no library does all of it: ``torch.hub.download_url_to_file`` and ``pooch`` begin anew
-after a broken connection, and neither lets several processes of a sweep wait for one download.
+We have our own code because no library does all of it. ``torch.hub.download_url_to_file`` and ``pooch`` start again
+from the first byte after a broken connection, and neither lets the processes of a sweep wait for one download.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cispbench.harness.models.weight_files import file_sha256
 from cispbench.harness.models.weights_table import WeightsEntry, load_table
 from cispbench.splits.errors import StoreError, UsageError, WeightsError, nearest
 
-Progress = Callable[[int, int | None], None]
+DownloadProgress = Callable[[int, int | None], None]
 
 BLOCK_BYTES = 1 << 18
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
@@ -35,16 +35,16 @@ def fetch(
     retries: int = 4,
     timeout: float = 30.0,
     allow_unverified: bool = False,
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
     """Return the file of the weights ``name`` in ``folder``, checked, and downloaded first if it is not there.
 
-    A broken download goes on where it stopped, after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
+    A broken download is resumed after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
     (seconds) is for each answer. ``progress`` is given the bytes done and in all (None if unknown), ``note`` single
     lines (standard error by default). Without a known checksum nothing is downloaded unless ``allow_unverified``; the
     file's own SHA-256 is noted then, and ``file_sha256`` gives it for the record.
-    Raises UsageError for an unknown name, WeightsError if no file is to be had or its checksum is wrong.
+    Raises UsageError for an unknown name, WeightsError if the file cannot be fetched or its checksum is wrong.
     """
     table = load_table()
     if name not in table:
@@ -66,7 +66,7 @@ def fetch(
             raise WeightsError(f"cannot store the weights {name!r} as {target}: {error}.") from error
     digest = _verify(entry, target)
     if not entry.digits:
-        say(f"weights {name}: not verified, for no checksum is known; the SHA-256 of {target} is {digest}")
+        say(f"weights {name}: not verified, no checksum is known; the SHA-256 of {target} is {digest}")
     return target
 
 
@@ -86,7 +86,7 @@ def _verify(entry: WeightsEntry, path: Path) -> str:
     raise WeightsError(
         f"the weights {entry.name!r} in {path} have SHA-256 {digest} and {size} bytes, those of {entry.url} {wanted}. "
         f"The file {'could not be' if path.exists() else 'was'} removed.",
-        hint="The same command fetches it anew; if that ends like this too, what the URL serves has changed.",
+        hint="The same command fetches it again; if that ends like this too, what the URL serves has changed.",
     )
 
 
@@ -95,13 +95,13 @@ def _download(
     target: Path,
     retries: int,
     timeout: float,
-    progress: Progress | None,
+    progress: DownloadProgress | None,
     say: Callable[[str], None],
 ) -> Path:
-    """Download into ``<target>.part``, in as many goes as it takes; raise WeightsError if that fails."""
+    """Download into ``<target>.part`` with retries. Raises WeightsError if that fails."""
     part = target.with_name(target.name + ".part")
     if not entry.digits:
-        # Nothing would tell that the URL's file has changed since another process began with it.
+        # Without a checksum nobody would notice that the file behind the URL has changed since the part was written.
         part.unlink(missing_ok=True)
     attempt = 0
     while True:
@@ -125,15 +125,15 @@ def _download(
 
 
 def _may_pass(error: Exception, url: str) -> bool:
-    """Tell whether a failure may be over at the next attempt."""
+    """Return whether a retry may succeed."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 416, 425, 429) or error.code >= 500
     certificate = isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
     return not certificate and not url.startswith("file:")
 
 
-def _transfer(entry: WeightsEntry, part: Path, timeout: float, progress: Progress | None) -> None:
-    """Append to ``part`` what it lacks, or write it anew if the server sends the whole file."""
+def _transfer(entry: WeightsEntry, part: Path, timeout: float, progress: DownloadProgress | None) -> None:
+    """Append what ``part`` lacks, or write the whole file if the server does not send a range."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "cispbench"} | ({"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(urllib.request.Request(entry.url, headers=headers), timeout=timeout) as response:
@@ -158,6 +158,6 @@ def _read_block(response: Any) -> bytes:
     try:
         block: bytes = response.read(BLOCK_BYTES)
     except OSError as error:
-        # Told apart from a full disk, which no further attempt would mend.
+        # An error of the network, which a retry may solve; a full disk, also an OSError, is not caught here.
         raise urllib.error.URLError(error) from error
     return block

@@ -14,7 +14,7 @@ TABLE = Path(__file__).with_name("weights.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsEntry:
-    """One entry of ``weights.yaml``, whose first lines say what the fields mean."""
+    """One row of ``weights.yaml``; the comment at the file's head says what the fields mean."""
 
     name: str
     url: str

@@ -71,7 +71,7 @@ def test_a_truncated_file(commands: Any, encoder: dict[str, torch.Tensor], suffi
     else:
         save_file(small, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    failed(commands, words(commands, path), str(path), "Fetch it anew")
+    failed(commands, words(commands, path), str(path), "Fetch it again")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
