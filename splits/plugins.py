@@ -36,6 +36,7 @@ class Registry(Generic[Plugin]):
     ) -> None:
         self.group, self.what = group, what
         self._wanted, self._fits, self._unknown, self._broken = wanted, fits, unknown, broken
+        self._loaded: dict[tuple[str, tuple[str, ...]], Plugin] = {}
 
     def names(self) -> list[str]:
         """Return the names of all plug-ins, sorted, without importing any."""
@@ -47,6 +48,13 @@ class Registry(Generic[Plugin]):
         Raises ``unknown`` with the nearest name, and ``broken`` for a name that is registered twice, a target that
         cannot be imported, has the wrong type, or calls itself by another name.
         """
+        # Kept, because a table of thousands of records asks for its data set each time.
+        place = (name, tuple(sys.path))
+        if place not in self._loaded:
+            self._loaded[place] = self._import(name)
+        return self._loaded[place]
+
+    def _import(self, name: str) -> Plugin:
         # A package may be seen twice, by its source folder and by its installation: the same target is no duplicate.
         found = {entry.value: entry for entry in self._entries() if entry.name == name}
         if not found:
