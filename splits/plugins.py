@@ -68,6 +68,7 @@ class Registry(Generic[Plugin]):
         place = f"the {self.what} {name!r} ({entry.value})"
         try:
             loaded = entry.load()
+        # Other exceptions are faults in the plug-in's own code: their tracebacks say more than a message of ours.
         except (ImportError, AttributeError) as error:
             hint = "Mend its package, or uninstall it."
             raise self._broken(f"{place} cannot be imported: {error}.", hint=hint) from error

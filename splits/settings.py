@@ -169,6 +169,7 @@ def _split_prefix(name: str) -> tuple[str | None, str]:
 
 
 def _with_short_names() -> dict[str, Dataset]:
+    # Not all installed data sets: an installed package must not change what a name without a prefix means.
     return {name: home for name, home in datasets().items() if home.short_names}
 
 

@@ -21,8 +21,8 @@ Progress = Callable[[int, int], None]
 Pairs = Mapping[str, Mapping[str, Pair]]
 Presence = Mapping[str, Mapping[str, frozenset[int]]]  # split -> image id -> class numbers
 _FORMAT = 1
-_CHUNK = 64
-_NAMED = 5
+_CHUNK = 64  # masks a task of the thread pool: single ones would cost more to hand out than to read
+_NAMED = 5  # files that an error names
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

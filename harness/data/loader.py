@@ -59,6 +59,7 @@ class _Order:
     def _epoch(self, epoch: int) -> list[list[Draw]]:
         order = torch.randperm(self.images, generator=_generator("order", self.seed, epoch)).tolist()
         size = self.batch_size
+        # A step of few images still trains on whole batches, so that the recipe's batch size holds.
         if len(order) < size:
             order = (order * -(-size // len(order)))[:size]
         draws = [Draw(epoch, position, image) for position, image in enumerate(order)]

@@ -150,6 +150,7 @@ def _root(data_root: Path | None) -> tuple[Path, str]:
 
 
 def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> Kind:
+    # Nobody can say that data are complete if no list is published, and records of "full" data are ranked.
     if not has_golden(dataset):
         return "mini"
     published = all((len(pairs[split]), digest(pairs[split])) == golden_list(dataset, split) for split in SPLITS)

@@ -76,6 +76,7 @@ class TrainTransform:
         """
         recipe = self.recipe
         _check(image, mask)
+        # Images that have the crop's size, such as synthetic scenes, need no torchvision, which is slow to import.
         if not (_crops_only(recipe) and mask.shape == (recipe.crop, recipe.crop)):
             image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator).unwrap()
         if recipe.flip > 0 and uniform(0, 1, generator) < recipe.flip:

@@ -36,6 +36,7 @@ class ResNetEncoder(Encoder):
             if hasattr(module, "relu"):
                 module.relu = act()
         self.net = net
+        # ImageNet's classifier is never used: it would only be counted and stored with every step.
         del net.fc, net.avgpool
         self.width: int = net.inplanes
 
@@ -60,7 +61,8 @@ class ResNetEncoder(Encoder):
 
 
 def _dilate(stage: nn.Module) -> None:
-    """Trade a stage's stride of 2 for a dilation of 2, in every block, as the released networks do."""
+    """Replace a stage's stride of 2 by a dilation of 2, in every block, as the released networks do."""
+    # The map stays at stride 16, and ImageNet's weights still see the neighbours that they were trained on.
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)

@@ -125,6 +125,7 @@ class IncrementalModel(nn.Module, ABC):
     def train(self, mode: bool = True) -> IncrementalModel:
         """Switch to training mode; with ``freeze_batch_norm`` the encoder's batch norms keep their statistics."""
         super().train(mode)
+        # Done at each switch: every ``train()`` of a loop would unfreeze them again.
         if self.freeze_batch_norm:
             for module in self.sections()["encoder"].modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

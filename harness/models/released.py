@@ -93,6 +93,7 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
         )
     _check_values(state, place)
     in_place = layout == "abn-deeplab" and not any(key.endswith(COUNTER) for key in renamed)
+    # Only in-place ABN counts no batches; its scales must be converted, those of plain batch norms must not.
     if in_place:
         renamed = _plain_norms(renamed)
     return ReleasedState(renamed, groups, in_place)

@@ -87,6 +87,7 @@ class Segmenter(IncrementalModel):
         if new_classes < 1:
             raise ValueError(f"a model grows by at least 1 class, not {new_classes}")
         if not self.decoder.cls_emb:
+            # The released code keeps the background's token in a group of its own; checkpoints depend on it.
             self.decoder.grow(1)
             new_classes -= 1
         if new_classes:

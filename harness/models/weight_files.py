@@ -20,6 +20,7 @@ FILE_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError),
     *(ArithmeticError, pickle.PickleError),
 )
+# (blocks of the third stage, whether they are bottlenecks) -> depth: enough to tell the ResNets from each other.
 RESNETS = {(2, False): "18", (6, False): "34", (6, True): "50", (23, True): "101", (36, True): "152"}
 
 
@@ -112,6 +113,7 @@ def load_backbone(module: nn.Module, state: Mapping[str, Tensor], *, place: str,
             f"{place} does not fit {wanted}: {'; '.join(problems[:3])}{more}.",
             hint=f"The weights look like {found or 'no network known here'}; name a model and weights that fit.",
         )
+    # Not strict, because counters may be missing; everything else has been compared above, before the first copy.
     module.load_state_dict({key: state[key] for key in expected if key in state}, strict=False)
 
 
