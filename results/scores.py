@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cispbench.results.protocols import Protocol, load_protocol
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import StoreError
 from cispbench.splits.settings import Setting
 
@@ -97,7 +98,7 @@ def _as_counts(confusion: ArrayLike, count: int) -> Floats:
 
 
 def _row_zero_is_void(setting: Setting, rules: Protocol) -> bool:
-    return setting.dataset == "ade" and rules.void == "ignored"
+    return rules.void == "ignored" and dataset(setting.dataset).zero_is_void
 
 
 def _counted(counts: Floats, setting: Setting, known: int, rules: Protocol) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from cispbench.results.record import StepRecord
 from cispbench.results.submission_text import shown
 from cispbench.splits.errors import SettingError
-from cispbench.splits.selection import golden_list, golden_steps
+from cispbench.splits.selection import golden_list, golden_steps, has_golden
 from cispbench.splits.settings import Setting, parse_setting
 from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
@@ -193,6 +193,9 @@ def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:
 def _images(record: StepRecord, setting: Setting) -> Iterator[str]:
     if record.data.kind != "full":
         return
+    if not has_golden(setting.dataset):
+        yield f"data.kind is 'full', and no lists are published for {setting.dataset}"
+        return
     tested, _ = golden_list(setting.dataset, "val")
     if record.data.val_images != tested:
         yield f"data.val_images is {record.data.val_images}, and the full data have {tested}"
@@ -202,7 +205,7 @@ def _images(record: StepRecord, setting: Setting) -> Iterator[str]:
 
 
 def _known_pixels(record: StepRecord, rows: list[int], setting: Setting) -> Iterator[str]:
-    for known in _table()[setting.dataset]:
+    for known in _table().get(setting.dataset, ()):
         if known.kind != record.data.kind or (known.resize_short, known.crop) != _view(record):
             continue
         if record.data.val_images != known.images:

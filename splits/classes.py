@@ -1,38 +1,24 @@
-"""Class names and the customary palettes of the data sets, by class number."""
+"""Class names and colours of the data sets, by class number."""
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
-from cispbench.splits.errors import CispbenchError
-from cispbench.splits.strict_yaml import load_yaml
-from cispbench.splits.tasks import dataset
-
-_PATH = Path(__file__).parent / "classes.yaml"
+from cispbench.splits.datasets import Colour, dataset
 
 
-@cache
 def class_names(name: str) -> tuple[str, ...]:
     """Return the names of a data set's classes; place 0 is ``background``. Raises SettingError on an unknown name."""
-    count = dataset(name).classes
-    names = tuple(_tables()[name]["names"])
-    if len(names) != count:
-        raise CispbenchError(f"{_PATH}: {name} has {len(names)} names for {count} classes.")
-    return ("background", *names)
+    return ("background", *dataset(name).class_names)
 
 
-@cache
-def palette(name: str) -> tuple[tuple[int, int, int], ...]:
-    """Return red, green, blue (0..255) of every class number, background first. Raises SettingError as above."""
-    count = dataset(name).classes + 1
-    colours = tuple((int(text[:2], 16), int(text[2:4], 16), int(text[4:], 16)) for text in _tables()[name]["palette"])
-    if len(colours) != count:
-        raise CispbenchError(f"{_PATH}: {name} has {len(colours)} colours for {count} classes.")
-    return colours
+def palette(name: str) -> tuple[Colour, ...]:
+    """Return red, green, blue (0 to 255) of every class number, background first. Raises SettingError as above."""
+    home = dataset(name)
+    return home.palette or tuple(_voc_colour(number) for number in range(home.classes + 1))
 
 
-@cache
-def _tables() -> dict[str, dict[str, list[str]]]:
-    tables: dict[str, dict[str, list[str]]] = load_yaml(_PATH)
-    return tables
+def _voc_colour(number: int) -> Colour:
+    """Return VOC's customary colour: bits 0, 1, 2 of the number are the top bits of red, green, blue, and so on."""
+    red, green, blue = (
+        sum(((number >> (3 * place + channel)) & 1) << (7 - place) for place in range(3)) for channel in range(3)
+    )
+    return red, green, blue

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import DataError, SettingError, nearest
 from cispbench.splits.settings import VOID, Setting, parse_setting
 from cispbench.splits.strict_yaml import load_yaml
-from cispbench.splits.tasks import dataset
 
 GoldenList = tuple[int, str]
 
@@ -45,26 +45,35 @@ def digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
+def has_golden(name: str) -> bool:
+    """Return whether figures are shipped for a data set. Raises SettingError for an unknown one."""
+    return dataset(name).published is not None
+
+
 def golden_steps(setting: Setting) -> list[GoldenList] | None:
     """Return (images, SHA-256) of each step's training list, or None where no figures are shipped."""
-    if len(setting.steps) == 1:
+    if len(setting.steps) == 1 or not has_golden(setting.dataset):
         return None
-    steps = _golden()[setting.dataset]["settings"].get(setting.name)
+    steps = _golden(setting.dataset)["settings"].get(setting.name.rpartition(":")[2])
     return None if steps is None else [(entry["images"], entry["sha256"]) for entry in steps]
 
 
 def golden_settings(name: str) -> list[Setting]:
     """Return the settings of a data set for which figures are shipped, in their file's order. Raises SettingError."""
-    home = dataset(name).name
-    return [parse_setting(f"{home}:{setting}") for setting in _golden()[home]["settings"]]
+    if not has_golden(name):
+        return []
+    return [parse_setting(f"{name}:{setting}") for setting in _golden(name)["settings"]]
 
 
 def golden_list(name: str, split: str) -> GoldenList:
-    """Return (images, SHA-256) of a data set's whole ``train`` or ``val`` list. Raises SettingError."""
+    """Return (images, SHA-256) of a data set's whole ``train`` or ``val`` list.
+
+    Raises SettingError for an unknown data set or split, DataError if no figures are shipped for the data set.
+    """
     splits = ("train", "val")
     if split not in splits:
         raise SettingError(f"unknown split {split!r}.", hint=nearest(split, splits))
-    entry = _golden()[dataset(name).name][split]
+    entry = _golden(name)[split]
     return entry["images"], entry["sha256"]
 
 
@@ -81,7 +90,15 @@ def _check_numbers(presence: Mapping[str, Set[int]], setting: Setting) -> None:
     )
 
 
+def _golden(name: str) -> dict[str, Any]:
+    path = dataset(name).published
+    if path is None:
+        raise DataError(f"no figures are published for the data set {name}.", hint="Its own images are needed.")
+    figures: dict[str, Any] = _read_figures(path)[name]
+    return figures
+
+
 @cache
-def _golden() -> dict[str, Any]:
-    figures: dict[str, Any] = load_yaml(Path(__file__).parent / "golden.yaml")
+def _read_figures(path: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = load_yaml(path)
     return figures

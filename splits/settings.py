@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
+from cispbench.splits.datasets import NATURAL_ORDER, SCENARIOS, Dataset, dataset, datasets, task_numbers
 from cispbench.splits.errors import SettingError, nearest
-from cispbench.splits.tasks import NATURAL_ORDER, SCENARIOS, Dataset, dataset, datasets, published_orders, task_numbers
 
 VOID = 255
 ILLEGAL = -1
@@ -122,8 +122,9 @@ class Setting:
 def parse_setting(name: str) -> Setting:
     """Return the setting called ``<scenario>-<task>[-<order>]``, for example ``overlapped-15-1-b``.
 
-    A task that more than one data set could mean takes ``voc:`` or ``ade:`` before the name or before the task. The
-    result's name is canonical: no prefix where none is needed, no suffix for the natural order ``a``.
+    The data set stands as a prefix (``ade:``) before the name or before the task; it may be left out for data sets with
+    ``short_names``, unless the task could mean more than one of them. The result's name is canonical: no prefix where
+    none is needed, no suffix for the natural order ``a``.
     Raises SettingError saying what is wrong and what to write.
     """
     prefix, bare = _split_prefix(name)
@@ -159,7 +160,7 @@ def paper_table() -> list[Setting]:
 
 
 def _split_prefix(name: str) -> tuple[str | None, str]:
-    """Take ``voc:`` or ``ade:`` off the name, from before the whole of it or from before its task."""
+    """Take the data set's prefix off the name, from before the whole of it or from before its task."""
     front, colon, rest = name.partition(":")
     if not colon:
         return None, name
@@ -167,9 +168,14 @@ def _split_prefix(name: str) -> tuple[str | None, str]:
     return dataset(prefix).name, f"{scenario}{dash}{rest}"
 
 
+def _with_short_names() -> dict[str, Dataset]:
+    # Not all installed data sets: an installed package must not change what a name without a prefix means.
+    return {name: home for name, home in datasets().items() if home.short_names}
+
+
 def _candidates(task: str) -> tuple[str, ...]:
     """Return the data sets that a task without a prefix may mean: those that list it, else those that it fits."""
-    known = datasets()
+    known = _with_short_names()
     listed = tuple(name for name, home in known.items() if task in home.tasks)
     return listed or tuple(name for name, home in known.items() if home.misfit(task) is None)
 
@@ -182,8 +188,9 @@ def _resolve(name: str, task: str, prefix: str | None) -> Dataset:
         return dataset(prefix)
     fitting = _candidates(task)
     if not fitting:
-        reasons = "; ".join(str(home.misfit(task)) for home in datasets().values())
-        raise SettingError(f"the task {task!r} of {name!r} fits no data set: {reasons}.", hint=_task_hint(*datasets()))
+        known = _with_short_names()
+        reasons = "; ".join(str(home.misfit(task)) for home in known.values())
+        raise SettingError(f"the task {task!r} of {name!r} fits no data set: {reasons}.", hint=_task_hint(*known))
     if len(fitting) > 1:
         names = " or ".join(repr(f"{candidate}:{name}") for candidate in fitting)
         raise SettingError(f"the task {task!r} of {name!r} fits {' and '.join(fitting)}.", hint=f"Write {names}.")
@@ -197,7 +204,7 @@ def _steps(name: str, home: Dataset, task: str, order: str) -> tuple[Step, ...]:
         return tuple(
             Step(index, tuple(range(start + 1, end + 1))) for index, (start, end) in enumerate(pairwise(starts))
         )
-    orders = published_orders().get(home.name, {}).get(task, {})
+    orders = home.orders.get(task, {})
     if order not in orders:
         known = ", ".join([NATURAL_ORDER, *orders])
         raise SettingError(f"unknown order {order!r} in {name!r}.", hint=f"Orders of {home.name} {task}: {known}.")

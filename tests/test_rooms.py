@@ -134,6 +134,9 @@ def test_a_light_room_loads_nothing_heavy(room):
         "sweep --methods mib,mbs --settings overlapped-15-1 --profile quick --plan",
         "show plop --setting overlapped-100-10",
         "list methods",
+        "list models",
+        "list settings",
+        "show mib --model segmenter-vit-b16",
     ],
 )
 def test_a_command_that_computes_nothing_spares_its_user_the_import_of_torch(words, tmp_path, monkeypatch):
@@ -176,3 +179,13 @@ def test_no_harness_module_names_a_method():
         text = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
         # "joint" is left out: it is an attribute of every method, too.
         assert not text & {"mib", "plop", "mbs", "finetune", "lwf", "lwf_mc", "ilt"}, path
+
+
+def test_no_code_asks_for_the_name_of_a_data_set():
+    """What differs between data sets is a fact of their entries, or a condition in a recipe."""
+    for room in ("harness", "reports"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, (ast.Compare, ast.Dict)):
+                    names = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                    assert not names & {"voc", "ade"}, f"{path}, line {node.lineno}"

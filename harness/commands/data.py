@@ -11,11 +11,11 @@ import click
 from cispbench.harness.commands.options import DATA_ROOT, JSON
 
 if TYPE_CHECKING:
-    from cispbench.harness.data.check import Report
+    from cispbench.harness.data.check import DataReport
     from cispbench.harness.data.compare import ListCheck, SettingCheck
     from cispbench.splits.settings import Setting
 
-DATASET = click.option("--dataset", metavar="voc|ade", help="Data set. [each that is found]")
+DATASET = click.option("--dataset", metavar="NAME", help="Data set. [each that is found]")
 STEPS_DIR = click.option(
     "--steps-dir", type=click.Path(path_type=Path), help="Folder of the index, below index/. [.cispbench]"
 )
@@ -99,7 +99,7 @@ def index(
     from cispbench.harness.data.source import list_data
     from cispbench.harness.machine.progress import index_progress, make_view
     from cispbench.harness.runs.step_store import default_steps_dir
-    from cispbench.splits.tasks import dataset as find_dataset
+    from cispbench.splits.datasets import dataset as find_dataset
 
     rows = []
     with make_view(quiet=as_json) as view:
@@ -118,9 +118,9 @@ def index(
 def _chosen(dataset: str | None, data_root: Path | None, settings: Sequence[Setting]) -> list[str]:
     """Return the data set asked for, else those of the settings, else those found. Raises UsageError, DataError."""
     from cispbench.harness.data.source import locate, not_found
+    from cispbench.splits.datasets import dataset as find_dataset
+    from cispbench.splits.datasets import datasets
     from cispbench.splits.errors import DataError, SettingError
-    from cispbench.splits.tasks import dataset as find_dataset
-    from cispbench.splits.tasks import datasets
 
     if dataset is not None:
         home = find_dataset(dataset).name
@@ -150,17 +150,19 @@ def _index_text(row: dict[str, Any]) -> str:
     )
 
 
-def _as_text(report: Report) -> str:
+def _as_text(report: DataReport) -> str:
     """Return a report: where, what is broken, a table of what differs, why."""
     from tabulate import tabulate
 
-    from cispbench.splits.tasks import dataset as find_dataset
+    from cispbench.splits.datasets import dataset as find_dataset
 
     lines = [f"{find_dataset(report.dataset).title} in {report.folder}{', masks only' * report.masks_only}"]
     lines += [f"broken: {error.message}" for error in report.broken]
     if report.comparison is None or report.index is None:
         return "\n".join([*lines, "not compared: repair the broken files first."])
     lines.append(f"fingerprint {report.index.fingerprint}")
+    if not report.comparison.lists:
+        return "\n".join([*lines, "not compared: no figures are published for this data set."])
     rows = [_row(f"{part.name} list", "-", part) for part in report.comparison.lists if not part.agrees]
     for check in report.comparison.settings:
         first = check.first_difference
@@ -182,10 +184,12 @@ def _row(what: str, step: str, check: ListCheck) -> list[str]:
     return [what, step, f"{published:,}", f"{found:,}" + ", other ones" * (published == found)]
 
 
-def _summary(reports: Sequence[Report]) -> str:
-    compared = [report.comparison for report in reports if report.comparison is not None]
+def _summary(reports: Sequence[DataReport]) -> str:
+    compared = [r.comparison for r in reports if r.comparison is not None and r.comparison.lists]
     checks = [check for comparison in compared for check in comparison.settings]
     steps = [step for check in checks for step in check.steps]
+    if not compared and all(report.agrees for report in reports):
+        return "No file is broken; nothing was compared."
     if all(report.agrees for report in reports):
         return f"{_count(checks, 'setting')}, {_count(steps, 'step')} agree, and so do the train and val lists."
     good_checks = sum(check.first_difference is None for check in checks)
@@ -205,7 +209,7 @@ def _count(things: Sequence[object], name: str) -> str:
     return f"{len(things):,} {name}{'s' if len(things) != 1 else ''}"
 
 
-def _as_dict(report: Report) -> dict[str, Any]:
+def _as_dict(report: DataReport) -> dict[str, Any]:
     compared, found = report.comparison, report.index
     return {
         "dataset": report.dataset, "folder": str(report.folder), "masks_only": report.masks_only,

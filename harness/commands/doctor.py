@@ -20,8 +20,8 @@ from cispbench.harness.commands.options import DATA_ROOT, JSON, OUT, STEPS_DIR
 from cispbench.harness.machine.devices import DRIVERS
 from cispbench.harness.machine.environment import PACKAGES, describe_environment, emulates_bf16
 from cispbench.results.atomic import explain_os_error, write_atomic
+from cispbench.splits.datasets import datasets
 from cispbench.splits.errors import CispbenchError, DataError
-from cispbench.splits.tasks import datasets
 
 GIB = 2**30
 LEAST_MEMORY, LEAST_DISK, LEAST_SHARED = 4 * GIB, 2 * GIB, GIB // 2
@@ -147,7 +147,7 @@ def _folder(topic: str, path: Path) -> Finding:
 
 
 def _weights(folder: Path) -> Finding:
-    from cispbench.harness.models.weights import load_table
+    from cispbench.harness.models.weights_table import load_table
 
     table = load_table()
     there: list[str] = []

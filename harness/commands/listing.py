@@ -94,7 +94,7 @@ def _protocols() -> list[Row]:
 
 
 def _weights() -> list[Row]:
-    from cispbench.harness.models.weights import load_table
+    from cispbench.harness.models.weights_table import load_table
 
     return [
         {"weights": name, "architecture": entry.architecture, "source": entry.source, "licence": entry.licence}

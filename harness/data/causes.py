@@ -1,4 +1,4 @@
-"""What a difference from the published data is likely to come from, as far as counts and digests tell."""
+"""Guess why data differ from the published ones, from counts and digests alone."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
-from cispbench.harness.data.compare import Comparison, ListCheck, Presence
+from cispbench.harness.data.compare import Comparison, ListCheck
+from cispbench.harness.data.index import Presence
+from cispbench.harness.data.layout import layout_of
 from cispbench.harness.data.source import SPLITS
 from cispbench.splits.classes import class_names
+from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.selection import GoldenList, digest, select_images
 from cispbench.splits.settings import Setting
-from cispbench.splits.tasks import dataset as find_dataset
 
 _NAMED = 5
 # Bounds of a search for the one mask that explains a step: fruitless ones, and images of the longest list.
 _SEARCHES = 5
 _LONGEST = 10_000
-# What else is called a train list of the same data: number of images -> its name.
-_OTHER_LISTS = {
-    "voc": {1464: "VOC 2012's own train list", 2913: "VOC 2012's own trainval list", 8498: "SBD's own train list"},
-    "ade": {25574: "the full ADE20K of 2021, not its SceneParsing part of 2016"},
-}
-_RIGHT_LIST = {"voc": "train_aug", "ade": "ADEChallengeData2016's training"}
-_IDS = {"voc": re.compile(r"\d{4}_\d{6}"), "ade": re.compile(r"ADE_(train|val)_\d{8}")}
 
 
 def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collection[str] = ()) -> list[str]:
-    """Return sentences on why the data differ, as far as it can be told; none where they agree.
+    """Return sentences on why the data differ; none if they agree.
 
-    ``unlisted``: ids of masks that lie in the folder and are on no list.
+    ``unlisted``: ids of masks that are in the folder but on no list.
     """
     if comparison.agrees:
         return []
@@ -42,7 +37,8 @@ def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collecti
         causes.append(f"images on both lists, so that test images are trained on: {_name_some(sorted(shared))}.")
     named = {part.name: _list_cause(comparison.dataset, part, presence, unlisted) for part in comparison.lists}
     causes += [cause for cause in named.values() if cause]
-    strangers = sorted(i for s in SPLITS for i in presence[s] if not _IDS[comparison.dataset].fullmatch(i))
+    known = re.compile(layout_of(comparison.dataset).image_id)
+    strangers = sorted(image for split in SPLITS for image in presence[split] if not known.fullmatch(image))
     title = find_dataset(comparison.dataset).title
     if strangers:
         causes.append(f"{len(strangers):,} ids are none of {title}, such as {strangers[0]!r}: these are other images.")
@@ -57,13 +53,14 @@ def _list_cause(dataset: str, check: ListCheck, presence: Presence, unlisted: Co
     ids, (count, sha256) = presence[check.name].keys(), check.published
     if check.agrees:
         return None
-    known = _OTHER_LISTS[dataset].get(len(ids)) if check.name == "train" else None
+    layout = layout_of(dataset)
+    known = layout.other_lists.get(len(ids)) if check.name == "train" else None
     if known:
-        return f"the train list has {len(ids):,} images, as many as {known}; {_RIGHT_LIST[dataset]} has {count:,}."
+        return f"the train list has {len(ids):,} images, as many as {known}; {layout.train_list} has {count:,}."
     if len(ids | set(unlisted)) == count and digest(ids | set(unlisted)) == sha256:
         return f"missing on the {check.name} list, though their masks are there: {_name_some(sorted(unlisted))}."
     others = set(unlisted).union(*(presence[split] for split in SPLITS if split != check.name))
-    odd = one_apart(ids, check.published, ids if len(ids) > count else others)
+    odd = find_odd_id(ids, check.published, ids if len(ids) > count else others)
     if odd is not None:
         return f"{odd} {'is too many' if odd in ids else 'is missing'} on the {check.name} list; all others agree."
     if len(ids) == count:
@@ -71,7 +68,7 @@ def _list_cause(dataset: str, check: ListCheck, presence: Presence, unlisted: Co
     return None if len(ids) < count else f"the {check.name} list has {len(ids) - count:,} images too many."
 
 
-def one_apart(ids: Collection[str], published: GoldenList, candidates: Iterable[str]) -> str | None:
+def find_odd_id(ids: Collection[str], published: GoldenList, candidates: Iterable[str]) -> str | None:
     """Return the candidate that, put on the list or taken off it, makes ``ids`` the published list; else None."""
     lines = [f"\n{image_id}".encode() for image_id in sorted(ids)]
     surplus, text = len(lines) - published[0], b"".join(lines)
@@ -120,7 +117,7 @@ def _changed_masks(
         candidates = [image_id for image_id, too_many in found if too_many == surplus]
         if misses < _SEARCHES and len(ids) <= _LONGEST:
             candidates += ids if surplus else sorted(presence.keys() - set(ids))
-        odd = one_apart(ids, check.published, candidates)
+        odd = find_odd_id(ids, check.published, candidates)
         if odd is None:
             misses += 1
         else:

@@ -17,7 +17,7 @@ from cispbench.splits.settings import Setting
 
 
 @dataclass(frozen=True)
-class Report:
+class DataReport:
     """What ``check_data`` has found; ``index`` and ``comparison`` are None where broken files forbid both."""
 
     dataset: str
@@ -37,7 +37,7 @@ class Report:
 def check_data(
     dataset: str, data_root: Path | None, cache: Path, view: ProgressView, *,
     settings: Sequence[Setting] = (), masks_only: bool = False, decode: bool = False,
-) -> Report:  # fmt: skip
+) -> DataReport:  # fmt: skip
     """Compare the data set found below ``data_root`` with what is published; every listed file must exist.
 
     ``settings``: those to compare, all with published figures if empty. ``decode``: read every image and mask to its
@@ -54,10 +54,10 @@ def check_data(
     except DataError:
         if not broken:
             raise
-        return Report(dataset, folder, masks_only, tuple(broken), None, None, ())
+        return DataReport(dataset, folder, masks_only, tuple(broken), None, None, ())
     comparison = compare(dataset, index.presence, chosen)
     causes = likely_causes(comparison, index.presence, _unlisted(pairs))
-    return Report(dataset, folder, masks_only, tuple(broken), index, comparison, tuple(causes))
+    return DataReport(dataset, folder, masks_only, tuple(broken), index, comparison, tuple(causes))
 
 
 def _unlisted(pairs: Pairs) -> set[str]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from cispbench.harness.data.index import Presence
 from cispbench.harness.data.source import SPLITS
 from cispbench.splits.errors import SettingError
-from cispbench.splits.selection import GoldenList, digest, golden_list, golden_settings, golden_steps, select_images
+from cispbench.splits.selection import (
+    GoldenList,
+    digest,
+    golden_list,
+    golden_settings,
+    golden_steps,
+    has_golden,
+    select_images,
+)
 from cispbench.splits.settings import Setting
-
-Presence = Mapping[str, Mapping[str, Set[int]]]
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,11 @@ class Comparison:
 def compare(dataset: str, presence: Presence, settings: Iterable[Setting]) -> Comparison:
     """Hold both lists and every step of the settings against the published figures.
 
-    ``presence``: split -> id -> class numbers. Raises SettingError for a setting without figures.
+    ``presence``: split -> id -> class numbers. A data set without published figures has no lists to compare. Raises
+    SettingError for a setting without figures.
     """
-    lists = tuple(ListCheck(split, golden_list(dataset, split), _figures(presence[split])) for split in SPLITS)
+    splits = SPLITS if has_golden(dataset) else ()
+    lists = tuple(ListCheck(split, golden_list(dataset, split), _figures(presence[split])) for split in splits)
     return Comparison(dataset, lists, tuple(_compare_setting(setting, presence["train"]) for setting in settings))
 
 
@@ -71,7 +80,9 @@ def _compare_setting(setting: Setting, presence: Mapping[str, Set[int]]) -> Sett
     published = golden_steps(setting)
     if published is None:
         names = ", ".join(known.name for known in golden_settings(setting.dataset))
-        raise SettingError(f"no figures are published for {setting.name}.", hint=f"Choose among {names}.")
+        raise SettingError(
+            f"no figures are published for {setting.name}.", hint=f"Choose among {names}." if names else "Leave it out."
+        )
     if setting.scenario == "partitioned":
         images = len(select_images(presence, setting.joint(), 0))
         return SettingCheck(setting, (ListCheck("all", (sum(count for count, _ in published), ""), (images, "")),))

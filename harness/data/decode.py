@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from cispbench.harness.machine.lazy import torch
+from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
 from cispbench.splits.settings import VOID
-from cispbench.splits.tasks import dataset as find_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,8 +1,9 @@
-"""Moves of an image together with its mask, on torchvision's own kinds of tensor; chance comes from a generator."""
+"""Resize, pad and cut an image together with its mask; random numbers come from a generator alone."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +17,19 @@ _ATTEMPTS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Joint:
+class ImageAndMask:
     """An image, tv_tensors.Image (3, H, W), and its mask, tv_tensors.Mask (H, W); both uint8.
 
-    torchvision's functions tell them apart by type alone: a plain tensor would be taken for a picture, and classes
-    would be blended at every edge.
+    torchvision's functions choose by the type: they would treat a plain tensor as a picture, and blend classes at every
+    edge.
     """
 
     image: Any
     mask: Any
 
     @classmethod
-    def wrap(cls, image: Tensor, mask: Tensor) -> Joint:
-        """Mark the two tensors as what they are."""
+    def wrap(cls, image: Tensor, mask: Tensor) -> ImageAndMask:
+        """Give the two tensors torchvision's types."""
         _, tv_tensors = torchvision()
         return cls(tv_tensors.Image(image), tv_tensors.Mask(mask))
 
@@ -41,7 +42,7 @@ class Joint:
         """Height and width."""
         return self.image.shape[-2], self.image.shape[-1]
 
-    def resize(self, size: tuple[int, int]) -> Joint:
+    def resize(self, size: tuple[int, int]) -> ImageAndMask:
         """Resize to (height, width), at least SMALLEST: the image bilinearly, antialiased, the mask to the nearest."""
         if size == self.size:
             return self
@@ -51,22 +52,22 @@ class Joint:
         # before 0.29, whatever is asked for). NEAREST_EXACT is Pillow's nearest, which the released code uses.
         exact = functional.InterpolationMode.NEAREST_EXACT
         mask = functional.resize(tv_tensors.Image(self.mask), list(size), interpolation=exact)
-        return Joint(image, tv_tensors.Mask(mask[0]))
+        return ImageAndMask(image, tv_tensors.Mask(mask[0]))
 
-    def pad(self, crop: int, label: int) -> Joint:
+    def pad(self, crop: int, label: int) -> ImageAndMask:
         """Pad to at least ``crop`` x ``crop``, the content in the middle: the image with 0, the mask with ``label``."""
         high, wide = (max(0, crop - side) for side in self.size)
         if not (high or wide):
             return self
         functional, _ = torchvision()
         padding = [wide // 2, high // 2, wide - wide // 2, high - high // 2]
-        return Joint(functional.pad(self.image, padding, fill=0), functional.pad(self.mask, padding, fill=label))
+        return ImageAndMask(functional.pad(self.image, padding, fill=0), functional.pad(self.mask, padding, fill=label))
 
-    def cut(self, top: int, left: int, height: int, width: int) -> Joint:
+    def cut(self, top: int, left: int, height: int, width: int) -> ImageAndMask:
         """Cut out a box that lies inside."""
         functional, _ = torchvision()
         box = (top, left, height, width)
-        return Joint(functional.crop(self.image, *box), functional.crop(self.mask, *box))
+        return ImageAndMask(functional.crop(self.image, *box), functional.crop(self.mask, *box))
 
 
 def torchvision() -> tuple[Any, Any]:
@@ -86,7 +87,7 @@ def short_side_size(size: tuple[int, int], short: int | None) -> tuple[int, int]
 
 
 def area_box(
-    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
+    size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float], generator: Generator
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of a random box inside (height, width) = ``size``.
 
@@ -97,7 +98,7 @@ def area_box(
     height, width = size
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_ATTEMPTS):
-        area = height * width * uniform(*scale, generator)
+        area = height * width * uniform(scale[0], scale[1], generator)
         aspect = math.exp(uniform(low, high, generator))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < tall <= height:

@@ -19,10 +19,10 @@ from cispbench.splits.errors import DataError
 
 Progress = Callable[[int, int], None]
 Pairs = Mapping[str, Mapping[str, Pair]]
-Presence = dict[str, dict[str, frozenset[int]]]
+Presence = Mapping[str, Mapping[str, frozenset[int]]]  # split -> image id -> class numbers
 _FORMAT = 1
-_CHUNK = 64
-_NAMED = 5
+_CHUNK = 64  # masks a task of the thread pool: single ones would cost more to hand out than to read
+_NAMED = 5  # files that an error names
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -127,7 +127,7 @@ def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, path: Path, progre
         return hashlib.sha256(content).hexdigest(), classes
 
     found = _without_errors(_parallel(inspect, stats, progress), len(stats))
-    presence: Presence = {split: {} for split in pairs}
+    presence: dict[str, dict[str, frozenset[int]]] = {split: {} for split in pairs}
     lines = [dataset]
     for stat, (digest, classes) in zip(stats, found, strict=True):
         lines.append(f"{stat.split}\t{stat.image_id}\t{digest}\t{stat.image_bytes}")
@@ -200,7 +200,7 @@ def _load(path: Path, dataset: str, pairs: Pairs) -> Index | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"the index {path} is corrupt ({error}); it is made anew from the masks.", stacklevel=3)
+        warnings.warn(f"the index {path} is corrupt ({error}); it is made again from the masks.", stacklevel=3)
         return None
 
 

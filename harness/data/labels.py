@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,13 +53,3 @@ def relabel(mask: Tensor, table: Tensor, place: str = "the mask") -> Tensor:
             hint="Legal are the classes of the data set, 0 for background and 255 for void.",
         )
     return torch.frombuffer(labels, dtype=torch.uint8).view(mask.shape) if labels else mask.clone()
-
-
-def remap(mask: Tensor, table: Tensor) -> Tensor:
-    """Return the label of every pixel as int64, in the shape of ``mask`` (uint8).
-
-    ``table``: (256,), uint8 from ``to_table`` or integers in which a negative label marks a value to be refused.
-    Raises DataError for a pixel with such a value.
-    """
-    # numpy's conversion: torch's would wake all threads for a tenth of a millisecond's work.
-    return torch.from_numpy(relabel(mask, to_table(table)).numpy().astype(np.int64))

@@ -1,7 +1,7 @@
 """Batches of a step's images: in an order and with an augmentation that depend on the seed alone.
 
-Neither the number of workers nor the place where an epoch is resumed changes a batch, and no global generator
-(torch, numpy, random) is read or moved.
+Neither the number of workers nor the iteration at which an epoch is resumed changes a batch. No global random generator
+(torch, numpy, random) is used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cispbench.harness.data.labels import Void, relabel, to_table
+from cispbench.harness.data.labels import relabel, to_table
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalView, TrainView, build_eval, build_train
+from cispbench.harness.data.transforms import EvalView, build_eval, build_train
 from cispbench.harness.data.workers import Labelled, Sample, batches_of, stack, stack_by_size
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Batch
+from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import DataError
 
 
@@ -58,6 +59,7 @@ class _Order:
     def _epoch(self, epoch: int) -> list[list[Draw]]:
         order = torch.randperm(self.images, generator=_generator("order", self.seed, epoch)).tolist()
         size = self.batch_size
+        # A step of few images still trains on whole batches, so that the recipe's batch size holds.
         if len(order) < size:
             order = (order * -(-size // len(order)))[:size]
         draws = [Draw(epoch, position, image) for position, image in enumerate(order)]
@@ -68,8 +70,9 @@ class _Order:
 class TrainSet(Dataset[Sample]):
     """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), id.
 
-    ``table``: 256 labels, see ``labels.to_table``, applied before the view: what ``view.pad_label`` adds stays as it
-    is whatever ``void`` does with the data's own void. ``cache`` keeps decoded images in memory, each worker its own.
+    ``table``: 256 labels, see ``labels.to_table``, applied before the augmentation: what ``recipe.pad_label`` adds
+    stays as it is whatever ``recipe.void`` does with the data's own void. ``cache`` keeps decoded images in memory,
+    each worker its own.
     """
 
     def __init__(
@@ -78,14 +81,13 @@ class TrainSet(Dataset[Sample]):
         split: str,
         ids: Sequence[str],
         table: Sequence[int] | Tensor,
-        view: TrainView,
+        recipe: DataRecipe,
         seed: int,
-        void: Void = "void",
         cache: bool = False,
     ) -> None:
         self.ids = tuple(ids)
-        self._images = _Images(source, split, to_table(table, void))
-        self._transform = build_train(view)
+        self._images = _Images(source, split, to_table(table, recipe.void))
+        self._transform = build_train(recipe)
         self._seed = seed
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
@@ -119,20 +121,19 @@ class TrainLoader:
         source: Source,
         ids: Sequence[str],
         table: Sequence[int] | Tensor,
-        view: TrainView,
+        recipe: DataRecipe,
         batch_size: int,
         seed: int,
         workers: int = 0,
         drop_last: bool = True,
         cache: bool = False,
-        void: Void = "void",
         pin_memory: bool | None = None,
     ) -> None:
         if not ids:
             raise DataError("a step has no training images.", hint="Use more data, or another task.")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        self._set = TrainSet(source, "train", ids, table, view, seed, void, cache)
+        self._set = TrainSet(source, "train", ids, table, recipe, seed, cache)
         self._order = _Order(len(self._set), batch_size, seed, drop_last)
         self._workers, self._pin_memory = workers, pin_memory
         self._kept: tuple[int, Iterator[Labelled]] | None = None

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cispbench.harness.data import ade, voc
 from cispbench.harness.data.decode import Pair, read_pair
 from cispbench.harness.data.index import Presence, Progress, build_index
+from cispbench.harness.data.layout import layout_of
+from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
-from cispbench.splits.selection import digest, golden_list
-from cispbench.splits.tasks import dataset as find_dataset
+from cispbench.splits.selection import digest, golden_list, has_golden
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +27,14 @@ Kind = Literal["full", "mini", "synthetic"]
 class Source(Protocol):
     """Images with masks, in a ``train`` and a ``val`` split.
 
-    ``dataset``: ``voc`` or ``ade``. ``kind``: ``full`` (the published lists), ``mini`` (other images of the data
-    set) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints, wherever they lie.
+    ``dataset``: its name. ``kind``: ``full`` (the published lists), ``mini`` (other images of the data set, or a data
+    set without published lists) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints in
+    any folder.
     """
 
     @property
     def dataset(self) -> str:
-        """Return ``voc`` or ``ade``."""
+        """Return the data set's name."""
         ...
 
     @property
@@ -89,16 +90,6 @@ class FolderSource:
         return read_pair(pair, self.dataset)
 
 
-class _Reader(Protocol):
-    """What a module of a data set offers: folders to look in, relative to the root, and what one is known by."""
-
-    FOLDERS: tuple[str, ...]
-    MARKERS: tuple[str, ...]
-    HOW_TO_GET: str
-
-    def list_pairs(self, folder: Path, split: str, masks_only: bool = False) -> dict[str, Pair]: ...
-
-
 def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Progress | None = None) -> FolderSource:
     """Open the data set where ``locate`` finds it, and index it (read from ``cache`` if nothing has changed).
 
@@ -121,7 +112,7 @@ def list_data(
     folder = locate(dataset, data_root)
     if folder is None:
         raise not_found(dataset, data_root)
-    return folder, {split: _reader(dataset).list_pairs(folder, split, masks_only) for split in SPLITS}
+    return folder, {split: layout_of(dataset).list_pairs(folder, split, masks_only) for split in SPLITS}
 
 
 def locate(dataset: str, data_root: Path | None) -> Path | None:
@@ -129,26 +120,26 @@ def locate(dataset: str, data_root: Path | None) -> Path | None:
 
     Looked at below ``data_root``, else the folder the environment variable CISPBENCH_DATA names, else ``./data``.
     """
-    reader = _reader(dataset)
+    layout = layout_of(dataset)
     root, _ = _root(data_root)
-    for folder in reader.FOLDERS:
-        if any((root / folder / marker).is_dir() for marker in reader.MARKERS):
+    for folder in layout.folders:
+        if any((root / folder / marker).is_dir() for marker in layout.markers):
             return root / folder
     return None
 
 
 def not_found(dataset: str, data_root: Path | None) -> DataError:
     """Return the error that says where ``locate`` has looked, for what, and how to get the data."""
-    reader = _reader(dataset)
+    layout = layout_of(dataset)
     root, origin = _root(data_root)
     title = find_dataset(dataset).title
     if not root.is_dir():
         looked = f"the folder {root} ({origin}) does not exist."
     else:
-        places = ", ".join(str(root / folder) for folder in reader.FOLDERS)
-        looked = f"looked below {root} ({origin}) for {' or '.join(reader.MARKERS)} in each of {places}."
+        places = ", ".join(str(root / folder) for folder in layout.folders)
+        looked = f"looked below {root} ({origin}) for {' or '.join(layout.markers)} in each of {places}."
     choice = f"Choose another folder by --data-root or {ENVIRONMENT}."
-    return DataError(f"no {title} found: {looked}", hint=f"{reader.HOW_TO_GET} {choice}")
+    return DataError(f"no {title} found: {looked}", hint=f"{layout.how_to_get} {choice}")
 
 
 def root_in_force(data_root: Path | None) -> Path:
@@ -163,11 +154,9 @@ def _root(data_root: Path | None) -> tuple[Path, str]:
     return (Path(named), ENVIRONMENT) if named else (DEFAULT_ROOT, "the default")
 
 
-def _reader(dataset: str) -> _Reader:
-    readers: dict[str, _Reader] = {"voc": voc, "ade": ade}
-    return readers[find_dataset(dataset).name]
-
-
 def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> Kind:
+    # Nobody can say that data are complete if no list is published, and records of "full" data are ranked.
+    if not has_golden(dataset):
+        return "mini"
     published = all((len(pairs[split]), digest(pairs[split])) == golden_list(dataset, split) for split in SPLITS)
     return "full" if published else "mini"

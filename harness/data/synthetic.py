@@ -1,4 +1,4 @@
-"""Scenes drawn from (seed, index) alone: VOC's or ADE20K's number of classes without a single file.
+"""Scenes drawn from (seed, index) alone: any data set's number of classes without a single file.
 
 A class is recognisable only by its look: a shape, two colours and a texture. Scenes hold several objects on a
 cluttered background; as in the real data, objects of future and old classes stand beside those of a step, so
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cispbench.harness.machine.lazy import torch
-from cispbench.splits.classes import class_names
+from cispbench.splits.datasets import dataset as find_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class SyntheticSource:
         self.dataset = dataset
         self.size = size
         self.objects = objects
-        self.num_foreground = len(class_names(dataset)) - 1
+        self.num_foreground = find_dataset(dataset).classes
         self._counts = {"train": train, "val": val}
         self._scenes: dict[tuple[str, int], tuple[Pixels, Pixels]] = {}
         parts = [dataset, VERSION, train, val, size, *objects]
@@ -98,10 +98,8 @@ class SyntheticSource:
 
 
 def synthetic_source(dataset: str) -> SyntheticSource:
-    """Return the scenes of a data set as the profile quick uses them: ADE20K's hold more objects, as in the real."""
-    if dataset == "ade":
-        return SyntheticSource(dataset, train=1024, val=256, objects=(7, 10))
-    return SyntheticSource(dataset)
+    """Return the scenes of a data set as the profile quick uses them, with as many objects as the data set states."""
+    return SyntheticSource(dataset, objects=find_dataset(dataset).scene_objects)
 
 
 def _index(image_id: str) -> int:

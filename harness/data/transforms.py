@@ -1,4 +1,4 @@
-"""Views of an image with its mask: what training and testing see of them, image and mask always moved together.
+"""What training and testing see of an image and its mask; both are always moved together.
 
 Geometry works on raw 8-bit pixels and labels, normalisation comes last. Padding is therefore black before
 normalisation, as in the released code, and ``pad_label`` in the mask.
@@ -15,13 +15,14 @@ from torch import Tensor
 from cispbench.harness.data.geometry import (
     SMALLEST,
     Generator,
-    Joint,
+    ImageAndMask,
     area_box,
     short_side_size,
     torchvision,
     uniform,
     whole,
 )
+from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import VOID
 
@@ -33,50 +34,11 @@ _MEAN_STD = {
 
 
 @dataclass(frozen=True)
-class TrainView:
-    """What a training step sees of an image: ``crop`` x ``crop`` pixels.
-
-    ``resize_short`` (pixels): first bring the shorter side to this length. ``method``: ``area`` cuts a box of a random
-    share (``scale``) of the area with a random aspect (``ratio``, width / height) and resizes it to the crop;
-    ``scale`` resizes the whole image by a random factor of ``scale``, then crops; ``none`` only crops. Where the
-    image is too small, it is padded around with black and the mask with ``pad_label``. ``flip``: probability of
-    mirroring. ``normalise``: by ImageNet's mean and deviation, or by 0.5 and 0.5. Raises RecipeError.
-    """
-
-    crop: int
-    resize_short: int | None = None
-    method: Literal["area", "scale", "none"] = "area"
-    scale: tuple[float, float] = (0.5, 2.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    flip: float = 0.5
-    pad_label: int = VOID
-    normalise: Normalise = "imagenet"
-
-    def __post_init__(self) -> None:
-        problems = _common_problems(self.crop, self.resize_short, self.normalise)
-        if self.method not in ("area", "scale", "none"):
-            problems.append(f"method is area, scale or none, not {self.method!r}")
-        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            if not 0 < low <= high:
-                problems.append(f"{name} is a pair 0 < low <= high, not {(low, high)}")
-        if not 0 <= self.flip <= 1:
-            problems.append(f"flip is a probability, not {self.flip}")
-        if not 0 <= self.pad_label <= VOID:
-            problems.append(f"pad_label is a label from 0 to {VOID}, not {self.pad_label}")
-        _complain("training", problems)
-
-    @property
-    def crops_only(self) -> bool:
-        """Whether images keep their scale: those of the crop's size are then only mirrored."""
-        return self.method == "none" and self.resize_short is None
-
-
-@dataclass(frozen=True)
 class EvalView:
     """What a test sees of an image: shorter side at ``resize_short``, then the central ``crop`` x ``crop`` pixels.
 
     None leaves a step out; without a crop the full image is seen. Smaller images are padded with black and void.
-    ``normalise`` as in ``TrainView``. Raises RecipeError.
+    ``normalise``: by ImageNet's mean and deviation, or by 0.5 and 0.5. Raises RecipeError.
     """
 
     resize_short: int | None = None
@@ -84,28 +46,40 @@ class EvalView:
     normalise: Normalise = "imagenet"
 
     def __post_init__(self) -> None:
-        _complain("test", _common_problems(self.crop, self.resize_short, self.normalise))
+        problems = [
+            f"{name} is a number of pixels, at least {SMALLEST}, not {value!r}"
+            for name, value in (("crop", self.crop), ("resize_short", self.resize_short))
+            if value is not None and value < SMALLEST
+        ]
+        if self.normalise not in _MEAN_STD:
+            problems.append(f"normalise is {' or '.join(_MEAN_STD)}, not {self.normalise!r}")
+        if problems:
+            raise RecipeError(
+                f"the test view is wrong: {'; '.join(problems)}.", hint="Correct the recipe's data section."
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class TrainTransform:
-    """A training view at work; made by ``build_train``."""
+    """What training sees of an image, at random; made by ``build_train``."""
 
-    view: TrainView
+    recipe: DataRecipe
     mean: Tensor
     deviation: Tensor
 
     def __call__(self, image: Tensor, mask: Tensor, generator: Generator = None) -> tuple[Tensor, Tensor]:
         """Return float32 (3, crop, crop) and uint8 (crop, crop) of uint8 (3, H, W) and uint8 (H, W).
 
-        Chance comes from ``generator`` alone, or from torch's global one where it is None. The mask may share its
-        memory with the one given. Raises TypeError or ValueError for anything else than such tensors.
+        Where the image is smaller than the crop, it is padded around with black and the mask with ``pad_label``.
+        Random numbers come from ``generator`` alone, or from torch's global one if it is None. The result's mask may
+        share memory with ``mask``. Raises TypeError or ValueError for anything else than such tensors.
         """
-        view = self.view
+        recipe = self.recipe
         _check(image, mask)
-        if not (view.crops_only and mask.shape == (view.crop, view.crop)):
-            image, mask = _place(Joint.wrap(image, mask), view, generator).unwrap()
-        if view.flip > 0 and uniform(0, 1, generator) < view.flip:
+        # Images that have the crop's size, such as synthetic scenes, need no torchvision, which is slow to import.
+        if not (_crops_only(recipe) and mask.shape == (recipe.crop, recipe.crop)):
+            image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator).unwrap()
+        if recipe.flip > 0 and uniform(0, 1, generator) < recipe.flip:
             image, mask = image.flip(-1), mask.flip(-1)
         return _normalised(image, self.mean, self.deviation), mask
 
@@ -125,20 +99,20 @@ class EvalTransform:
         resized = short_side_size(size, self.view.resize_short)
         crop = self.view.crop
         if size != resized or (crop is not None and resized != (crop, crop)):
-            joint = Joint.wrap(image, mask).resize(resized)
-            image, mask = (joint if crop is None else _centre(joint, crop)).unwrap()
+            both = ImageAndMask.wrap(image, mask).resize(resized)
+            image, mask = (both if crop is None else _centre(both, crop)).unwrap()
         return _normalised(image, self.mean, self.deviation), mask
 
 
-def build_train(view: TrainView) -> TrainTransform:
-    """Return the view as a function of image, mask and, optionally, a generator.
+def build_train(recipe: DataRecipe) -> TrainTransform:
+    """Return the augmentation of a recipe as a function of image, mask and, optionally, a generator.
 
-    torchvision is imported here, once for all worker processes, unless the view only crops: images that have the
+    torchvision is imported here, once for all worker processes, unless the recipe only crops: images that have the
     crop's size already do not need it.
     """
-    if not view.crops_only:
+    if not _crops_only(recipe):
         torchvision()
-    return TrainTransform(view, *_statistics(view.normalise))
+    return TrainTransform(recipe, *_statistics(recipe.normalise))
 
 
 def build_eval(view: EvalView) -> EvalTransform:
@@ -148,24 +122,30 @@ def build_eval(view: EvalView) -> EvalTransform:
     return EvalTransform(view, *_statistics(view.normalise))
 
 
-def _place(joint: Joint, view: TrainView, generator: Generator) -> Joint:
-    size = short_side_size(joint.size, view.resize_short)
-    if view.method == "area":
-        box = area_box(size, view.scale, view.ratio, generator)
-        return joint.resize(size).cut(*box).resize((view.crop, view.crop))
-    if view.method == "scale":
+def _crops_only(recipe: DataRecipe) -> bool:
+    """Whether images keep their scale: those of the crop's size are then only mirrored."""
+    return recipe.resize == "none" and recipe.resize_short is None
+
+
+def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator) -> ImageAndMask:
+    size = short_side_size(both.size, recipe.resize_short)
+    if recipe.resize == "area":
+        box = area_box(size, recipe.scale, recipe.ratio, generator)
+        return both.resize(size).cut(*box).resize((recipe.crop, recipe.crop))
+    if recipe.resize == "scale":
         # Both resizings at once: half the work, and pixels are interpolated once.
-        factor = uniform(*view.scale, generator)
+        low, high = recipe.scale
+        factor = uniform(low, high, generator)
         size = max(SMALLEST, int(size[0] * factor)), max(SMALLEST, int(size[1] * factor))
-    joint = joint.resize(size).pad(view.crop, view.pad_label)
-    top, left = (whole(side - view.crop, generator) for side in joint.size)
-    return joint.cut(top, left, view.crop, view.crop)
+    both = both.resize(size).pad(recipe.crop, recipe.pad_label)
+    top, left = (whole(side - recipe.crop, generator) for side in both.size)
+    return both.cut(top, left, recipe.crop, recipe.crop)
 
 
-def _centre(joint: Joint, crop: int) -> Joint:
-    joint = joint.pad(crop, VOID)
-    top, left = (round((side - crop) / 2) for side in joint.size)
-    return joint.cut(top, left, crop, crop)
+def _centre(both: ImageAndMask, crop: int) -> ImageAndMask:
+    both = both.pad(crop, VOID)
+    top, left = (round((side - crop) / 2) for side in both.size)
+    return both.cut(top, left, crop, crop)
 
 
 def _normalised(image: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -185,21 +165,3 @@ def _check(image: Tensor, mask: Tensor) -> None:
             raise TypeError(f"the {name} must be uint8 with {dimensions} dimensions, not {value.dtype} {value.shape}")
     if image.shape[1:] != mask.shape:
         raise ValueError(f"the image has {tuple(image.shape[1:])} pixels, its mask {tuple(mask.shape)}")
-
-
-def _common_problems(crop: int | None, resize_short: int | None, normalise: str) -> list[str]:
-    problems = [
-        f"{name} is a number of pixels, at least {SMALLEST}, not {value!r}"
-        for name, value in (("crop", crop), ("resize_short", resize_short))
-        if value is not None and value < SMALLEST
-    ]
-    if normalise not in _MEAN_STD:
-        problems.append(f"normalise is {' or '.join(_MEAN_STD)}, not {normalise!r}")
-    return problems
-
-
-def _complain(what: str, problems: list[str]) -> None:
-    if problems:
-        raise RecipeError(
-            f"the {what} view is wrong: {'; '.join(problems)}.", hint="Correct the recipe's data section."
-        )

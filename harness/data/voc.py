@@ -1,14 +1,14 @@
-"""PASCAL VOC 2012 with the SBD masks: where its parts lie and which image belongs to which mask."""
+"""PASCAL VOC 2012 with the SBD masks: its folders, and the lists that pair images with masks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cispbench.harness.data.decode import Pair
+from cispbench.harness.data.layout import Layout
 from cispbench.splits.errors import DataError
 
-FOLDERS: tuple[str, ...] = ("VOCdevkit/VOC2012", "VOC2012", ".")
-MARKERS: tuple[str, ...] = ("JPEGImages", "SegmentationClassAug")
+MARKERS = ("JPEGImages", "SegmentationClassAug")
 HOW_TO_GET = (
     "Unpack VOCtrainval_11-May-2012.tar there; add to its VOC2012 folder SegmentationClassAug"
     " (SegmentationClassAug.zip: the masks of SBD's benchmark.tgz as PNGs) and ImageSets/Segmentation/train_aug.txt"
@@ -67,3 +67,14 @@ def _parse(folder: Path, path: Path, number: int, line: str) -> tuple[str, Pair]
         f"{path}, line {number}: {line.strip()!r} is neither an id nor 'path_to_image path_to_mask'.",
         hint="Correct the line or get the list again.",
     )
+
+
+LAYOUT = Layout(
+    folders=("VOCdevkit/VOC2012", "VOC2012", "."),
+    markers=MARKERS,
+    list_pairs=list_pairs,
+    how_to_get=HOW_TO_GET,
+    image_id=r"\d{4}_\d{6}",
+    train_list="train_aug",
+    other_lists={1464: "VOC 2012's own train list", 2913: "VOC 2012's own trainval list", 8498: "SBD's own train list"},
+)

@@ -1,4 +1,4 @@
-"""How samples become batches, in this process or in workers, and how an error in a worker arrives as it was raised."""
+"""Make batches of samples, in this process or in workers; an error in a worker is raised here unchanged."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def batches_of(
         # Its own generator: without one, every pass would draw from torch's global stream.
         generator=torch.Generator(),
     )
-    # The loop alone holds the iterator: whatever ends it, an error too, ends the workers at once. Left to the garbage
-    # collector, torch would wait five seconds for each.
+    # Only the loop holds the iterator, so that its end, by an error too, ends the workers at once. If the garbage
+    # collector did it later, torch would wait five seconds for each worker.
     for batch in loader:
         if isinstance(batch, DataError):
             raise batch
@@ -73,13 +73,13 @@ def _leave_the_end_to_the_reader(worker: int) -> None:
 
 
 def _unless_the_reader_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback, but not of the thread that hands tensors over when the reader hangs up on it."""
+    """Print a traceback, but not of the thread that sends tensors when the reader has closed its connection."""
     if threading.current_thread() is threading.main_thread() or not isinstance(error, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
 class _Catching(Dataset[Any]):
-    """Hands a DataError on in the place of a sample: torch would wrap what a worker raises in another message."""
+    """Returns a DataError in place of a sample: torch would wrap an exception of a worker in another message."""
 
     def __init__(self, inner: Dataset[Sample]) -> None:
         self._inner = inner

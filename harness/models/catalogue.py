@@ -1,117 +1,121 @@
-"""The models by name, from ``models.yaml``."""
+"""Networks: what one states about itself, and how the installed ones are found and built.
+
+Networks are plug-ins of the entry-point group ``cispbench.models``; the built-in ones are found like any other.
+
+To add one, for example DeepLabV3 on a RegNet, a package needs three things:
+
+1. An encoder, a subclass of ``interface.Encoder`` whose docstring says what ``forward`` returns; or a whole network, a
+   subclass of ``interface.IncrementalModel``, where neither ``DeepLabV3`` nor ``Segmenter`` fits.
+2. An entry, a ``ModelSpec``, which states all facts; none is inferred from a name. Its module must not import torch at
+   the top: facts are read by commands that compute nothing. ``build`` imports what it needs::
+
+       def build(image_size):
+           from cispbench.harness.models.deeplab import DeepLabV3
+           from my_package.regnet import RegNetEncoder
+
+           return DeepLabV3(RegNetEncoder())
+
+       REGNET = ModelSpec(
+           name="deeplabv3-regnet", family="deeplabv3", encoder="regnet_y_8gf", build=build, least_images=2,
+           batch_norm_in=("encoder", "decoder"),
+       )
+
+3. An entry point that leads to the entry, under the entry's own name::
+
+       [project.entry-points."cispbench.models"]
+       deeplabv3-regnet = "my_package.models:REGNET"
+
+Then ``cispbench list models`` shows it and ``--model deeplabv3-regnet`` takes it. ``model_facts.wrong_facts`` holds an
+entry's facts against the network that it builds; call it in a test of your package.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from cispbench.splits.errors import UsageError, nearest
-from cispbench.splits.strict_yaml import load_yaml
+from cispbench.splits.errors import CispbenchError
+from cispbench.splits.plugins import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from cispbench.harness.models.interface import IncrementalModel
 
 VERSION = 2  # raised whenever a model's numbers change: part of every step's key
+SECTIONS = ("encoder", "decoder", "classifier")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One line of ``models.yaml``: ``weights`` names the encoder's usual pre-training, None for a random start."""
+    """The facts of a network. Raises CispbenchError for a fact that is out of range.
+
+    ``name``: what ``--model`` takes. ``family``: whose recipes fit it (``deeplabv3``, ``segmenter``, or another family
+    with recipes of its own). ``encoder``: the encoder's name in lists.
+    ``build``: takes the side of the training images in pixels and returns the network with random weights and no class.
+    ``weights``: the usual pre-trained weights of the encoder, by a name of ``weights.yaml``; None: there are none, so
+    that only ``--weights none`` or a file will do.
+    ``least_images``: the fewest images that a forward pass of training can take: 2 where a batch norm sees one value an
+    image, as behind a global pooling. ``batch_norm_in``: which sections hold batch norms, out of encoder, decoder and
+    classifier; the encoder's keep their statistics under ``freeze_batch_norm``. Batch norms make the result depend on
+    how a batch is divided, which is then part of a step's key.
+    ``imports``: slow packages that ``build`` imports besides torch and torchvision; a sweep loads them once.
+    """
 
     name: str
-    family: Literal["deeplabv3", "segmenter"]
+    family: str
     encoder: str
-    activation: Literal["relu", "leaky_relu"] = "relu"
-    width: int = 256
-    rates: tuple[int, ...] = (6, 12, 18)
-    heads: int = 3
-    layers: int = 2
-    drop_path: float = 0.0
-    encoder_drop_path: float = 0.0
+    build: Callable[[int], IncrementalModel]
     weights: str | None = None
+    least_images: int = 1
+    batch_norm_in: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.least_images < 1:
+            raise CispbenchError(f"the model {self.name!r}: least_images is at least 1, not {self.least_images}.")
+        if not set(self.batch_norm_in) <= set(SECTIONS):
+            raise CispbenchError(
+                f"the model {self.name!r}: batch_norm_in names {self.batch_norm_in}.",
+                hint=f"Sections are {', '.join(SECTIONS)}.",
+            )
 
 
-@lru_cache(maxsize=1)
-def _catalogue() -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = load_yaml(Path(__file__).parent / "models.yaml")
-    return entries
+MODELS: Registry[ModelSpec] = Registry(
+    "cispbench.models",
+    what="model",
+    wanted="a cispbench.harness.models.catalogue.ModelSpec",
+    fits=lambda loaded: isinstance(loaded, ModelSpec),
+)
 
 
 def model_names() -> list[str]:
-    """Return the names of all models."""
-    return list(_catalogue())
+    """Return the names of all installed models, sorted, without importing any."""
+    return MODELS.names()
 
 
 def model_spec(name: str) -> ModelSpec:
-    """Return the model's description. Raises UsageError with the nearest name."""
-    if name not in _catalogue():
-        raise UsageError(f"unknown model {name!r}.", hint=nearest(name, model_names()))
-    entry = dict(_catalogue()[name])
-    if "rates" in entry:
-        entry["rates"] = tuple(entry["rates"])
-    return ModelSpec(name=name, **entry)
+    """Return a model's facts. Raises UsageError with the nearest name, CispbenchError for a broken plug-in."""
+    return MODELS.load(name)
 
 
 def trains_batch_norm(name: str, frozen: bool) -> bool:
     """Whether a model's training depends on statistics over the batch; ``frozen``: not those of the encoder."""
-    spec = model_spec(name)
-    return spec.family == "deeplabv3" or (not frozen and not spec.encoder.startswith(("vit", "tiny-vit")))
+    return bool(set(model_spec(name).batch_norm_in) - ({"encoder"} if frozen else set()))
 
 
 def least_images(name: str) -> int:
     """Return the number of images that a model can be trained on at once, at least."""
-    return 2 if model_spec(name).family == "deeplabv3" else 1  # whose pooled branch's batch norm sees a value an image
-
-
-def brings_timm(name: str) -> bool:
-    """Whether a model's encoder is one of timm's, which takes seconds to import."""
-    return model_spec(name).encoder.startswith("vit")
+    return model_spec(name).least_images
 
 
 def build_model(name: str, image_size: int) -> IncrementalModel:
-    """Build a model with random weights and no class yet; ``image_size`` sets a ViT's position grid."""
-    from cispbench.harness.models.deeplab import DeepLabV3
-    from cispbench.harness.models.encoders import TokenEncoder, leaky_relu
-    from cispbench.harness.models.segmenter import MaskTransformer, Segmenter
+    """Build a model with random weights and no class yet; ``image_size`` sets a ViT's position grid.
 
-    spec = model_spec(name)
-    encoder = _build_encoder(spec, image_size)
-    if spec.family == "deeplabv3":
-        from torch import nn
+    Raises CispbenchError if the plug-in builds anything else than an ``IncrementalModel``.
+    """
+    from cispbench.harness.models.interface import IncrementalModel
 
-        activation = leaky_relu if spec.activation == "leaky_relu" else nn.ReLU
-        return DeepLabV3(encoder, hidden=spec.width, rates=spec.rates, activation=activation)
-    width = int(encoder.width)  # type: ignore[arg-type]
-    if spec.encoder in ("mobilenetv2", "tiny-cnn"):
-        encoder = TokenEncoder(encoder, width)
-    decoder = MaskTransformer(
-        encoder_width=width, width=spec.width, layers=spec.layers, heads=spec.heads, drop_path=spec.drop_path
-    )
-    return Segmenter(encoder, decoder)
-
-
-def _build_encoder(spec: ModelSpec, image_size: int) -> nn.Module:
-    from cispbench.harness.models import encoders
-    from cispbench.harness.models.transformer import TinyViT
-
-    if spec.encoder.startswith("resnet"):
-        from torchvision.models import get_model
-
-        return encoders.ResNetEncoder(get_model(spec.encoder, weights=None), spec.activation)
-    if spec.encoder.startswith("vit"):
-        from timm import create_model
-
-        vit = create_model(
-            spec.encoder, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=True,
-            drop_path_rate=spec.encoder_drop_path,
-        )  # fmt: skip
-        return encoders.ViTEncoder(vit)
-    if spec.encoder == "mobilenetv2":
-        return encoders.MobileNetEncoder()
-    if spec.encoder == "tiny-cnn":
-        return encoders.TinyCNN()
-    return TinyViT(width=spec.width, grid=image_size // 4)
+    model: object = model_spec(name).build(image_size)
+    if not isinstance(model, IncrementalModel):
+        raise CispbenchError(f"the model {name!r} builds a {type(model).__name__}, not an IncrementalModel.")
+    return model

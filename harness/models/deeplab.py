@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cispbench.harness.models.interface import ClassGroup, IncrementalModel
+from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
 from cispbench.harness.models.output import Output
 
 
@@ -45,11 +45,11 @@ class DeepLabHead(nn.Module):
 
 
 class DeepLabV3(IncrementalModel):
-    """A convolutional encoder (``width``, ``forward -> (map, stages)``), the head, and classifiers that grow."""
+    """A convolutional encoder, the head, and a linear classifier for the classes of each step."""
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 256,
         rates: Sequence[int] = (6, 12, 18),
@@ -57,9 +57,7 @@ class DeepLabV3(IncrementalModel):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = DeepLabHead(
-            cast(int, encoder.width), hidden=hidden, width=hidden, rates=rates, activation=activation
-        )
+        self.head = DeepLabHead(encoder.width, hidden=hidden, width=hidden, rates=rates, activation=activation)
         self.classifiers = nn.ModuleList()
         self.width = hidden
 
@@ -93,5 +91,5 @@ class DeepLabV3(IncrementalModel):
         return [ClassGroup(cast(nn.Parameter, c.weight), cast(nn.Parameter, c.bias)) for c in self.classifiers]
 
     def sections(self) -> dict[str, nn.Module]:
-        """Encoder and head; the classifiers stand apart."""
+        """Encoder and head; the classifiers are the section "classifier"."""
         return {"encoder": self.encoder, "decoder": self.head}

@@ -1,17 +1,18 @@
-"""Encoders at output stride 16: ResNet and MobileNetV2 (torchvision), ViT (timm), and a small CNN for quick runs.
+"""Encoders at output stride 16: ResNet and MobileNetV2 (torchvision), ViT (timm); a small CNN for quick runs.
 
-A convolutional encoder returns its last map and the stages (shallow to deep, as they are before their last
-activation); a ViT returns tokens, their grid and the outputs of four blocks as maps.
+``interface.Encoder`` says what each of them returns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-Activation = type[nn.Module]
+from cispbench.harness.models.interface import Encoder
+from cispbench.harness.models.transformer import as_map
 
 
 def leaky_relu() -> nn.Module:
@@ -19,11 +20,13 @@ def leaky_relu() -> nn.Module:
     return nn.LeakyReLU(0.01)
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(Encoder):
     """A ResNet of torchvision (``net``, changed in place) with the last stage dilated instead of strided.
 
     ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu".
     """
+
+    left_out = ("fc.",)
 
     def __init__(self, net: Any, activation: str = "leaky_relu") -> None:
         super().__init__()
@@ -33,6 +36,7 @@ class ResNetEncoder(nn.Module):
             if hasattr(module, "relu"):
                 module.relu = act()
         self.net = net
+        # ImageNet's classifier is never used: it would only be counted and stored with every step.
         del net.fc, net.avgpool
         self.width: int = net.inplanes
 
@@ -50,9 +54,15 @@ class ResNetEncoder(nn.Module):
             x = last.relu(before)
         return x, tuple(stages)
 
+    def backbone(self) -> nn.Module:
+        """Return torchvision's network."""
+        net: nn.Module = self.net
+        return net
+
 
 def _dilate(stage: nn.Module) -> None:
-    """Trade a stage's stride of 2 for a dilation of 2, in every block, as the released networks do."""
+    """Replace a stage's stride of 2 by a dilation of 2, in every block, as the released networks do."""
+    # The map stays at stride 16, and ImageNet's weights still see the neighbours that they were trained on.
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
@@ -73,10 +83,11 @@ def _block_before_activation(block: Any, x: Tensor) -> Tensor:
     return branch + (x if block.downsample is None else block.downsample(x))
 
 
-class MobileNetEncoder(nn.Module):
+class MobileNetEncoder(Encoder):
     """torchvision's MobileNetV2 without its last 1x1 convolution; the stage of stride 32 is dilated."""
 
     STAGE_ENDS = (3, 6, 13, 17)
+    left_out = ("classifier.", "features.18.")
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,8 +111,12 @@ class MobileNetEncoder(nn.Module):
                 stages.append(x)
         return x, tuple(stages)
 
+    def backbone(self) -> nn.Module:
+        """Return this encoder, whose layers keep torchvision's names."""
+        return self
 
-class TinyCNN(nn.Module):
+
+class TinyCNN(Encoder):
     """Four small convolutional stages at stride 4, for quick runs of the DeepLab family."""
 
     def __init__(self, width: int = 64) -> None:
@@ -123,7 +138,7 @@ class TinyCNN(nn.Module):
         return x, tuple(stages)
 
 
-class ViTEncoder(nn.Module):
+class ViTEncoder(Encoder):
     """A ViT of timm (``vit``: no head, no pooling, any image size), fused attention; stages are four of its blocks.
 
     Its layer norms take 1e-5 as epsilon, as in Segmenter's and MBS's released code (segm/model/vit.py), not timm's
@@ -131,6 +146,7 @@ class ViTEncoder(nn.Module):
     """
 
     patch = 16
+    left_out = ("head.",)
     EPSILON = 1e-5
 
     def __init__(self, vit: Any) -> None:
@@ -143,24 +159,45 @@ class ViTEncoder(nn.Module):
         self.taken = [max(depth * (i + 1) // 4 - 1, 0) for i in range(4)]
         self.width: int = vit.embed_dim
 
-    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
-        """Take (B, 3, H, W), sides multiples of 16; return tokens (B, n, E), grid (h, w) and stages (B, E, h, w)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take (B, 3, H, W), sides multiples of 16; return the normalised tokens as a map and four blocks' outputs."""
         vit: Any = self.vit
-        x, stages = vit.forward_intermediates(images, indices=self.taken, output_fmt="NCHW")
+        tokens, stages = vit.forward_intermediates(images, indices=self.taken, output_fmt="NCHW")
         height, width = stages[-1].shape[-2:]
-        return x[:, vit.num_prefix_tokens :], (height, width), tuple(stages)
+        return as_map(tokens[:, vit.num_prefix_tokens :], height, width), tuple(stages)
+
+    def backbone(self) -> nn.Module:
+        """Return timm's network."""
+        vit: nn.Module = self.vit
+        return vit
+
+    def fitted(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Return the state with its position embedding (its name after ``prefix``) resampled to this grid."""
+        vit: Any = self.vit
+        key, fitted = f"{prefix}pos_embed", dict(state)
+        if key in fitted and fitted[key].ndim == 3 and fitted[key].shape != vit.pos_embed.shape:
+            from timm.layers.pos_embed import resample_abs_pos_embed
+
+            fitted[key] = resample_abs_pos_embed(
+                fitted[key], list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_tokens
+            )
+        return fitted
 
 
-class TokenEncoder(nn.Module):
-    """Show a convolutional encoder's map to the Segmenter as tokens, after a layer norm."""
+class NormalisedEncoder(Encoder):
+    """An encoder whose map is normalised over its channels at every pixel, as a mask transformer expects it."""
 
-    def __init__(self, encoder: nn.Module, width: int) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.width = width
+        self.width, self.left_out = encoder.width, encoder.left_out
 
-    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
-        """Take (B, 3, H, W); return tokens (B, n, E), grid (h, w) and the stages."""
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take (B, 3, H, W); return the normalised map and the stages."""
         x, stages = self.encoder(images)
         tokens = functional.layer_norm(x.flatten(2).transpose(1, 2), (self.width,))
-        return tokens, (x.shape[-2], x.shape[-1]), stages
+        return as_map(tokens, x.shape[-2], x.shape[-1]), stages
+
+    def backbone(self) -> nn.Module | None:
+        """Return the other encoder's backbone."""
+        return self.encoder.backbone()

@@ -1,14 +1,16 @@
-"""What every network of the benchmark offers, whatever its family."""
+"""What every network of the benchmark offers, whatever its family, and what every encoder does."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from cispbench.harness.models.output import Output
+from cispbench.harness.models.weight_files import load_backbone
+from cispbench.splits.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,46 @@ class ClassGroup:
     def rows(self) -> Tensor:
         """The weights as a view (n, D) that shares memory with the parameter."""
         return self.weight.view(self.bias.numel(), -1)
+
+
+class Encoder(nn.Module, ABC):
+    """The part of a network that turns images into a map of features; pre-trained weights are its own.
+
+    ``width``: the channels E of the map. ``patch``: the Segmenter pads images to sides that are multiples of it.
+    ``left_out``: beginnings of names in published weights that it has no use for, as those of the ImageNet classifier.
+    """
+
+    width: int
+    patch: int = 1
+    left_out: tuple[str, ...] = ()
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take float32 (B, 3, H, W); return the last map (B, E, h, w) and the stages (B, D_i, h_i, w_i).
+
+        Stages go from shallow to deep and are usually four. Each one is the feature map *before* its last activation,
+        because PLOP distils it there; the map is the deepest one after it.
+        """
+
+    def backbone(self) -> nn.Module | None:
+        """Return the module whose parameters are named as in published weights, or None if there are none."""
+        return None
+
+    def load_pretrained(self, state: Mapping[str, Tensor], place: str) -> None:
+        """Load published weights into the backbone, without those of ``left_out``.
+
+        Raises WeightsError, naming ``place``, for weights of another architecture and for an encoder without backbone.
+        """
+        backbone = self.backbone()
+        if backbone is None:
+            raise WeightsError(
+                f"{place}: the encoder {type(self).__name__} has no pre-trained weights.", hint="Use --weights none."
+            )
+        load_backbone(backbone, self.fitted(state), place=place, ignore=self.left_out)
+
+    def fitted(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Return a state dict (names after ``prefix``) with what depends on the size of images fitted to this size."""
+        return dict(state)
 
 
 class IncrementalModel(nn.Module, ABC):
@@ -52,9 +94,18 @@ class IncrementalModel(nn.Module, ABC):
     def sections(self) -> dict[str, nn.Module]:
         """Return the parts that may have learning rates of their own: "encoder" and "decoder"."""
 
+    def load_encoder(self, state: Mapping[str, Tensor], place: str) -> None:
+        """Load pre-trained weights into the encoder, see ``Encoder.load_pretrained``. Raises WeightsError."""
+        encoder = self.sections()["encoder"]
+        if not isinstance(encoder, Encoder):
+            raise WeightsError(
+                f"{place}: {type(self).__name__} takes no pre-trained weights.", hint="Use --weights none."
+            )
+        encoder.load_pretrained(state, place)
+
     @property
     def num_classes(self) -> int:
-        """Classes the model can tell apart, background included."""
+        """The number of classes, background included."""
         return sum(group.bias.numel() for group in self.class_groups())
 
     def named_sections(self) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -74,6 +125,7 @@ class IncrementalModel(nn.Module, ABC):
     def train(self, mode: bool = True) -> IncrementalModel:
         """Switch to training mode; with ``freeze_batch_norm`` the encoder's batch norms keep their statistics."""
         super().train(mode)
+        # Done at each switch: every ``train()`` of a loop would unfreeze them again.
         if self.freeze_batch_norm:
             for module in self.sections()["encoder"].modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

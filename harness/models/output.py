@@ -1,4 +1,4 @@
-"""What a network computes for a batch. It stands apart from the networks so that naming it loads no torch."""
+"""What a network computes for a batch; a file of its own, so that importing the name does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the papers' released code, translated into the parameter names of our models.
+"""Translate checkpoints of the papers' released code into the parameter names of our models, and load them.
 
 ``abn-deeplab`` (MiB, PLOP): a residual network ``body.mod1`` to ``body.mod5`` with blocks counted from 1, the head,
 and a classifier ``cls.k`` for every step. Its norms are in-place ABN, whose scale is |gamma| + 1e-5, or, where
@@ -93,6 +93,7 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
         )
     _check_values(state, place)
     in_place = layout == "abn-deeplab" and not any(key.endswith(COUNTER) for key in renamed)
+    # Only in-place ABN counts no batches; its scales must be converted, those of plain batch norms must not.
     if in_place:
         renamed = _plain_norms(renamed)
     return ReleasedState(renamed, groups, in_place)
@@ -126,7 +127,7 @@ def _class_groups(state: Mapping[str, Tensor], layout: str, place: str) -> tuple
     if missing:
         raise WeightsError(
             f"{place} has the classes of step group {max(found)} but not of group {missing[0]}.",
-            hint="The file is incomplete: fetch it anew.",
+            hint="The file is incomplete: fetch it again.",
         )
     sizes = [found[number] for number in range(len(found))]
     if layout == "segmenter" and len(sizes) > 1:  # the background comes with the first growth
@@ -152,10 +153,11 @@ def load_released(model: IncrementalModel, released: ReleasedState, place: str) 
     A ViT's position embedding is resampled to the model's grid. Raises WeightsError with the first names that are
     missing, left over or of another shape.
     """
-    from cispbench.harness.models.pretrained import resampled
+    from cispbench.harness.models.interface import Encoder
     from cispbench.harness.models.weight_files import load_backbone
 
     for classes in released.groups:
         model.grow(classes)
-    state = resampled(model.sections()["encoder"], released.state, "encoder.vit.")
+    encoder = model.sections()["encoder"]
+    state = encoder.fitted(released.state, "encoder.vit.") if isinstance(encoder, Encoder) else released.state
     load_backbone(model, state, place=place)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cispbench.harness.models.interface import ClassGroup, IncrementalModel
+from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
 from cispbench.harness.models.output import Output
 from cispbench.harness.models.transformer import Block
 
@@ -75,9 +75,9 @@ class MaskTransformer(nn.Module):
 
 
 class Segmenter(IncrementalModel):
-    """An encoder with ``width`` and ``forward(images) -> (tokens (B, h*w, E), (h, w), stages)``, and the decoder."""
+    """An encoder, whose map the decoder reads as tokens, and the decoder."""
 
-    def __init__(self, encoder: nn.Module, decoder: MaskTransformer) -> None:
+    def __init__(self, encoder: Encoder, decoder: MaskTransformer) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -87,6 +87,7 @@ class Segmenter(IncrementalModel):
         if new_classes < 1:
             raise ValueError(f"a model grows by at least 1 class, not {new_classes}")
         if not self.decoder.cls_emb:
+            # The released code keeps the background's token in a group of its own; checkpoints depend on it.
             self.decoder.grow(1)
             new_classes -= 1
         if new_classes:
@@ -98,10 +99,11 @@ class Segmenter(IncrementalModel):
         Sides that the encoder's ``patch`` does not divide are padded on the right and below, and cut off again.
         """
         side_h, side_w = images.shape[-2:]
-        patch = int(getattr(self.encoder, "patch", 1))
+        patch = self.encoder.patch
         padded = functional.pad(images, (0, -side_w % patch, 0, -side_h % patch))
-        tokens, (height, width), stages = self.encoder(padded)
-        masks, patches, class_features = self.decoder(tokens)
+        encoded, stages = self.encoder(padded)
+        height, width = encoded.shape[-2:]
+        masks, patches, class_features = self.decoder(encoded.flatten(2).transpose(1, 2))
         maps = masks.transpose(1, 2).unflatten(2, (height, width))
         logits = functional.interpolate(maps, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         decoded = patches.transpose(1, 2).unflatten(2, (height, width))
@@ -111,7 +113,7 @@ class Segmenter(IncrementalModel):
             patches=patches,
             class_features=class_features,
             class_tokens=torch.cat(list(self.decoder.cls_emb), dim=1)[0],
-            encoded=tokens.transpose(1, 2).unflatten(2, (height, width)),
+            encoded=encoded,
             stages=(*stages, decoded),
         )
 

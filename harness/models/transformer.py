@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cispbench.harness.models.interface import Encoder
+
 
 class Attention(nn.Module):
     """Multi-head self-attention through ``scaled_dot_product_attention``."""
@@ -68,7 +70,7 @@ class Block(nn.Module):
         return branch * kept / keep
 
 
-class TinyViT(nn.Module):
+class TinyViT(Encoder):
     """A small ViT for the synthetic scenes: a convolutional stem of stride 4, learnt positions, a few blocks.
 
     The stem follows Xiao et al., "Early convolutions help transformers see better" (NeurIPS 2021): a ViT that starts
@@ -90,8 +92,8 @@ class TinyViT(nn.Module):
         self.width = width
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
-        """Take (B, 3, H, W) with sides of a multiple of 4; return tokens, their grid and the blocks' outputs."""
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take (B, 3, H, W) with sides of a multiple of 4; return the map of tokens and the blocks' outputs."""
         x = self.stem(images)
         height, width = x.shape[-2:]
         place: Tensor = self.pos_embed
@@ -101,8 +103,8 @@ class TinyViT(nn.Module):
         stages = []
         for block in self.blocks:
             tokens = block(tokens)
-            stages.append(tokens.transpose(1, 2).unflatten(2, (height, width)))
-        return self.norm(tokens), (height, width), tuple(stages)
+            stages.append(as_map(tokens, height, width))
+        return as_map(self.norm(tokens), height, width), tuple(stages)
 
 
 def _stem_layer(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:
@@ -111,3 +113,8 @@ def _stem_layer(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Module, .
         nn.GroupNorm(8, outputs),
         nn.GELU(),
     )
+
+
+def as_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Show tokens (B, h*w, D) as a map (B, D, h, w), without copying."""
+    return tokens.transpose(1, 2).reshape(*tokens.shape[::2], height, width)

@@ -1,4 +1,4 @@
-"""Files of weights: read without running pickled code, and loaded strictly."""
+"""Read files of weights without running pickled code, and load them strictly into a network."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ FILE_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError),
     *(ArithmeticError, pickle.PickleError),
 )
+# (blocks of the third stage, whether they are bottlenecks) -> depth: enough to tell the ResNets from each other.
 RESNETS = {(2, False): "18", (6, False): "34", (6, True): "50", (23, True): "101", (36, True): "152"}
 
 
@@ -46,11 +47,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is no file of weights by its name.", hint="Known: .safetensors, .pth, .pt.")
     try:
         with warnings.catch_warnings():
-            # Said before torch refuses a file for the very same reason, which the error then gives.
+            # torch warns, and then raises an error with the same reason: the warning would only be noise.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content: Any = load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
     except (*FILE_ERRORS, SafetensorError) as error:
-        hint = "Fetch it anew if it is damaged; save it again as a plain dict of tensors if it holds more than that."
+        hint = "Fetch it again if it is damaged; save it again as a plain dict of tensors if it holds more than that."
         raise WeightsError(f"cannot read the weights in {path}: {_reason(error)}.", hint=hint) from error
     for key in ("state_dict", "model", "model_state"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping) and content[key]:
@@ -69,7 +70,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _load_tensors(path: Path) -> Any:
-    """Read a pickle of tensors, plain values and numpy's scalars (a best score, say), running no code of it."""
+    """Read a pickle of tensors, plain values and numpy scalars (such as a best score) without running code from it."""
     import numpy as np
     import torch
 
@@ -82,7 +83,7 @@ def _load_tensors(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Say in words why torch could not read a file; its advice to run the pickle nevertheless is not handed on."""
+    """Return why torch could not read a file, without its advice to load the pickle with ``weights_only=False``."""
     text = str(error)
     if refused := re.search(r"unsupported global:? (?:GLOBAL )?([\w.]+)", text, re.IGNORECASE):
         return f"it holds {refused[1]}, which is no tensor and is not run"
@@ -112,6 +113,7 @@ def load_backbone(module: nn.Module, state: Mapping[str, Tensor], *, place: str,
             f"{place} does not fit {wanted}: {'; '.join(problems[:3])}{more}.",
             hint=f"The weights look like {found or 'no network known here'}; name a model and weights that fit.",
         )
+    # Not strict, because counters may be missing; everything else has been compared above, before the first copy.
     module.load_state_dict({key: state[key] for key in expected if key in state}, strict=False)
 
 

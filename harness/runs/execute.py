@@ -15,7 +15,7 @@ import torch
 
 from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalView, TrainView
+from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.evaluate import evaluate
 from cispbench.harness.machine.locks import run_lock
@@ -271,26 +271,15 @@ class _Run:
 
     def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
         recipe = self.plan.recipe.data
-        view = TrainView(
-            crop=recipe.crop,
-            resize_short=recipe.resize_short,
-            method=recipe.resize,
-            scale=(recipe.scale[0], recipe.scale[1]),
-            ratio=(recipe.ratio[0], recipe.ratio[1]),
-            flip=recipe.flip,
-            pad_label=recipe.pad_label,
-            normalise=recipe.normalise,
-        )
         return TrainLoader(
             self.source,
             planned.images,
             self.plan.learnt.label_table(planned.step),
-            view,
+            recipe,
             batch,
             seed=derive_seed(self.plan.seed, "data", planned.step),
             workers=self.options.workers,
             cache=self._fits_in_memory(planned.images),
-            void=recipe.void,
             pin_memory=self.options.device.type == "cuda",
         )
 

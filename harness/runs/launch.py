@@ -23,9 +23,9 @@ from cispbench.harness.runs.request import RunRequest
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError
 from cispbench.splits.settings import Setting
-from cispbench.splits.tasks import dataset
 
 BANNER = """\
 No {title} found ({places}): this run uses the built-in synthetic scenes (profile quick).

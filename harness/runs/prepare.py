@@ -16,7 +16,7 @@ from cispbench.harness.data.source import Source, locate, root_in_force
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import model_spec
-from cispbench.harness.models.weights import load_table
+from cispbench.harness.models.weights_table import load_table
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import SourcedRecipe, parse_override, resolve_recipe
 from cispbench.harness.registry import load_method

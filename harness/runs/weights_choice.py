@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.models.weight_files import file_sha256, read_state
-from cispbench.harness.models.weights import fetch, load_table
+from cispbench.harness.models.weights_download import fetch
+from cispbench.harness.models.weights_table import load_table
 from cispbench.splits.errors import UsageError, WeightsError, nearest
 
 if TYPE_CHECKING:
@@ -36,10 +37,8 @@ class WeightsChoice:
 
     def load(self, fresh: IncrementalModel) -> None:
         """Put the weights into a model that nothing is trained of. Raises WeightsError."""
-        from cispbench.harness.models.pretrained import load_encoder
-
         if self.path is not None:
-            load_encoder(fresh, read_state(self.path), str(self.path))
+            fresh.load_encoder(read_state(self.path), str(self.path))
 
 
 def check_weights(choice: str | None, model: str) -> str:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from cispbench.harness.models.catalogue import brings_timm
+from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.worker import Message, StepJob, work
@@ -82,7 +82,8 @@ class LocalSweep:
         # no process is copied that has threads or a device.
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         models = {need.run.recipe.model for node in graph.nodes for need in node.needs}
-        self._context.set_forkserver_preload([*PRELOADED, *(["timm"] if any(map(brings_timm, models)) else [])])
+        slow = {package for model in models for package in model_spec(model).imports}
+        self._context.set_forkserver_preload([*PRELOADED, *sorted(slow)])
         resource_tracker.ensure_running()  # now, for its start would unblock the signals that `_undisturbed` blocks
 
     def run(self) -> Outcome:

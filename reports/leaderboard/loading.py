@@ -22,7 +22,7 @@ from cispbench.results.ledger import find_published_name, ledger_rows
 from cispbench.results.protocols import Protocol, load_protocol
 from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_facts
 from cispbench.results.store import Store
-from cispbench.splits.tasks import SCENARIOS, datasets
+from cispbench.splits.datasets import SCENARIOS, datasets
 
 _UPPER_BOUND = "Joint"  # the ledger's name for training on all classes at once
 

@@ -19,8 +19,8 @@ from cispbench.reports.leaderboard.text import INFERRED, MARKS, legend, protocol
 from cispbench.reports.tables.aggregate import SCORES
 from cispbench.reports.tables.runs import comparison_warning
 from cispbench.reports.tables.terminal import printable
+from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
-from cispbench.splits.tasks import NATURAL_ORDER
 
 _OTHER_PROFILE = (
     "Measured under another profile than the papers': these numbers are NOT comparable with published ones."

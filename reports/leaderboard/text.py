@@ -13,8 +13,8 @@ from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.protocols import switches
 from cispbench.reports.tables.runs import comparison_warning
 from cispbench.results.protocols import Protocol
+from cispbench.splits.datasets import datasets
 from cispbench.splits.errors import UsageError
-from cispbench.splits.tasks import datasets
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 MARKS = {REPRODUCED: "✓", OFF: "Δ", UNVERIFIED: "?", INCONSISTENT: "!"}  # what is reported only has none

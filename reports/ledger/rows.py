@@ -12,8 +12,8 @@ from cispbench.reports.tables.runs import setting_pattern, sorted_settings
 from cispbench.reports.tables.terminal import References, paragraph, plain_table
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.ledger import KINDS, READINGS, ledger_rows, published_name
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError, nearest
-from cispbench.splits.tasks import dataset
 
 NUMBERS = ("old", "new", "all")
 

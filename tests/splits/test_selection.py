@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import DataError, SettingError
 from cispbench.splits.selection import digest, golden_list, golden_steps, select_images
 from cispbench.splits.settings import Setting, Step, list_settings, parse_setting
-from cispbench.splits.tasks import published_orders
 
 PRESENCE = {
     "d": {0, 1, 255},
@@ -127,9 +127,7 @@ def test_whole_lists_are_reproduced(shared: Path, dataset: str, split: str) -> N
 def computable() -> list[str]:
     names = [setting.name for setting in list_settings() if setting.scenario != "partitioned"]
     names += [
-        f"{scenario}-15-1-{order}"
-        for scenario in ("overlapped", "disjoint")
-        for order in published_orders()["voc"]["15-1"]
+        f"{scenario}-15-1-{order}" for scenario in ("overlapped", "disjoint") for order in dataset("voc").orders["15-1"]
     ]
     return [name for name in names if golden_steps(parse_setting(name)) is not None]
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cispbench.splits.datasets import datasets
 from cispbench.splits.errors import SettingError
 from cispbench.splits.settings import Setting, Step, list_settings, paper_table, parse_setting
-from cispbench.splits.tasks import datasets, published_orders
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_listed_settings_and_the_paper_table() -> None:
 
 def test_every_published_order_makes_a_setting_with_the_tasks_sizes() -> None:
     names = []
-    for dataset, tasks in published_orders().items():
-        for task, orders in tasks.items():
+    for dataset, home in datasets().items():
+        for task, orders in home.orders.items():
             natural = parse_setting(f"{dataset}:overlapped-{task}")
             for order in orders:
                 setting = parse_setting(f"{natural.name}-{order}")

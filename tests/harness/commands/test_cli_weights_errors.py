@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from cispbench.harness.models import weights
+from cispbench.harness.models import weights_download, weights_table
 from cispbench.harness.models.catalogue import build_model
 
 MODEL = "deeplabv3-resnet18"
@@ -71,7 +71,7 @@ def test_a_truncated_file(commands: Any, encoder: dict[str, torch.Tensor], suffi
     else:
         save_file(small, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    failed(commands, words(commands, path), str(path), "Fetch it anew")
+    failed(commands, words(commands, path), str(path), "Fetch it again")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -113,12 +113,17 @@ def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/nets/resnet18-test.pth"
-        entry = {"url": url, "sha256": weights.file_sha256(source), "architecture": "resnet18", "normalise": "imagenet"}
+        entry = {
+            "url": url,
+            "sha256": weights_download.file_sha256(source),
+            "architecture": "resnet18",
+            "normalise": "imagenet",
+        }
         table = commands.home / "weights.yaml"
         table.write_text(yaml.safe_dump({"resnet18-imagenet": entry | {"source": "ours", "licence": "MIT"}}))
-        monkeypatch.setattr(weights, "TABLE", table)
+        monkeypatch.setattr(weights_table, "TABLE", table)
         monkeypatch.setenv("no_proxy", "*")
-        monkeypatch.setattr(weights.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(weights_download.time, "sleep", lambda seconds: None)
         folder = commands.steps / "weights"
         failed(commands, words(commands, "pretrained"), "resnet18-imagenet", url, "resnet18-test.pth", str(folder))
         # The advice is good: with the file in that place the very same command runs.
@@ -133,6 +138,6 @@ def test_a_fetched_file_with_a_wrong_checksum_is_refused(commands: Any, monkeypa
     entry = {"url": served.as_uri(), "sha256": "0" * 64, "architecture": "resnet18", "normalise": "imagenet"}
     table = commands.home / "weights.yaml"
     table.write_text(yaml.safe_dump({"resnet18-imagenet": entry | {"source": "ours", "licence": "MIT"}}))
-    monkeypatch.setattr(weights, "TABLE", table)
+    monkeypatch.setattr(weights_table, "TABLE", table)
     failed(commands, words(commands, "resnet18-imagenet"), "SHA-256", served.as_uri(), "0" * 64)
     assert list((commands.steps / "weights").glob("*.pth*")) == []

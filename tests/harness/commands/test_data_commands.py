@@ -45,8 +45,8 @@ def published(monkeypatch: pytest.MonkeyPatch, voc: Path, tmp_path: Path) -> dic
         for name in SETTINGS
     }
     figures = {"train": entry(source.ids("train")), "val": entry(source.ids("val")), "settings": steps}
-    ade = dict(selection._golden()["ade"])
-    monkeypatch.setattr(selection, "_golden", lambda: {"voc": figures, "ade": ade})
+    ade = dict(selection._golden("ade"))
+    monkeypatch.setattr(selection, "_golden", lambda name: {"voc": figures, "ade": ade}[name])
     return figures
 
 

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cispbench.harness.data.causes import likely_causes, one_apart
+from cispbench.harness.data.causes import find_odd_id, likely_causes
 from cispbench.harness.data.check import check_data
-from cispbench.harness.data.compare import Comparison, Presence, compare
-from cispbench.harness.data.index import build_index, find_broken
+from cispbench.harness.data.compare import Comparison, compare
+from cispbench.harness.data.index import Presence, build_index, find_broken
 from cispbench.harness.data.source import list_data
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.splits.errors import DataError, SettingError
@@ -237,16 +237,16 @@ NAMES = st.text("ab", min_size=1, max_size=4)
 
 
 @given(st.sets(NAMES, max_size=8), NAMES, st.booleans())
-def test_one_apart_agrees_with_a_slow_search(ids: set[str], other: str, add: bool) -> None:
+def test_find_odd_id_agrees_with_a_slow_search(ids: set[str], other: str, add: bool) -> None:
     published = ids | {other} if add else ids - {other}
     figures = (len(published), digest(published))
     candidates = ["aaaa", *sorted({"b", "ba", other} if add else ids)]
-    odd = one_apart(ids, figures, [name for name in candidates if (name in ids) != add])
+    odd = find_odd_id(ids, figures, [name for name in candidates if (name in ids) != add])
     if published == ids:
         assert odd is None
     else:
         assert odd == other and digest(ids ^ {other}) == figures[1]
-    assert one_apart(ids, (figures[0], hashlib.sha256(b"?").hexdigest()), candidates) is None
+    assert find_odd_id(ids, (figures[0], hashlib.sha256(b"?").hexdigest()), candidates) is None
 
 
 def test_a_setting_without_figures() -> None:

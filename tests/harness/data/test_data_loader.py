@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ from torch import Tensor
 from cispbench.harness.data.labels import to_table
 from cispbench.harness.data.loader import Draw, EvalLoader, TrainLoader, TrainSet
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalView, TrainView
+from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import batches_of
 from cispbench.harness.method import Batch
+from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import DataError
 
 TABLE = (0, 1, 2, 0, *[-1] * 251, 255)
-CROP = TrainView(crop=12, method="none")
-AREA = TrainView(crop=12, scale=(0.3, 1.0))
+CROP = DataRecipe(crop=12, resize="none")
+AREA = DataRecipe(crop=12, scale=(0.3, 1.0))
 
 
 class Drawn:
@@ -56,7 +58,7 @@ class Drawn:
         return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator), mask
 
 
-def loader(source: Source, view: TrainView = AREA, size: int = 4, seed: int = 0, workers: int = 0) -> TrainLoader:
+def loader(source: Source, view: DataRecipe = AREA, size: int = 4, seed: int = 0, workers: int = 0) -> TrainLoader:
     return TrainLoader(source, source.ids("train"), TABLE, view, size, seed, workers=workers)
 
 
@@ -102,7 +104,7 @@ def test_augmentation_changes_from_epoch_to_epoch() -> None:
 
 
 @pytest.mark.parametrize("view", [CROP, AREA])
-def test_workers_change_nothing(view: TrainView) -> None:
+def test_workers_change_nothing(view: DataRecipe) -> None:
     source = Drawn(11)
     expected = [list(loader(source, view).epoch(epoch)) for epoch in (0, 1)]
     for workers in (1, 2):
@@ -242,9 +244,9 @@ def test_kept_images_are_read_once_and_give_the_same() -> None:
 
 def test_void_may_become_background_but_padding_keeps_its_label() -> None:
     source = Drawn(1, ((4, 6),))
-    view = TrainView(crop=8, method="none", flip=0.0)
+    view = DataRecipe(crop=8, resize="none", flip=0.0)
     for void, labels in (("void", {0, 1, 2, 255}), ("background", {0, 1, 2})):
-        data = TrainSet(source, "train", source.ids("train"), TABLE, view, 0, void)  # type: ignore[arg-type]
+        data = TrainSet(source, "train", source.ids("train"), TABLE, replace(view, void=void), 0)
         _, target, image_id = data[Draw(0, 0, 0)]
         assert image_id == "000" and target.dtype == torch.uint8
         assert labels_in(target[2:6, 1:7]) <= labels

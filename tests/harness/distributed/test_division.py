@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.synthetic import SyntheticSource
-from cispbench.harness.data.transforms import EvalView, TrainView
+from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.evaluate import confusion_matrix, evaluate
 from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import UsageError
 from cispbench.splits.settings import parse_setting
 
@@ -77,7 +78,7 @@ def test_a_division_that_leaves_a_device_idle_is_refused(batch: int, devices: in
 
 
 def train_loader(source: SyntheticSource) -> TrainLoader:
-    view = TrainView(crop=16, method="none", normalise="half")
+    view = DataRecipe(crop=16, resize="none", normalise="half")
     return TrainLoader(source, source.ids("train"), SETTING.label_table(0), view, batch_size=6, seed=3)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cispbench.harness.models.catalogue import build_model, model_names, model_spec
-from cispbench.splits.errors import UsageError
+from cispbench.harness.models.catalogue import build_model
 
 SMALL = ["segmenter-tiny", "deeplabv3-tiny", "deeplabv3-mobilenetv2", "segmenter-mobilenetv2", "deeplabv3-resnet18"]
 SIZES = {"segmenter-tiny": 24, "deeplabv3-tiny": 24}
@@ -91,15 +90,6 @@ def test_resnet_stage_is_what_the_last_activation_sees():
 def test_growth_by_nothing_is_refused():
     with pytest.raises(ValueError, match="at least 1 class"):
         grown("segmenter-tiny", 0)
-
-
-def test_unknown_model_offers_the_nearest():
-    with pytest.raises(UsageError, match="Did you mean 'segmenter-vit-b16'"):
-        model_spec("segmenter-vit-b")
-
-
-def test_the_catalogue_reads_in_full():
-    assert {model_spec(name).family for name in model_names()} == {"deeplabv3", "segmenter"}
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cispbench.harness.models import weights
+from cispbench.harness.models import weights_download, weights_table
 from cispbench.harness.models.weight_files import file_sha256
-from cispbench.harness.models.weights import fetch
+from cispbench.harness.models.weights_download import fetch
 from cispbench.splits.errors import UsageError, WeightsError
 
 CONTENT = os.urandom(700_001)
@@ -81,7 +81,7 @@ def server() -> Iterator[Server]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between attempts, which the tests do not sit out."""
     waits: list[float] = []
-    monkeypatch.setattr(weights.time, "sleep", waits.append)
+    monkeypatch.setattr(weights_download.time, "sleep", waits.append)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return waits
@@ -95,7 +95,7 @@ def offer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits
         url = f"http://127.0.0.1:{server.server_port}/net-1f2e.pth" if url is None else url
         row = {"url": url, "architecture": "net", "normalise": "half", "source": "s", "licence": "MIT"} | row
         (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"net": row}))
-        monkeypatch.setattr(weights, "TABLE", tmp_path / "weights.yaml")
+        monkeypatch.setattr(weights_table, "TABLE", tmp_path / "weights.yaml")
 
     offer(sha256=SHA256)
     return offer

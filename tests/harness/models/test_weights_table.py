@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cispbench.harness.models.weights import load_table
+from cispbench.harness.models.weights_table import load_table
 from cispbench.splits.errors import WeightsError
 
 
 def test_fetching_needs_no_torch() -> None:
-    code = "import sys, cispbench.harness.models.weights; print('torch' in sys.modules, 'safetensors' in sys.modules)"
+    module = "cispbench.harness.models.weights_download"
+    code = f"import sys, {module}; print('torch' in sys.modules, 'safetensors' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
 

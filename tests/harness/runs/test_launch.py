@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cispbench.harness.cli import main
 from cispbench.harness.models.catalogue import build_model
-from cispbench.harness.models.weights import WeightsEntry
+from cispbench.harness.models.weights_table import WeightsEntry
 from cispbench.harness.runs import weights_choice
 from cispbench.harness.runs.weights_choice import check_weights, choose_weights
 from cispbench.methods.mbs import MBS
@@ -90,7 +90,7 @@ def test_named_weights_are_fetched_checked_loaded_and_bring_their_normalisation(
         name="resnet18-imagenet", url=file.as_uri(), architecture="resnet18", normalise="half", source="a test",
         licence="none", sha256=digits,
     )  # fmt: skip
-    for module in ("cispbench.harness.runs.weights_choice", "cispbench.harness.models.weights"):
+    for module in ("cispbench.harness.runs.weights_choice", "cispbench.harness.models.weights_download"):
         monkeypatch.setattr(f"{module}.load_table", lambda path=None: {entry.name: entry})
     choice = choose_weights("pretrained", "deeplabv3-resnet18", tmp_path / "weights", named=False)
     assert (choice.label, choice.sha256, choice.normalise) == ("resnet18-imagenet", digits, "half")

@@ -1,4 +1,8 @@
-"""Pre-trained weights by name: the table, the download that resumes, and the checksum."""
+"""Download pre-trained weights by name, resume a broken download, and check the file.
+
+We have our own code because no library does all of it. ``torch.hub.download_url_to_file`` and ``pooch`` start again
+from the first byte after a broken connection, and neither lets the processes of a sweep wait for one download.
+"""
 
 from __future__ import annotations
 
@@ -10,67 +14,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.models.weight_files import file_sha256
+from cispbench.harness.models.weights_table import WeightsEntry, load_table
 from cispbench.splits.errors import StoreError, UsageError, WeightsError, nearest
-from cispbench.splits.strict_yaml import load_yaml
 
-Progress = Callable[[int, int | None], None]
+DownloadProgress = Callable[[int, int | None], None]
 
-TABLE = Path(__file__).with_name("weights.yaml")
 BLOCK_BYTES = 1 << 18
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsEntry:
-    """One entry of ``weights.yaml``, whose first lines say what the fields mean."""
-
-    name: str
-    url: str
-    architecture: str
-    normalise: Literal["imagenet", "half"]
-    source: str
-    licence: str
-    file: str = ""
-    sha256: str | None = None
-    sha256_prefix: str | None = None
-    bytes: int | None = None
-
-    @property
-    def file_name(self) -> str:
-        """The file's name on disk."""
-        return self.file or self.url.rsplit("/", 1)[-1]
-
-    @property
-    def digits(self) -> str:
-        """The known leading digits of the SHA-256, none if it is unknown."""
-        return self.sha256 or self.sha256_prefix or ""
-
-
-def load_table(path: Path | None = None) -> dict[str, WeightsEntry]:
-    """Read the known weights by name. Raises WeightsError for fields that are unknown, missing or out of range."""
-    path = TABLE if path is None else path
-    known = {field.name for field in fields(WeightsEntry)} - {"name"}
-    needed = {"url", "architecture", "normalise", "source", "licence"}
-    table = {}
-    for name, row in load_yaml(path).items():
-        place = f"the weights {name!r} in {path}"
-        for key in sorted(row.keys() - known):
-            raise WeightsError(f"{place} have an unknown field {key!r}.", hint=nearest(key, known))
-        if lacking := sorted(needed - row.keys()):
-            raise WeightsError(f"{place} lack {', '.join(lacking)}.", hint="Add what is missing.")
-        if not row.keys() & {"sha256", "sha256_prefix"}:
-            raise WeightsError(f"{place} lack a checksum.", hint="Add sha256 (null if unknown) or sha256_prefix.")
-        if row["normalise"] not in ("imagenet", "half") or not row["url"].startswith(("http:", "https:", "file:")):
-            hint = "The URL is one of http, https or file; normalise is imagenet or half."
-            raise WeightsError(f"{place} have url: {row['url']}, normalise: {row['normalise']}.", hint=hint)
-        table[name] = WeightsEntry(name=name, **row)
-    return table
 
 
 def fetch(
@@ -80,16 +35,16 @@ def fetch(
     retries: int = 4,
     timeout: float = 30.0,
     allow_unverified: bool = False,
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
     """Return the file of the weights ``name`` in ``folder``, checked, and downloaded first if it is not there.
 
-    A broken download goes on where it stopped, after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
+    A broken download is resumed after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
     (seconds) is for each answer. ``progress`` is given the bytes done and in all (None if unknown), ``note`` single
     lines (standard error by default). Without a known checksum nothing is downloaded unless ``allow_unverified``; the
     file's own SHA-256 is noted then, and ``file_sha256`` gives it for the record.
-    Raises UsageError for an unknown name, WeightsError if no file is to be had or its checksum is wrong.
+    Raises UsageError for an unknown name, WeightsError if the file cannot be fetched or its checksum is wrong.
     """
     table = load_table()
     if name not in table:
@@ -111,7 +66,7 @@ def fetch(
             raise WeightsError(f"cannot store the weights {name!r} as {target}: {error}.") from error
     digest = _verify(entry, target)
     if not entry.digits:
-        say(f"weights {name}: not verified, for no checksum is known; the SHA-256 of {target} is {digest}")
+        say(f"weights {name}: not verified, no checksum is known; the SHA-256 of {target} is {digest}")
     return target
 
 
@@ -131,7 +86,7 @@ def _verify(entry: WeightsEntry, path: Path) -> str:
     raise WeightsError(
         f"the weights {entry.name!r} in {path} have SHA-256 {digest} and {size} bytes, those of {entry.url} {wanted}. "
         f"The file {'could not be' if path.exists() else 'was'} removed.",
-        hint="The same command fetches it anew; if that ends like this too, what the URL serves has changed.",
+        hint="The same command fetches it again; if that ends like this too, what the URL serves has changed.",
     )
 
 
@@ -140,13 +95,13 @@ def _download(
     target: Path,
     retries: int,
     timeout: float,
-    progress: Progress | None,
+    progress: DownloadProgress | None,
     say: Callable[[str], None],
 ) -> Path:
-    """Download into ``<target>.part``, in as many goes as it takes; raise WeightsError if that fails."""
+    """Download into ``<target>.part`` with retries. Raises WeightsError if that fails."""
     part = target.with_name(target.name + ".part")
     if not entry.digits:
-        # Nothing would tell that the URL's file has changed since another process began with it.
+        # Without a checksum nobody would notice that the file behind the URL has changed since the part was written.
         part.unlink(missing_ok=True)
     attempt = 0
     while True:
@@ -170,15 +125,15 @@ def _download(
 
 
 def _may_pass(error: Exception, url: str) -> bool:
-    """Tell whether a failure may be over at the next attempt."""
+    """Return whether a retry may succeed."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (408, 416, 425, 429) or error.code >= 500
     certificate = isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
     return not certificate and not url.startswith("file:")
 
 
-def _transfer(entry: WeightsEntry, part: Path, timeout: float, progress: Progress | None) -> None:
-    """Append to ``part`` what it lacks, or write it anew if the server sends the whole file."""
+def _transfer(entry: WeightsEntry, part: Path, timeout: float, progress: DownloadProgress | None) -> None:
+    """Append what ``part`` lacks, or write the whole file if the server does not send a range."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "cispbench"} | ({"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(urllib.request.Request(entry.url, headers=headers), timeout=timeout) as response:
@@ -203,6 +158,6 @@ def _read_block(response: Any) -> bytes:
     try:
         block: bytes = response.read(BLOCK_BYTES)
     except OSError as error:
-        # Told apart from a full disk, which no further attempt would mend.
+        # An error of the network, which a retry may solve; a full disk, also an OSError, is not caught here.
         raise urllib.error.URLError(error) from error
     return block

@@ -1,0 +1,181 @@
+"""Data sets: what one states about itself, and how the installed ones are found.
+
+Data sets are plug-ins of the entry-point group ``cispbench.datasets``; ``voc`` and ``ade`` are found like any other.
+
+To add one, a package needs three things:
+
+1. An entry: a ``Dataset``, written out in Python or read from a YAML file by ``read_dataset`` (``splits/voc.yaml`` and
+   ``splits/ade.yaml`` are examples). It states all facts that need no image.
+2. A layout: a ``cispbench.harness.data.layout.Layout``, which says where the images and masks of a split lie. Masks are
+   8-bit PNGs of class numbers: 0 background, 1 to N the classes, 255 void.
+3. An entry point that leads to the entry, under the entry's own name::
+
+       [project.entry-points."cispbench.datasets"]
+       city = "my_package.city:CITY"
+
+Then ``cispbench list settings`` shows its tasks as ``city:overlapped-5-3``, ``cispbench data index --dataset city``
+reads its masks, and ``cispbench run --setting city:overlapped-5-3 --data-root FOLDER --profile mini`` trains on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cispbench.splits.errors import CispbenchError, SettingError, nearest
+from cispbench.splits.plugins import Registry
+from cispbench.splits.strict_yaml import load_yaml
+
+SCENARIOS = ("overlapped", "disjoint", "partitioned")
+NATURAL_ORDER = "a"
+# Labels are bytes: 255 is void and 254 marks a value that is no class.
+MOST_CLASSES = 253
+_TASK = re.compile(r"([0-9]+)-([0-9]+)")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+Colour = tuple[int, int, int]
+Orders = Mapping[str, Mapping[str, tuple[tuple[int, ...], ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The facts of a data set. Raises CispbenchError for facts that contradict each other.
+
+    ``name``: small letters, digits and ``_``; it is the prefix of the data set's settings and part of every key.
+    ``title``: its name in tables. ``class_names``: of the classes 1, 2, ..., background left out.
+    ``layout``: ``module:attribute`` of its ``harness.data.layout.Layout``; it is imported when images are looked for.
+    ``tasks``: listed task (``X-Y``) -> its scenarios. ``orders``: task -> letter -> class numbers of each step, beside
+    the natural order ``a``. ``paper_table``: the settings of the benchmark paper's own table.
+    ``palette``: red, green, blue (0 to 255) of each class number from 0 on; None: VOC's customary colours.
+    ``published``: a YAML file with the published counts and digests, laid out as ``splits/golden.yaml``; without one
+    nothing can be compared, and the data always count as ``mini``.
+    ``zero_is_void``: label 0 of a mask means "not labelled", not background. ``scene_objects``: the least and most
+    objects of a synthetic scene.
+    ``short_names``: a setting's name may leave out the data set. For ``voc`` and ``ade`` alone, whose names stand in
+    published records: otherwise an installed package could change what ``overlapped-15-1`` means.
+    """
+
+    name: str
+    title: str
+    class_names: tuple[str, ...]
+    layout: str
+    tasks: Mapping[str, tuple[str, ...]]
+    orders: Orders = field(default_factory=dict)
+    paper_table: tuple[str, ...] = ()
+    palette: tuple[Colour, ...] | None = None
+    published: Path | None = None
+    zero_is_void: bool = False
+    scene_objects: tuple[int, int] = (2, 4)
+    short_names: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise CispbenchError(f"the data set {self.name!r}: a name is made of small letters, digits and _.")
+        if not 2 <= self.classes <= MOST_CLASSES or len(set(self.class_names)) < self.classes:
+            raise self._wrong(f"it has 2 to {MOST_CLASSES} classes, each with a name of its own")
+        if self.palette is not None and len(self.palette) != self.classes + 1:
+            raise self._wrong(f"it has {len(self.palette)} colours for {self.classes} classes and background")
+        for task, scenarios in self.tasks.items():
+            if not set(scenarios) <= set(SCENARIOS):
+                raise self._wrong(f"{task} lists {scenarios}; scenarios are {', '.join(SCENARIOS)}")
+            if (reason := self.misfit(task)) is not None:
+                raise self._wrong(f"the task {task} does not fit: {reason}")
+
+    def _wrong(self, what: str) -> CispbenchError:
+        return CispbenchError(f"the data set {self.name!r}: {what}.", hint="Correct its entry.")
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, background left out."""
+        return len(self.class_names)
+
+    def misfit(self, task: str) -> str | None:
+        """Return why the task ``X-Y`` does not fit this data set, or None if it does. Raises SettingError."""
+        first, rest = task_numbers(task)
+        if first >= self.classes:
+            return f"{self.name} has {self.classes} classes, so step 0 cannot learn {first} and leave some for later"
+        left = self.classes - first
+        if left % rest:
+            return f"{self.name} has {self.classes} classes, and the {left} left after step 0 do not divide by {rest}"
+        return None
+
+
+def task_numbers(task: str) -> tuple[int, int]:
+    """Return X and Y of the task ``X-Y``; both at least 1, without leading zeros. Raises SettingError."""
+    match = _TASK.fullmatch(task)
+    if match is None:
+        raise SettingError(f"{task!r} is no task.", hint="Write X-Y, two whole numbers, for example 15-1.")
+    if any(number.startswith("0") for number in match.groups()):
+        raise SettingError(
+            f"the task {task!r} has a step without classes or a leading zero.",
+            hint="Write X-Y with X and Y of at least 1, for example 15-1.",
+        )
+    return int(match[1]), int(match[2])
+
+
+DATASETS: Registry[Dataset] = Registry(
+    "cispbench.datasets",
+    what="data set",
+    wanted="a cispbench.splits.datasets.Dataset",
+    fits=lambda loaded: isinstance(loaded, Dataset),
+    unknown=SettingError,
+)
+
+
+def dataset(name: str) -> Dataset:
+    """Return one data set by name. Raises SettingError with the nearest name, CispbenchError for a broken plug-in."""
+    return DATASETS.load(name)
+
+
+def datasets() -> dict[str, Dataset]:
+    """Return all installed data sets by name: those with short names first, smaller ones before larger ones.
+
+    Raises CispbenchError for a broken plug-in, or if none is installed.
+    """
+    found = [DATASETS.load(name) for name in DATASETS.names()]
+    if not found:  # as in an installation that is older than its code
+        raise CispbenchError("no data set is installed.", hint="Install cispbench again: pip install -e .")
+    found.sort(key=lambda home: (not home.short_names, home.classes, home.name))
+    return {home.name: home for home in found}
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read an entry from a YAML file whose keys are the fields of ``Dataset``.
+
+    Colours are written as hex RGB ("800000"), and ``published`` is a path relative to the file. Raises CispbenchError
+    naming the file and the key.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, Mapping):
+        raise CispbenchError(f"{path} describes no data set.", hint="Its keys are the fields of Dataset.")
+    known = {
+        item.name: item.default is item.default_factory is dataclasses.MISSING for item in dataclasses.fields(Dataset)
+    }
+    for key in content:
+        if key not in known:
+            raise CispbenchError(f"{path}: unknown key {key!r}.", hint=nearest(str(key), known))
+    missing = [key for key, needed in known.items() if needed and key not in content]
+    if missing:
+        raise CispbenchError(f"{path} lacks {', '.join(missing)}.", hint="Add what is missing.")
+    values: dict[str, Any] = {key: _frozen(value) for key, value in content.items()}
+    if values.get("palette"):
+        values["palette"] = tuple(_colour(text) for text in values["palette"])
+    if values.get("published"):
+        values["published"] = path.parent / values["published"]
+    return Dataset(**values)
+
+
+def _frozen(value: Any) -> Any:
+    """Turn lists into tuples, at any depth."""
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
+    return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _colour(text: str) -> Colour:
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
