@@ -26,6 +26,7 @@ PUBLIC = {
     "cispbench": ["__version__"],
     "cispbench.splits.settings": ["Setting", "Step", "list_settings", "parse_setting"],
     "cispbench.splits.selection": ["select_images"],
+    "cispbench.splits.datasets": ["Dataset", "read_dataset"],
     "cispbench.splits.errors": [
         "CispbenchError", "DataError", "MethodError", "RecipeError", "RunError", "SettingError", "StoreError",
         "UsageError", "WeightsError",
@@ -35,7 +36,13 @@ PUBLIC = {
     "cispbench.results.store": ["Store"],
     "cispbench.results.record": ["StepRecord"],
     "cispbench.harness.method": ["VOID", "Batch", "Method", "NoOptions", "Output", "StepContext"],
-    "cispbench.harness.models.interface": ["ClassGroup", "IncrementalModel"],
+    "cispbench.harness.models.interface": ["ClassGroup", "Encoder", "IncrementalModel"],
+    "cispbench.harness.models.catalogue": ["ModelSpec"],
+    "cispbench.harness.models.deeplab": ["DeepLabV3"],
+    "cispbench.harness.models.segmenter": ["Segmenter"],
+    "cispbench.harness.models.model_facts": ["wrong_facts"],
+    "cispbench.harness.data.layout": ["Layout", "SplitFolders"],
+    "cispbench.harness.data.decode": ["Pair"],
     "cispbench.harness.evaluate": ["confusion_matrix"],
     "cispbench.methods.losses": [
         "bce_with_ignore", "cross_entropy", "distillation", "labelled_pixels", "unbiased_cross_entropy",
