@@ -111,9 +111,9 @@ def _sweep(
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.runs.step_store import default_steps_dir
     from cispbench.harness.sweep.display import make_sweep_view
-    from cispbench.harness.sweep.machine import choose_machine
     from cispbench.harness.sweep.matrix import expand
     from cispbench.harness.sweep.planning import Choices, plan_sweep
+    from cispbench.harness.sweep.slots import choose_slots
     from cispbench.harness.sweep.slurm.cluster import node_device
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
@@ -126,7 +126,7 @@ def _sweep(
     cluster = None if slurm is None else _cluster(slurm, workers)
     nodes = None if cluster is None else node_device(device, cluster)
     wish = _wish(**asked)
-    cells, machine, records = expand(wish), choose_machine("cpu" if cluster else device, workers), Store(out)
+    cells, machine, records = expand(wish), choose_slots("cpu" if cluster else device, workers), Store(out)
     choices = Choices(
         wish.profile or "paper", wish.model, wish.set or (), weights, data_root, steps_dir or default_steps_dir(),
         apart, micro_batch,

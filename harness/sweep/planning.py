@@ -20,9 +20,9 @@ from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.runs.weights_choice import WeightsChoice, check_weights, choose_weights
 from cispbench.harness.sweep.findings import Findings
 from cispbench.harness.sweep.graph import Graph, build_graph
-from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.matrix import Cell
 from cispbench.harness.sweep.published import PublishedLists, PublishedSource
+from cispbench.harness.sweep.slots import WorkerSlots
 from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError, UsageError
 from cispbench.splits.settings import Setting
@@ -159,7 +159,7 @@ class Planner:
 
 
 def plan_sweep(
-    cells: Sequence[Cell], choices: Choices, records: Store, machine: Machine, view: ProgressView, to_train: bool
+    cells: Sequence[Cell], choices: Choices, records: Store, machine: WorkerSlots, view: ProgressView, to_train: bool
 ) -> tuple[SweepPlan, Graph]:
     """Plan all runs and hold their steps against the stores. Raises CispbenchError."""
     plan = Planner(choices, view, to_train).plan(cells)

@@ -11,8 +11,8 @@ from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.local import LocalSweep, Outcome
-from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.planning import Choices, SweepPlan
+from cispbench.harness.sweep.slots import WorkerSlots
 from cispbench.harness.sweep.worker import StepJob
 from cispbench.results.atomic import make_folder
 from cispbench.results.store import Store
@@ -21,7 +21,7 @@ LOADERS = 8  # processes that load images for one accelerator, at most
 
 
 def execute_sweep(
-    plan: SweepPlan, graph: Graph, choices: Choices, records: Store, machine: Machine, view: SweepView
+    plan: SweepPlan, graph: Graph, choices: Choices, records: Store, slots: WorkerSlots, view: SweepView
 ) -> Outcome:
     """Train, test and record what is missing. Raises StoreError for a store that cannot be written to."""
     if not graph.to_do():  # stores that are done may be read-only
@@ -32,11 +32,11 @@ def execute_sweep(
     make = job_maker(plan, choices, records.path)
 
     def job(node: Node, slot: int) -> StepJob:
-        job = make(node, logs / f"{node.key}.log", machine.device(slot), machine.threads, machine.cores)
+        job = make(node, logs / f"{node.key}.log", slots.device(slot), slots.threads, slots.cores)
         return replace(job, wait=0.0)
 
     steps = StepStore(choices.steps_dir)
-    return LocalSweep(graph, job, machine.workers, view, steps.in_work).run()
+    return LocalSweep(graph, job, slots.workers, view, steps.in_work).run()
 
 
 def job_maker(plan: SweepPlan, choices: Choices, out: Path) -> Callable[[Node, Path | None, str, int, int], StepJob]:

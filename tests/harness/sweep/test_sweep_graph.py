@@ -19,9 +19,9 @@ from cispbench.harness.registry import load_method
 from cispbench.harness.runs.plan import ImageLists, RunPlan, plan_run, step_iterations
 from cispbench.harness.sweep.display import LiveView, SweepView
 from cispbench.harness.sweep.graph import Finding, Graph, Need, Node, build_graph
-from cispbench.harness.sweep.machine import Machine
 from cispbench.harness.sweep.matrix import Wish, expand
 from cispbench.harness.sweep.planning import Choices, Planner, SweepPlan
+from cispbench.harness.sweep.slots import WorkerSlots
 from cispbench.methods.mbs import MBS
 from cispbench.splits.errors import DataError, UsageError
 from cispbench.splits.selection import golden_list, golden_steps
@@ -254,11 +254,11 @@ def test_what_another_sweep_has_trained_does_not_quicken_the_pace(
 
 
 def test_cores_and_devices_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cispbench.harness.sweep.machine.usable_cores", lambda: (8, 16))
+    monkeypatch.setattr("cispbench.harness.sweep.slots.usable_cores", lambda: (8, 16))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    machine = Machine(("cuda:0", "cuda:1"), 3)
+    machine = WorkerSlots(("cuda:0", "cuda:1"), 3)
     assert (machine.cores, machine.threads) == (2, 2)
     assert [machine.device(slot) for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert Machine(("cpu",), 20).threads == 1
+    assert WorkerSlots(("cpu",), 20).threads == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert Machine(("cpu",), 1).threads == 1
+    assert WorkerSlots(("cpu",), 1).threads == 1
