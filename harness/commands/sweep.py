@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from cispbench.harness.sweep.graph import Graph, Node
-    from cispbench.harness.sweep.local import Failure
     from cispbench.harness.sweep.matrix import Wish
+    from cispbench.harness.sweep.outcome import FailedStep
     from cispbench.harness.sweep.slurm.cluster import Cluster
     from cispbench.results.store import Store
 
@@ -119,8 +119,8 @@ def _sweep(
     from cispbench.results.store import Store
 
     if not plan_only:  # brings torch, which then says for certain what devices there are
+        from cispbench.harness.sweep.execute import execute_sweep
         from cispbench.harness.sweep.slurm.execute import execute_on_cluster
-        from cispbench.harness.sweep.sweeping import execute_sweep
 
     load_protocol(protocol)
     cluster = None if slurm is None else _cluster(slurm, workers)
@@ -192,7 +192,7 @@ def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
 
 
 def _report(
-    graph: Graph, records: Store, protocol: str, finished: int, failures: tuple[Failure, ...], as_json: bool
+    graph: Graph, records: Store, protocol: str, finished: int, failures: tuple[FailedStep, ...], as_json: bool
 ) -> None:
     import json
 

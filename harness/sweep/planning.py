@@ -18,11 +18,11 @@ from cispbench.harness.runs.inputs import fit_weights, open_source
 from cispbench.harness.runs.plan import ImageLists, RunPlan, parts_note, plan_run
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.runs.weights_choice import WeightsChoice, check_weights, choose_weights
-from cispbench.harness.sweep.findings import Findings
 from cispbench.harness.sweep.graph import Graph, build_graph
 from cispbench.harness.sweep.matrix import Cell
 from cispbench.harness.sweep.published import PublishedLists, PublishedSource
 from cispbench.harness.sweep.slots import WorkerSlots
+from cispbench.harness.sweep.step_states import StepStates
 from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError, UsageError
 from cispbench.splits.settings import Setting
@@ -163,8 +163,8 @@ def plan_sweep(
 ) -> tuple[SweepPlan, Graph]:
     """Plan all runs and hold their steps against the stores. Raises CispbenchError."""
     plan = Planner(choices, view, to_train).plan(cells)
-    findings = Findings(records, StepStore(choices.steps_dir), machine.devices[0], choices.micro_batch)
-    return plan, build_graph(plan.runs, findings.find)
+    states = StepStates(records, StepStore(choices.steps_dir), machine.devices[0], choices.micro_batch)
+    return plan, build_graph(plan.runs, states.find)
 
 
 class _Notes(ProgressView):

@@ -18,7 +18,7 @@ from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.plan import ImageLists, RunPlan, plan_run, step_iterations
 from cispbench.harness.sweep.display import LiveView, SweepView
-from cispbench.harness.sweep.graph import Finding, Graph, Need, Node, build_graph
+from cispbench.harness.sweep.graph import Graph, Need, Node, StepState, build_graph
 from cispbench.harness.sweep.matrix import Wish, expand
 from cispbench.harness.sweep.planning import Choices, Planner, SweepPlan
 from cispbench.harness.sweep.slots import WorkerSlots
@@ -47,10 +47,10 @@ def plan(scenes: SyntheticSource) -> Callable[..., RunPlan]:
 def graph_of(runs: Sequence[RunPlan], **states: str) -> Graph:
     """Return the graph where a step whose name holds a key's text is in that state, and every other one missing."""
 
-    def find(key: str, needs: Sequence[Need], iterations: int) -> Finding:
+    def find(key: str, needs: Sequence[Need], iterations: int) -> StepState:
         first = needs[0]
         name = f"{first.run.method.name}_{first.planned.step}"
-        return Finding(states.get(name, "missing"), seconds=float(iterations), bytes=100)  # type: ignore[arg-type]
+        return StepState(states.get(name, "missing"), seconds=float(iterations), bytes=100)  # type: ignore[arg-type]
 
     return build_graph(runs, find)
 
@@ -74,16 +74,16 @@ def test_counts_with_and_without_sharing(plan: Callable[..., RunPlan]) -> None:
     assert (shared.steps, shared.images, shared.iterations) == (4, base + 3 * last, 10 + 3 * 4)
     assert (alone.steps, alone.images, alone.iterations) == (6, 3 * (base + last), 3 * (10 + 4))
     done = graph_of(runs, finetune_0="done", mib_1="trained", plop_1="stale")
-    assert done.left().steps == 2
-    assert done.seconds_left() == (8.0, 0)
-    assert done.bytes_left() == (200, 0)
+    assert done.remaining().steps == 2
+    assert done.remaining_seconds() == (8.0, 0)
+    assert done.remaining_bytes() == (200, 0)
     assert done.states() == {"done": 1, "missing": 1, "trained": 1, "stale": 1}
 
 
 def test_costs_that_nothing_measured_covers_are_counted_not_guessed(plan: Callable[..., RunPlan]) -> None:
-    graph = build_graph([plan("mib", "overlapped-10-10")], lambda key, needs, iterations: Finding("missing"))
-    assert graph.seconds_left() == (0, 2)
-    assert graph.bytes_left() == (0, 2)
+    graph = build_graph([plan("mib", "overlapped-10-10")], lambda key, needs, iterations: StepState("missing"))
+    assert graph.remaining_seconds() == (0, 2)
+    assert graph.remaining_bytes() == (0, 2)
 
 
 def test_weights_that_are_gone_are_trained_again_only_where_a_later_step_needs_them(
@@ -91,7 +91,7 @@ def test_weights_that_are_gone_are_trained_again_only_where_a_later_step_needs_t
 ) -> None:
     runs = [plan("mib", "overlapped-10-5")]
     kept = graph_of(runs, mib_0="recorded", mib_1="recorded", mib_2="recorded")
-    assert kept.left().steps == 0
+    assert kept.remaining().steps == 0
     needed = graph_of(runs, mib_0="recorded", mib_1="recorded")
     assert [node.state for node in needed.nodes] == ["missing"] * 3
     half = graph_of(runs, mib_0="recorded", mib_1="done")
