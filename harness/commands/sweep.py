@@ -196,6 +196,7 @@ def _report(
 ) -> None:
     import json
 
+    from cispbench.harness.sweep.display import number_of
     from cispbench.splits.errors import RunError
 
     if as_json:
@@ -206,13 +207,13 @@ def _report(
         ]  # fmt: skip
         click.echo(json.dumps({"finished": finished, "failed": failed, "runs": _run_rows(graph, records, protocol)}))
     else:
-        click.echo(f"{finished} steps finished now.\n\n{_run_table(_run_rows(graph, records, protocol))}")
+        click.echo(f"{number_of(finished, 'step')} finished now.\n\n{_run_table(_run_rows(graph, records, protocol))}")
     if failures:
         reasons = [
             f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "") for entry in failures
         ]
         raise RunError(
-            "\n  ".join([f"{len(failures)} steps failed or were not tried:", *reasons]) + "\n",
+            "\n  ".join([f"{number_of(len(failures), 'step')} failed or not tried:", *reasons]) + "\n",
             hint="The same command tries them again, and leaves what is finished as it is.",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cispbench.harness.runs.plan import code_versions
@@ -32,24 +33,22 @@ def execute_sweep(
     make = job_maker(plan, choices, records.path)
 
     def job(node: Node, slot: int) -> StepJob:
-        # Without a wait: a worker that finds the step locked gives its slot back.
-        return make(node, logs / f"{node.key}.log", slots.device(slot), slots.threads, slots.cores, 0.0)
+        job = make(node, logs / f"{node.key}.log", slots.device(slot), slots.threads, slots.cores)
+        return replace(job, wait=0.0)  # a worker that finds the step locked gives its slot back at once
 
     return LocalSweep(graph, job, slots.workers, view, StepStore(choices.steps_dir).in_work).run()
 
 
-def job_maker(
-    plan: SweepPlan, choices: Choices, out: Path
-) -> Callable[[Node, Path | None, str, int, int, float | None], StepJob]:
-    """Return the function that makes the order for a node from log, device, threads, cores and wait."""
+def job_maker(plan: SweepPlan, choices: Choices, out: Path) -> Callable[[Node, Path | None, str, int, int], StepJob]:
+    """Return the function that makes the order for a node, from its log, device, threads and cores."""
 
-    def make(node: Node, log: Path | None, device: str, threads: int, cores: int, wait: float | None) -> StepJob:
+    def make(node: Node, log: Path | None, device: str, threads: int, cores: int) -> StepJob:
         runs = tuple(need.run for need in node.needs)
         return StepJob(
             key=node.key, step=node.step, runs=runs, out=out, steps_dir=choices.steps_dir, log=log, device=device,
             threads=threads, loaders=0 if device == "cpu" else min(MAX_LOADERS, cores),
             weights=plan.weights.get(runs[0].recipe.weights), named=bool(choices.weights),
-            versions=code_versions(runs[0].method), micro_batch=choices.micro_batch, wait=wait,
+            versions=code_versions(runs[0].method), micro_batch=choices.micro_batch,
         )  # fmt: skip
 
     return make

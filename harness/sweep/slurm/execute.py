@@ -37,7 +37,7 @@ def execute_on_cluster(
         )
     records.prepare()
     make = job_maker(plan, replace(choices, steps_dir=steps_dir), out)
-    # Without a limit to the wait: a job that ended when another one has its step would count as failed.
-    submitter = Submitter(steps_dir, out, cluster, lambda node: make(node, None, device, cores, cores, None), view)
+    # These orders wait for a locked step without a limit: a job that gave up would count as failed.
+    submitter = Submitter(steps_dir, out, cluster, lambda node: make(node, None, device, cores, cores), view)
     jobs = submitter.submit(nodes, graph.priorities())
     return SlurmWatch(nodes, jobs, records, steps_dir, cluster.poll_s, view).run()

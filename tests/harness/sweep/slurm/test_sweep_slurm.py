@@ -161,7 +161,7 @@ def test_jobs_are_submitted_on_hold_and_one_that_leaves_no_result_has_failed(com
     assert "submitted 3 jobs with 5 steps as 7" in message
     assert "its job 7_0 ended as TIMEOUT, without a result" in message
     assert f"not tried: finetune {SETTING} seed 0 step 1/2 failed" in message
-    assert "5 steps failed or were not tried" in message
+    assert "5 steps failed or not tried" in message
     (script,) = commands.steps.glob("slurm/*/7_submission.sh")
     lines = script.read_text().splitlines()
     for option in ("hold", "requeue", "array=0-2%3", "kill-on-invalid-dep=yes", "constraint=a100", "signal=USR2@120"):
