@@ -92,7 +92,7 @@ class Status:
         in_jobs = number_of(sum(entry.state != "failed" for entry in self.cluster), "step")
         cluster = f"; {in_jobs} in jobs on a cluster, by their last reports" if self.cluster else ""
         parts.append(
-            f"{number_of(len(self.running), 'step')} in work{cluster}; {finished} of {len(self.runs)} runs finished; "
+            f"{number_of(len(self.running), 'step')} running{cluster}; {finished} of {len(self.runs)} runs finished; "
             f"{number_of(self.published, 'trained step')} in the step store{unrecorded}."
         )
         return "\n".join(parts)

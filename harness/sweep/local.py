@@ -16,14 +16,7 @@ from pathlib import Path
 
 from cispbench.harness.models.catalogue import brings_timm
 from cispbench.harness.sweep.display import SweepView
-from cispbench.harness.sweep.events import (
-    StepEvent,
-    StepFailed,
-    StepFinished,
-    StepLocked,
-    StepProgress,
-    StepWaiting,
-)
+from cispbench.harness.sweep.events import StepEvent, StepFailed, StepFinished, StepLocked, StepProgress, StepWaiting
 from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.outcome import OpenSteps, SweepOutcome, sigterm_as_ctrl_c
 from cispbench.harness.sweep.worker import StepJob, work

@@ -25,8 +25,8 @@ class WorkerSlots:
     @property
     def threads(self) -> int:
         """The threads each worker computes with: its cores, or fewer if OMP_NUM_THREADS says so."""
-        said = os.environ.get("OMP_NUM_THREADS", "")
-        return min(self.cores, max(1, int(said))) if said.isdecimal() else self.cores
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        return min(self.cores, max(1, int(limit))) if limit.isdecimal() else self.cores
 
     def device(self, slot: int) -> str:
         """Return the device of a slot; more workers than devices share them in turn."""

@@ -69,7 +69,7 @@ class StepStates:
             self._bytes[record.model.name] = max(self._bytes.get(record.model.name, 0), weights.stat().st_size)
 
     def find(self, key: str, needs: Sequence[Need], iterations: int) -> StepState:
-        """Return the state of a step. Raises StoreError if a submitted record has the place of one of its own."""
+        """Return the state of a step. Raises StoreError if a submitted record is stored where its own belongs."""
         for need in needs:
             if record := self._foreign.get((key, need.run.run_key)):
                 raise foreign(record, self._records.place(record))

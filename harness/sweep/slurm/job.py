@@ -22,14 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from cispbench.harness.sweep.events import (
-    EventView,
-    StepEvent,
-    StepFailed,
-    StepFinished,
-    StepProgress,
-    sending_the_end,
-)
+from cispbench.harness.sweep.events import EventView, StepEvent, StepFailed, StepFinished, StepProgress, sending_the_end
 from cispbench.harness.sweep.slurm import queue as slurm_queue
 from cispbench.harness.sweep.slurm.notes import SlurmNotes, StepReport, TaskId
 from cispbench.harness.sweep.worker import StepJob, do_step
@@ -87,7 +80,7 @@ class _JobControl:
         if "SLURM_ARRAY_JOB_ID" in os.environ:
             self._number = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         self._step = job.steps[0]
-        self._report = StepReport(job.task.submission, job.task.index, "running", starts=self._starts)
+        self._report = StepReport(*job.task, "running", starts=self._starts)
         self._requeueing = threading.Lock()  # the main thread and the timer may both want to requeue
         self._timer: threading.Timer | None = None
         self.warned = self.terminated = False

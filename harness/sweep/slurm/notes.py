@@ -23,14 +23,7 @@ PREFIX = "cispbench-"
 # submitting: the jobs, if there are any, are on hold, and may lack their dependencies: they are cancelled and submitted
 # again. prepared: only the release is missing. released: SLURM runs them.
 Phase = Literal["submitting", "prepared", "released"]
-
-
-@dataclass(frozen=True)
-class TaskId:
-    """A job: the name of its submission, and its index in the array."""
-
-    submission: str
-    index: int
+TaskId = tuple[str, int]  # a job: the name of its submission, and its index in the array
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,8 @@ class SubmittedJob:
 
     @property
     def task(self) -> TaskId:
-        """Its id here."""
-        return TaskId(self.submission.name, self.index)
+        """Its id in this program."""
+        return self.submission.name, self.index
 
     @property
     def number(self) -> str:
@@ -101,7 +94,7 @@ class StepReport:
     @property
     def task(self) -> TaskId:
         """The job that reports."""
-        return TaskId(self.name, self.index)
+        return self.name, self.index
 
 
 class SlurmNotes:

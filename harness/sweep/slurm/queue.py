@@ -74,12 +74,11 @@ def look_at_queue(submissions: Collection[str]) -> dict[TaskId, QueuedJob]:
         return {}
     lines = _call(["squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(submissions))}",
                    "--format=%j|%F|%K|%T|%r|%N"])  # fmt: skip
-    found = {}
+    found: dict[TaskId, QueuedJob] = {}
     for line in lines.splitlines():
         name, job, index, state, reason, node = (word.strip() for word in line.split("|", 5))
         array = index.isdecimal()
-        task = TaskId(name, int(index) if array else 0)
-        found[task] = QueuedJob(f"{job}_{index}" if array else job, state, reason, node)
+        found[name, int(index) if array else 0] = QueuedJob(f"{job}_{index}" if array else job, state, reason, node)
     return found
 
 

@@ -58,7 +58,7 @@ class Submitter:
         found = []
         for submission in submissions:
             jobs = [job for job in submission.jobs() if job.task in queue]
-            if submission.phase == "submitting" and any(task.submission == submission.name for task in queue):
+            if submission.phase == "submitting" and any(name == submission.name for name, _ in queue):
                 slurm_queue.cancel([f"--name={submission.name}"])  # on hold, and nobody would release them
             if submission.phase == "submitting" or not jobs:
                 self.notes.remove(submission)

@@ -13,7 +13,7 @@ import pytest
 
 from cispbench.harness.sweep.slurm import job as slurm_job
 from cispbench.harness.sweep.slurm.job import ChainJob, work_on_chain
-from cispbench.harness.sweep.slurm.notes import SlurmNotes, StepReport, TaskId
+from cispbench.harness.sweep.slurm.notes import SlurmNotes, StepReport
 from cispbench.harness.sweep.worker import StepJob
 from cispbench.harness.training.loop import StoppedError
 from cispbench.splits.errors import RunError
@@ -46,13 +46,13 @@ def a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cha
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    yield ChainJob(TaskId("cispbench-x", 2), steps, max_requeues=1, signal_delay_s=600), SlurmNotes(tmp_path), requeued
+    yield ChainJob(("cispbench-x", 2), steps, max_requeues=1, signal_delay_s=600), SlurmNotes(tmp_path), requeued
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def report(notes: SlurmNotes, key: str) -> StepReport:
-    found = notes.report(key, TaskId("cispbench-x", 2))
+    found = notes.report(key, ("cispbench-x", 2))
     assert found is not None
     return found
 
