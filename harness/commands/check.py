@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, SETTING_GLOB
+
 
 def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     if value is not None and math.isnan(value):
@@ -15,12 +17,11 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
-              help="Folder of the records (one small JSON a step, below runs/).")  # fmt: skip
+@OUT
 @click.option("--baselines", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the baselines. [those that come with cispbench]")  # fmt: skip
-@click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
-@click.option("--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'.")
+@METHOD_GLOB
+@SETTING_GLOB
 @click.option("--tolerance", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
               callback=_number,
               help="Least difference that counts; the spread over seeds may allow for more.")  # fmt: skip
@@ -31,7 +32,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 @click.option("--machine", type=click.FloatRange(0, 100), metavar="POINTS", callback=_number,
               help="With --update: by how much a mean may move with the processor. [as before]")  # fmt: skip
 @click.option("--made-by", metavar="COMMAND", help="With --update: the command that makes the runs. [as before]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@JSON
 @click.pass_context
 def check(
     context: click.Context, out: Path, baselines: Path | None, method: str | None, setting: str | None,

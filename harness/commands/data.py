@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cispbench.harness.commands.options import DATA_ROOT, JSON
+
 if TYPE_CHECKING:
     from cispbench.harness.data.check import Report
     from cispbench.harness.data.compare import ListCheck, SettingCheck
     from cispbench.splits.settings import Setting
 
 DATASET = click.option("--dataset", metavar="voc|ade", help="Data set. [each that is found]")
-DATA_ROOT = click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016."
-)
 STEPS_DIR = click.option(
     "--steps-dir", type=click.Path(path_type=Path), help="Folder of the index, below index/. [.cispbench]"
 )
 MASKS_ONLY = click.option("--masks-only", is_flag=True, help="Ask for no images: masks and lists are enough.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
 @click.group()

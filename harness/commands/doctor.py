@@ -16,6 +16,7 @@ from typing import Literal
 
 import click
 
+from cispbench.harness.commands.options import DATA_ROOT, JSON, OUT, STEPS_DIR
 from cispbench.harness.machine.devices import DRIVERS
 from cispbench.harness.machine.environment import PACKAGES, describe_environment, emulates_bf16
 from cispbench.results.atomic import explain_os_error, write_atomic
@@ -167,11 +168,10 @@ def _cluster() -> Finding:
 
 
 @click.command()
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
-              help="Folder of the records.")  # fmt: skip
-@click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights and checkpoints. [.cispbench]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@DATA_ROOT
+@OUT
+@STEPS_DIR
+@JSON
 @click.pass_context
 def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir: Path | None, as_json: bool) -> None:
     """Look at software, machine, data, folders and cluster, and say what a run would lack.

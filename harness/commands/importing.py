@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from cispbench.harness.commands.options import JSON, STEPS_DIR
+
 
 @click.group("import")
 def import_() -> None:
@@ -19,8 +21,8 @@ def import_() -> None:
 @click.option("--model", help="Model that it fills. [the code base's usual one]")
 @click.option("--crop", type=click.IntRange(min=16), default=512, show_default=True,
               help="Side of the training images, for a ViT's position grid.")  # fmt: skip
-@click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights and checkpoints. [.cispbench]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@STEPS_DIR
+@JSON
 def checkpoint(
     file: Path, code: str, setting: str, model: str | None, crop: int, steps_dir: Path | None, as_json: bool
 ) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from cispbench.harness.commands.options import OUT
+
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
-              help="Folder of the records (one small JSON a step, below runs/).")  # fmt: skip
+@OUT
 @click.option("--protocol", default="strict", show_default=True, help="How measured scores are computed.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where leaderboard.md and the folder leaderboard/ are written. [--out]")  # fmt: skip

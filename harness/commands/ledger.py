@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from cispbench.harness.commands.options import JSON
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _filters(command: Command) -> Command:
@@ -35,7 +35,7 @@ def ledger() -> None:
 @_filters
 @click.option("--by", default="source", show_default=True, help="Count by source, method or both.")
 @click.option("--rows", "each", is_flag=True, help="List every row with all readings that fit.")
-@_JSON
+@JSON
 def lint(by: str, each: bool, as_json: bool, **chosen: str | None) -> None:
     """Say of each published row what its old, new and all can be the means of.
 
@@ -56,7 +56,7 @@ def lint(by: str, each: bool, as_json: bool, **chosen: str | None) -> None:
 @ledger.command()
 @click.option("--method", required=True, help="Method, by its published or its registry name.")
 @_filters
-@_JSON
+@JSON
 def show(as_json: bool, **chosen: str | None) -> None:
     """Print what is published on a method: old, new and all by setting, with kind, backbone and source.
 

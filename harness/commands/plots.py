@@ -9,11 +9,18 @@ from pathlib import Path
 
 import click
 
-OUT = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
-    help="Folder of the records (one small JSON a step, below runs/).",
-)  # fmt: skip
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+from cispbench.harness.commands.options import (
+    DATA_ROOT,
+    DEVICE,
+    JSON,
+    METHOD_GLOB,
+    OUT,
+    PROTOCOL,
+    RUN_KEY,
+    SETTING_GLOB,
+    STEPS_DIR,
+)
+
 _FEW = 4
 _LOST = (
     "The images that have lost most; beside each, how many of its pixels: those right after the step that learnt their "
@@ -25,10 +32,10 @@ _HOME = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
 
 @click.command()
 @OUT
-@click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
-@click.option("--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'.")
-@click.option("--run", metavar="KEY", help="Only the run whose key starts so (it ends the name of a run's folder).")
-@click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
+@METHOD_GLOB
+@SETTING_GLOB
+@RUN_KEY
+@PROTOCOL
 @click.option("--pictures", metavar="NAME,...", help="Of curves, classes, scatter, confusion and cost only these.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Folder of the pictures. [plots below --out]")  # fmt: skip
@@ -77,9 +84,9 @@ def plots(
 @click.option("--auto", "count", type=click.IntRange(1, 50), metavar="N", help="Show the N images that have lost most "
               f"of what was right once. [{_FEW}, without --images]")  # fmt: skip
 @OUT
-@click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights and checkpoints. [.cispbench]")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@STEPS_DIR
+@DATA_ROOT
+@DEVICE
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="File to write, .png or .svg. [panels-<method>-<setting>-seed<N>-<key>.png]")  # fmt: skip
@@ -127,7 +134,7 @@ def panels(
     steps, where = StepStore(steps_dir or default_steps_dir()), choose_device(device)
     processes = workers if workers is not None else min(8, usable_cores()[1]) * (where.type == "cuda")
     with make_view(quiet=as_json) as view:
-        source = open_source(found.setting, last.profile, data_root, steps.root, view)
+        source = open_source(found.setting.dataset, last.profile, data_root, steps.root, view)
         asked = Panels(found, source, steps, where, processes, view.counting)
         lost: dict[str, float] = {}
         if images is None:

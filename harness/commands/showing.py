@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from cispbench.harness.recipes.ablation import load_ablation
-from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, complete, resolve_recipe
+from cispbench.harness.recipes.layers import DEFAULT, SourcedRecipe, complete
 from cispbench.harness.recipes.quirks import Quirk, quirk_states
 from cispbench.harness.registry import load_method
+from cispbench.harness.runs.prepare import recipe_with_sources
+from cispbench.harness.runs.request import RunRequest
 from cispbench.splits.settings import parse_setting
 
 WIDTH = 110
 SPOKEN = (DEFAULT, "--set", "--model")  # sources that are said in place, without a footnote
 
 
-def show_recipe(
-    method: str, *, setting: str, profile: str, model: str | None, overrides: Sequence[str], as_json: bool
-) -> str:
+def show_recipe(request: RunRequest, *, as_json: bool) -> str:
     """Return a recipe as YAML with a footnote a value, its sources and the method's quirks, or all of it as JSON."""
-    cls, chosen = load_method(method), parse_setting(setting)
-    sourced = resolve_recipe(cls, chosen, profile, model, overrides)
+    cls, chosen = load_method(request.method), parse_setting(request.setting)
+    sourced = recipe_with_sources(request)
     states = quirk_states(cls, chosen, sourced.recipe)
     if as_json:
         sources = {path: {"value": value, "source": sourced.sources[path]} for path, value in sourced.values.items()}
         quirks = [_quirk_row(quirk, in_force) for quirk, in_force in states]
         return json.dumps({**complete(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
     notes = {source: number for number, source in enumerate(_footnotes(sourced), start=1)}
-    head = f"# {method} on {chosen.name}, profile {profile}"
+    head = f"# {request.method} on {chosen.name}, profile {request.profile}"
     parts = [[head, *_yaml_lines(sourced, notes)], ["# Sources", *_source_lines(notes)]]
     if states:
         parts.append(["# Quirks of released code", *(_quirk_line(quirk, in_force) for quirk, in_force in states)])

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from cispbench.harness.machine.locks import current_holder
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.display import number_of
-from cispbench.harness.sweep.matrix import PAPER_TABLE, Wish
+from cispbench.harness.sweep.matrix import PAPER_TABLE, SweepRequest
 from cispbench.harness.sweep.slurm.notes import SlurmNotes
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
@@ -98,12 +98,12 @@ class Status:
         return "\n".join(parts)
 
 
-def read_status(records: Store, steps: StepStore, wish: Wish) -> Status:
-    """Read both stores; ``wish`` selects runs (a field that is None selects all). Raises StoreError."""
+def read_status(records: Store, steps: StepStore, request: SweepRequest) -> Status:
+    """Read both stores; ``request`` selects runs (a field that is None selects all). Raises StoreError."""
     everything = records.records()
     by_run: dict[str, list[StepRecord]] = defaultdict(list)
     for record in everything:
-        if _selected(record, wish):
+        if _selected(record, request):
             by_run[record.run_key].append(record)
     published = steps.published()
     recorded = {record.key for record in everything}
@@ -148,13 +148,13 @@ def _on_cluster(steps: StepStore) -> list[StepOnCluster]:
     return found
 
 
-def _selected(record: StepRecord, wish: Wish) -> bool:
+def _selected(record: StepRecord, request: SweepRequest) -> bool:
     tests = (
-        wish.methods is None or _matches(record.method.name, wish.methods),
-        wish.settings is None or any(_is_setting(record.setting, word) for word in wish.settings),
-        wish.seeds is None or record.seed in wish.seeds,
-        wish.profile is None or record.profile == wish.profile,
-        wish.model is None or record.model.name == wish.model,
+        request.methods is None or _matches(record.method.name, request.methods),
+        request.settings is None or any(_is_setting(record.setting, word) for word in request.settings),
+        request.seeds is None or record.seed in request.seeds,
+        request.profile is None or record.profile == request.profile,
+        request.model is None or record.model.name == request.model,
     )
     return all(tests)
 
@@ -173,6 +173,6 @@ def _table(rows: Sequence[Any]) -> str:
     return tabulate([asdict(row) for row in rows], headers="keys", tablefmt="github")
 
 
-def status_of(out: Path, steps_dir: Path, wish: Wish) -> Status:
+def status_of(out: Path, steps_dir: Path, request: SweepRequest) -> Status:
     """Read the status of two stores by their folders."""
-    return read_status(Store(out), StepStore(steps_dir), wish)
+    return read_status(Store(out), StepStore(steps_dir), request)

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cispbench.harness.commands.options import DATA_ROOT, JSON, OUT, PROTOCOL
+
 if TYPE_CHECKING:
     from cispbench.results.record import StepRecord
-
-OUT = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
-    help="Folder of the records (one small JSON a step, below runs/).",
-)  # fmt: skip
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-PROTOCOL = click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
 
 
 @click.command()
@@ -112,7 +107,7 @@ def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
               "full image. [crop, full for built-in scenes]")  # fmt: skip
 @click.option("--profile", default="paper", show_default=True,
               help="What the result counts as: paper, mini, or quick for the built-in scenes.")  # fmt: skip
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016.")
+@DATA_ROOT
 @click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of the data's index. [.cispbench]")
 @OUT
 @PROTOCOL
@@ -154,7 +149,7 @@ def score(
             hint="Say what the masks hold: --labels index or --labels number.",
         )
     with make_view(quiet=as_json) as live:
-        source = open_source(chosen, profile, data_root, steps_dir or default_steps_dir(), live)
+        source = open_source(chosen.dataset, profile, data_root, steps_dir or default_steps_dir(), live)
         counted = view or ("full" if source.kind == "synthetic" else "crop")
         size = load_protocol("strict").size if counted == "crop" else None
         predictions = Predictions(pred, chosen, step, "number" if labels == "number" else "index", EvalView(size, size))

@@ -1,38 +1,97 @@
-"""``cispbench sweep`` and ``cispbench status``: many runs as one graph of steps, and how it stands."""
+"""``cispbench sweep`` and ``cispbench status``: many runs as one graph of steps, and how far it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cispbench.harness.commands.options import (
+    DATA_ROOT,
+    JSON,
+    MICRO_BATCH,
+    MODEL,
+    OUT,
+    PRINTING,
+    PROFILE,
+    STEPS_DIR,
+    WEIGHTS,
+    Printing,
+    collected,
+)
+from cispbench.harness.runs.request import RunRequest
+
 if TYPE_CHECKING:
+    from cispbench.harness.sweep.display import SweepView
     from cispbench.harness.sweep.graph import Graph, Node
-    from cispbench.harness.sweep.matrix import Wish
-    from cispbench.harness.sweep.outcome import FailedStep
-    from cispbench.harness.sweep.slurm.cluster import Cluster
+    from cispbench.harness.sweep.matrix import SweepRequest
+    from cispbench.harness.sweep.outcome import SweepOutcome
+    from cispbench.harness.sweep.planning import SweepPlan
     from cispbench.results.store import Store
 
-_SELECTION = (
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs, in the words of the command line. ``file``: a sweep file, whose entries the other words replace."""
+
+    methods: str | None
+    settings: str | None
+    seeds: str | None
+    profile: str | None
+    model: str | None
+    file: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    def request(self) -> SweepRequest:
+        """Return what is asked for. Raises UsageError."""
+        from cispbench.harness.sweep.matrix import SweepRequest, read_sweep_file, split_seeds, split_words
+
+        given = SweepRequest(
+            methods=None if self.methods is None else split_words(self.methods),
+            settings=None if self.settings is None else split_words(self.settings),
+            seeds=None if self.seeds is None else split_seeds(self.seeds),
+            profile=self.profile, model=self.model, set=self.overrides or None,
+        )  # fmt: skip
+        return given if self.file is None else given.over(read_sweep_file(self.file))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all runs of a sweep have in common."""
+
+    weights: str | None
+    data_root: Path | None
+    micro_batch: int | None
+    share: bool
+
+    def common(self) -> RunRequest:
+        """Return a request that lacks a method and a setting yet."""
+        return RunRequest(
+            "", "", weights=self.weights, data_root=self.data_root, micro_batch=self.micro_batch, share=self.share
+        )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a sweep works: its stores, and this machine's devices or a cluster."""
+
+    out: Path
+    steps_dir: Path | None
+    workers: int | None
+    slurm: Path | None
+    device: str
+
+
+SELECTION = (
     click.option("--methods", metavar="A,B", help="Methods, see `cispbench list methods`."),
     click.option("--settings", metavar="A,B", help="Settings, patterns such as 'overlapped-*', and paper-table."),
     click.option("--seeds", metavar="0,1", help="Seeds. [0]"),
-    click.option("--profile", help="paper (the published recipe), mini (small real data) or quick (built-in scenes)."),
-    click.option("--model", help="Model instead of the recipes', see `cispbench list models`."),
-    click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
-                 help="Folder of the records (one small JSON a step, below runs/)."),
-    click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of weights, checkpoints and logs. "
-                 "[.cispbench]"),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts."),
-)  # fmt: skip
-
-
-def _selection(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_SELECTION):
-        command = option(command)
-    return command
+    PROFILE,
+    MODEL,
+)
 
 
 def _example(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -44,49 +103,30 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
 
 
 @click.command()
-@_selection
-@click.option(
-    "--file",
-    "file",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Sweep as YAML: methods, settings, seeds, profile, model, set. Options replace its entries.",
-)
-@click.option("--weights", help="Pre-trained encoder: a file, a name from `cispbench list weights`, or none.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change the recipes (after what --file sets): optim.lr=0.002.",
-)
+@collected(
+    Selection, "selection", *SELECTION,
+    click.option("--file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+                 help="Sweep as YAML: methods, settings, seeds, profile, model, set. Options replace its entries."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                 help="Change the recipes (after what --file sets): optim.lr=0.002."),
+)  # fmt: skip
+@collected(
+    Training, "training", WEIGHTS, DATA_ROOT, MICRO_BATCH,
+    click.option("--no-share", "share", is_flag=True, flag_value=False, default=True,
+                 help="Let every run train all its steps itself."),
+)  # fmt: skip
+@collected(
+    Places, "places", OUT, STEPS_DIR,
+    click.option("--workers", type=click.IntRange(min=1), help="Steps at once. [one a device]"),
+    click.option("--slurm", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="CLUSTER.YAML",
+                 help="Train in jobs of a SLURM cluster, as this file says."),
+    click.option("--device", default="auto", show_default=True, help="auto and cuda: all of them; cpu, cuda:N."),
+)  # fmt: skip
+@click.option("--slurm-example", is_flag=True, expose_value=False, is_eager=True, callback=_example,
+              help="Print a file for --slurm that explains itself.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Print the graph of steps and its cost; train nothing.")
-@click.option("--workers", type=click.IntRange(min=1), help="Steps at once. [one a device]")
-@click.option(
-    "--slurm",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    metavar="CLUSTER.YAML",
-    help="Train in jobs of a SLURM cluster, as this file says.",
-)
-@click.option(
-    "--slurm-example",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_example,
-    help="Print a file for --slurm that explains itself.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto and cuda: all of them; cpu, cuda:N.")
-@click.option(
-    "--micro-batch",
-    type=click.IntRange(min=1),
-    metavar="M",
-    help="Hold at most so many images at once on a device, and add up the gradients of the batch. [all]",
-)
-@click.option("--no-share", "apart", is_flag=True, help="Let every run train all its steps itself.")
-@click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
-@click.option("--quiet", is_flag=True, help="No progress, only the table.")
-def sweep(**choices: Any) -> None:  # fmt: skip
+@PRINTING
+def sweep(selection: Selection, training: Training, places: Places, plan_only: bool, printing: Printing) -> None:
     """Train methods on settings with seeds, every step that runs have in common once.
 
     The profile is `paper` unless another is named: a sweep never falls back to other data. The same command again goes
@@ -100,80 +140,74 @@ def sweep(**choices: Any) -> None:  # fmt: skip
       cispbench sweep --slurm-example > cluster.yaml
       cispbench sweep --methods mib,plop --settings paper-table --seeds 0,1,2 --slurm cluster.yaml
     """
-    _sweep(**choices)
-
-
-def _sweep(
-    *, out: Path, steps_dir: Path | None, as_json: bool, weights: str | None, data_root: Path | None, plan_only: bool,
-    workers: int | None, slurm: Path | None, device: str, micro_batch: int | None, apart: bool, protocol: str,
-    quiet: bool, **asked: Any,
-) -> None:  # fmt: skip
     from cispbench.harness.machine.progress import make_view
-    from cispbench.harness.runs.step_store import default_steps_dir
-    from cispbench.harness.sweep.display import make_sweep_view
+    from cispbench.harness.runs.step_store import StepStore, default_steps_dir
+    from cispbench.harness.sweep.graph import build_graph
     from cispbench.harness.sweep.matrix import expand
-    from cispbench.harness.sweep.planning import Choices, plan_sweep
+    from cispbench.harness.sweep.planning import plan_sweep
     from cispbench.harness.sweep.slots import choose_slots
-    from cispbench.harness.sweep.slurm.cluster import node_device
+    from cispbench.harness.sweep.slurm.cluster import Cluster, node_device, read_cluster
+    from cispbench.harness.sweep.step_states import StepStates
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
-    if not plan_only:  # brings torch, which then says for certain what devices there are
+    if not plan_only:
+        import torch  # noqa: F401 (once it is loaded, what devices there are is known for certain)
+    load_protocol(printing.protocol)
+    cluster: Cluster | None = None
+    if places.slurm is not None:
+        _refuse_workers(places)
+        cluster = read_cluster(places.slurm)
+    nodes = None if cluster is None else node_device(places.device, cluster)
+    requests = expand(selection.request(), training.common())
+    slots = choose_slots("cpu" if cluster else places.device, places.workers)
+    records, steps = Store(places.out), StepStore(places.steps_dir or default_steps_dir())
+    with make_view(quiet=printing.quiet or printing.as_json) as view:
+        plan = plan_sweep(requests, steps, view, plan_only=plan_only)
+    states = StepStates(records, steps, slots.devices[0], training.micro_batch)
+    graph = build_graph(plan.runs, states.find)
+    if plan_only:
+        _print_plan(plan, graph, printing)
+        return
+    lines = _view(plan, records, printing)
+    outcome: SweepOutcome
+    if cluster is None or nodes is None:
         from cispbench.harness.sweep.execute import execute_sweep
+
+        outcome = execute_sweep(graph, records, steps, slots, lines)
+    else:
         from cispbench.harness.sweep.slurm.execute import execute_on_cluster
 
-    load_protocol(protocol)
-    cluster = None if slurm is None else _cluster(slurm, workers)
-    nodes = None if cluster is None else node_device(device, cluster)
-    wish = _wish(**asked)
-    cells, machine, records = expand(wish), choose_slots("cpu" if cluster else device, workers), Store(out)
-    choices = Choices(
-        wish.profile or "paper", wish.model, wish.set or (), weights, data_root, steps_dir or default_steps_dir(),
-        apart, micro_batch,
-    )  # fmt: skip
-    with make_view(quiet=quiet or as_json) as view:
-        plan, graph = plan_sweep(cells, choices, records, machine, view, to_train=not plan_only)
-    if plan_only:
-        from cispbench.harness.sweep.showing import plan_json, plan_text
+        outcome = execute_on_cluster(graph, records, steps.root, cluster, nodes, lines)
+    _report(graph, records, outcome, printing)
 
-        click.echo(plan_json(plan, graph) if as_json else plan_text(plan, graph))
-        return
-    lines = make_sweep_view(_scores(records, protocol), quiet=quiet or as_json)
+
+def _refuse_workers(places: Places) -> None:
+    from cispbench.splits.errors import UsageError
+
+    if places.workers is not None:
+        raise UsageError(
+            f"--workers {places.workers} is for this machine, and --slurm {places.slurm} for a cluster: name one of "
+            "them.",
+            hint="array_parallelism in the cluster file says how many jobs may run at once.",
+        )
+
+
+def _print_plan(plan: SweepPlan, graph: Graph, printing: Printing) -> None:
+    from cispbench.harness.sweep.showing import plan_json, plan_text
+
+    click.echo(plan_json(plan, graph) if printing.as_json else plan_text(plan, graph))
+
+
+def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
+    from cispbench.harness.sweep.display import make_sweep_view
+
+    lines = make_sweep_view(_scores(records, printing.protocol), quiet=printing.quiet or printing.as_json)
     for entry in plan.left_out:
         lines.note(f"left out: {entry.method} on {entry.setting}: {entry.reason}")
     for note in plan.notes:
         lines.note(note)
-    if cluster is None or nodes is None:
-        outcome = execute_sweep(plan, graph, choices, records, machine, lines)
-    else:
-        outcome = execute_on_cluster(plan, graph, choices, records, cluster, nodes, lines)
-    _report(graph, records, protocol, outcome.finished, outcome.failures, as_json)
-
-
-def _cluster(path: Path, workers: int | None) -> Cluster:
-    from cispbench.harness.sweep.slurm.cluster import read_cluster
-    from cispbench.splits.errors import UsageError
-
-    if workers is not None:
-        raise UsageError(
-            f"--workers {workers} is for this machine, and --slurm {path} for a cluster: name one of them.",
-            hint="array_parallelism in the cluster file says how many jobs may run at once.",
-        )
-    return read_cluster(path)
-
-
-def _wish(file: Path | None = None, overrides: tuple[str, ...] = (), **words: str | None) -> Wish:
-    from cispbench.harness.sweep.matrix import Wish, read_wish, split_seeds, split_words
-
-    def listed(name: str) -> tuple[str, ...] | None:
-        return None if words[name] is None else split_words(str(words[name]))
-
-    given = Wish(
-        methods=listed("methods"), settings=listed("settings"),
-        seeds=None if words["seeds"] is None else split_seeds(str(words["seeds"])),
-        profile=words["profile"], model=words["model"], set=overrides or None,
-    )  # fmt: skip
-    return given if file is None else given.over(read_wish(file))
+    return lines
 
 
 def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
@@ -191,29 +225,29 @@ def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
     return say
 
 
-def _report(
-    graph: Graph, records: Store, protocol: str, finished: int, failures: tuple[FailedStep, ...], as_json: bool
-) -> None:
+def _report(graph: Graph, records: Store, outcome: SweepOutcome, printing: Printing) -> None:
     import json
 
     from cispbench.harness.sweep.display import number_of
     from cispbench.splits.errors import RunError
 
-    if as_json:
+    rows = _run_rows(graph, records, printing.protocol)
+    if printing.as_json:
         failed = [
             {"key": entry.node.key, "step": entry.node.name, "reason": entry.reason,
              "log": None if entry.log is None else str(entry.log)}
-            for entry in failures
+            for entry in outcome.failures
         ]  # fmt: skip
-        click.echo(json.dumps({"finished": finished, "failed": failed, "runs": _run_rows(graph, records, protocol)}))
+        click.echo(json.dumps({"finished": outcome.finished, "failed": failed, "runs": rows}))
     else:
-        click.echo(f"{number_of(finished, 'step')} finished now.\n\n{_run_table(_run_rows(graph, records, protocol))}")
-    if failures:
+        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{_run_table(rows)}")
+    if outcome.failures:
         reasons = [
-            f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "") for entry in failures
+            f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "")
+            for entry in outcome.failures
         ]
         raise RunError(
-            "\n  ".join([f"{number_of(len(failures), 'step')} failed or not tried:", *reasons]) + "\n",
+            "\n  ".join([f"{number_of(len(outcome.failures), 'step')} failed or not tried:", *reasons]) + "\n",
             hint="The same command tries them again, and leaves what is finished as it is.",
         )
 
@@ -251,8 +285,11 @@ def _run_table(rows: list[dict[str, Any]]) -> str:
 
 
 @click.command()
-@_selection
-def status(out: Path, steps_dir: Path | None, as_json: bool, **asked: Any) -> None:
+@collected(Selection, "selection", *SELECTION)
+@OUT
+@STEPS_DIR
+@JSON
+def status(selection: Selection, out: Path, steps_dir: Path | None, as_json: bool) -> None:
     """Show what is being trained, what is recorded and what is published, from the stores alone.
 
     It may be asked from another shell or machine while sweeps and runs are under way.
@@ -265,5 +302,5 @@ def status(out: Path, steps_dir: Path | None, as_json: bool, **asked: Any) -> No
     from cispbench.harness.commands.status import status_of
     from cispbench.harness.runs.step_store import default_steps_dir
 
-    found = status_of(out, steps_dir or default_steps_dir(), _wish(**asked))
+    found = status_of(out, steps_dir or default_steps_dir(), selection.request())
     click.echo(found.as_json() if as_json else found.as_text())

@@ -120,7 +120,7 @@ class Bench:
 
     def _plan(self, method: Method, setting: str) -> RunPlan:
         return plan_run(setting=parse_setting(setting), method=method, recipe=self.recipe(setting), profile="quick",
-                        seed=SEED, source=self.scenes, weights_sha256=None)  # fmt: skip
+                        seed=SEED, source=self.scenes)  # fmt: skip
 
     @property
     def main(self) -> Trace:
@@ -181,32 +181,37 @@ class Bench:
         if key not in self._traces:
             lens, trace = Lens(disguised), Trace(self.model, parse_setting(setting).name)
 
-            def plan() -> RunPlan:
+            def make() -> Method:
                 method = self.make(setting)
-                if noted:
-                    return self._plan(watched(method, trace, lens, lambda: self.make(setting)), setting)
-                return self._plan(followed(method, trace, lens), setting)
+                return (
+                    watched(method, trace, lens, lambda: self.make(setting)) if noted else followed(method, trace, lens)
+                )
 
             with watched_sources(lens):
-                _carry_out(plan, trace, folder, last, fresh)
+                _carry_out(self._plan(self.make(setting), setting), make, self.scenes, trace, folder, last, fresh)
             self._traces[key] = trace
         return self._traces[key]
 
 
-def _carry_out(plan: Callable[[], RunPlan], trace: Trace, folder: Path, last: int | None, fresh: bool) -> None:
-    """Execute a plan into its trace: at once, or (``fresh``) a step at a time, each by a plan of its own."""
+def _carry_out(
+    plan: RunPlan, make: Callable[[], Method], scenes: SyntheticSource, trace: Trace, folder: Path, last: int | None,
+    fresh: bool,
+) -> None:  # fmt: skip
+    """Execute a plan into its trace: at once, or (``fresh``) a step at a time, each with a method of its own."""
     steps = StepStore(folder / "steps")
-    first = plan()
-    end = len(first.steps) - 1 if last is None else last
+    end = len(plan.steps) - 1 if last is None else last
     for stop in range(end + 1) if fresh else [end]:
 
         def on_step(record: StepRecord, stop: int = stop) -> None:
             if record.step == stop:
                 raise _Enough
 
-        where = RunOptions(Store(folder / "out"), steps, torch.device("cpu"), ProgressView(), on_step=on_step)
+        where = RunOptions(
+            Store(folder / "out"), steps, torch.device("cpu"), ProgressView(), on_step=on_step, source=scenes,
+            method=make(),
+        )  # fmt: skip
         try:
-            execute(plan() if fresh else first, where)
+            execute(plan, where)
         except _Enough:
             continue
         except NOT_THE_METHOD:
@@ -214,7 +219,7 @@ def _carry_out(plan: Callable[[], RunPlan], trace: Trace, folder: Path, last: in
         except Exception as error:  # noqa: BLE001 (whatever a plug-in brings about is a finding)
             trace.stop = Stop(trace.failing, error)
             break
-    trace.manifests = [steps.manifest(step.key) for step in first.steps if steps.has(step.key)]
+    trace.manifests = [steps.manifest(step.key) for step in plan.steps if steps.has(step.key)]
 
 
 def _compare(one: Trace, other: Trace) -> str | None:

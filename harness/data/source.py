@@ -151,6 +151,11 @@ def not_found(dataset: str, data_root: Path | None) -> DataError:
     return DataError(f"no {title} found: {looked}", hint=f"{reader.HOW_TO_GET} {choice}")
 
 
+def root_in_force(data_root: Path | None) -> Path:
+    """Return the absolute folder that ``locate`` looks below, the same for a process in another working folder."""
+    return _root(data_root)[0].absolute()
+
+
 def _root(data_root: Path | None) -> tuple[Path, str]:
     if data_root is not None:
         return data_root, "--data-root"

@@ -7,22 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cispbench.harness.data.loader import EvalLoader, TrainLoader
+from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView, TrainView
 from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.evaluate import evaluate
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
-from cispbench.harness.method import StepContext
+from cispbench.harness.method import Method, StepContext
 from cispbench.harness.models.catalogue import build_model, least_images
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.runs.inputs import load_planned_weights, planned_method, planned_source
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record
 from cispbench.harness.runs.step_store import CHECKPOINT, METHOD, DamagedStepError, StepStore
@@ -41,10 +44,10 @@ TRAIN, TEST, END = "train", "test", "end"  # what the first process of a group t
 class RunOptions:
     """Where and how a run works: no choice of the experiment, though devices differ in their rounding.
 
-    ``load_encoder`` puts pre-trained weights into a fresh model (None for a random start); ``until`` is the last step
-    to train and test (None: the setting's last). ``stop`` is asked after every iteration; once it says True the run
-    ends with a StoppedError, at a checkpoint. ``group``: the processes that share each batch; the first one alone
-    looks into the stores and writes there. ``micro_batch``: the most images that a device works on at once.
+    ``until``: the last step to train and test (None: the last one of the setting). ``stop`` is asked after every
+    iteration; once it returns True the run ends with a StoppedError, at a checkpoint. ``group``: the processes that
+    share each batch; the first one alone reads and writes the stores. ``source``, ``method``: those of the plan, where
+    they are open already (None: they are opened when they are needed).
     """
 
     records: Store
@@ -53,12 +56,12 @@ class RunOptions:
     view: ProgressView
     workers: int = 0
     wait: float | None = None
-    load_encoder: Callable[[IncrementalModel], None] | None = None
     on_step: Callable[[StepRecord], None] | None = None
     until: int | None = None
     stop: Callable[[], bool] | None = None
     group: Group = ALONE
-    micro_batch: int | None = None
+    source: Source | None = None
+    method: Method | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,15 @@ def _lead(run: _Run) -> RunResult:
     found = [options.records.find(planned.key, plan.run_key) for planned in wanted]
     if all(found):
         return RunResult([record for record in found if record is not None], trained=0, finished_before=True)
+    run.refuse_changed_code()
     options.records.prepare()
     records = []
     for planned, record in zip(wanted, found, strict=True):
         if record is None:
             run.provide(planned.step)
-            record = step_record(plan, planned, run.evaluation(planned), options.steps.manifest(planned.key))
+            record = step_record(
+                plan, planned, type(run.method), run.evaluation(planned), options.steps.manifest(planned.key)
+            )
             options.records.write(record)
         records.append(record)
         if options.on_step is not None:
@@ -110,6 +116,18 @@ class _Run:
     def __init__(self, plan: RunPlan, options: RunOptions) -> None:
         self.plan, self.options, self.store = plan, options, options.steps
         self.trained = 0
+
+    def refuse_changed_code(self) -> None:
+        """Make the method before anything is written: its versions are held against the plan's."""
+        _ = self.method
+
+    @cached_property
+    def method(self) -> Method:
+        return self.options.method or planned_method(self.plan)
+
+    @cached_property
+    def source(self) -> Source:
+        return self.options.source or planned_source(self.plan, self.store.root, self.options.view)
 
     def provide(self, step: int) -> None:
         """See to it that the step is in the step store, training it (and what it builds on) if it is not."""
@@ -131,11 +149,11 @@ class _Run:
             model, log, iterations = self._train(planned, work / CHECKPOINT)
             self._check_shared_base(step)
             seconds = log.wall_before + time.perf_counter() - started
-            execution = Execution(self.options.group.size, self.options.micro_batch)
+            execution = Execution(self.options.group.size, self.plan.micro_batch)
             manifest = step_manifest(
                 self.plan, planned, model, log, iterations, seconds, self.options.device, execution
             )
-            self.store.publish(planned.key, model.state_dict(), self.plan.method.state_dict(), manifest)
+            self.store.publish(planned.key, model.state_dict(), self.method.state_dict(), manifest)
         self.trained += 1
 
     def follow(self) -> None:
@@ -151,7 +169,7 @@ class _Run:
                 self._count(planned)
 
     def _check_shared_base(self, step: int) -> None:
-        method = self.plan.method
+        method = self.method
         if step == 0 and method.shared_base and method.state_dict():
             raise MethodError(
                 f"{method.name} keeps {', '.join(method.state_dict())} after step 0, which other methods share.",
@@ -185,7 +203,7 @@ class _Run:
         """Build the model as it is after ``step``, with its published weights."""
         model = self._bare_model()
         for index in range(step + 1):
-            model.grow(self.plan.trained.new_classes(index))
+            model.grow(self.plan.learnt.new_classes(index))
         model.load_state_dict(self.store.load(self.plan.planned(step).key))
         return model
 
@@ -200,17 +218,16 @@ class _Run:
         previous = None
         if step == 0:
             model = self._bare_model()
-            if options.load_encoder is not None:
-                options.load_encoder(model)
+            load_planned_weights(plan, model, self.store.root / "weights")
         else:
             model = self.model_after(step - 1)
             previous = copy.deepcopy(model).eval().requires_grad_(False)
             kept = self.store.load(plan.planned(step - 1).key, METHOD)
-            plan.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
+            self.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
             seed_everything(derive_seed(plan.seed, "growth", step))
-        model.grow(plan.trained.new_classes(step))
+        model.grow(plan.learnt.new_classes(step))
         context = StepContext(
-            plan.trained, step, plan.trained.old_classes(step), plan.trained.new_classes(step), model, previous
+            plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )
         with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)):
             return model, *self._train_grown(planned, context, checkpoint)
@@ -220,9 +237,9 @@ class _Run:
         context.model.to(options.device)
         if context.previous is not None:
             context.previous.to(options.device)
-        plan.method.initialise(context)
+        self.method.initialise(context)
         job = TrainingJob(
-            method=plan.method,
+            method=self.method,
             context=context,
             loader=self._train_loader(planned, phase.batch),
             phase=phase,
@@ -233,7 +250,7 @@ class _Run:
             images=len(planned.images),
             stop=options.stop,
             group=options.group,
-            micro_batch=options.micro_batch,
+            micro_batch=plan.micro_batch,
         )
         return StepTraining(job).run(), job.iterations
 
@@ -241,7 +258,7 @@ class _Run:
         """Return what a training needs memory for, where, and what to set if there is too little."""
         recipe, options = self.plan.recipe, self.options
         share = -(-phase.batch // options.group.size)
-        held = min(share, options.micro_batch or share)
+        held = min(share, self.plan.micro_batch or share)
         hints = ["a smaller crop (--set data.crop=...)"]
         if phase.precision == "fp32":
             hints.insert(0, "--set optim.precision=bf16")
@@ -253,7 +270,7 @@ class _Run:
         return what, options.device, f"Set {', or '.join(hints)}."
 
     def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
-        recipe, source = self.plan.recipe.data, self.plan.source
+        recipe = self.plan.recipe.data
         view = TrainView(
             crop=recipe.crop,
             resize_short=recipe.resize_short,
@@ -265,9 +282,9 @@ class _Run:
             normalise=recipe.normalise,
         )
         return TrainLoader(
-            source,
+            self.source,
             planned.images,
-            self.plan.trained.label_table(planned.step),
+            self.plan.learnt.label_table(planned.step),
             view,
             batch,
             seed=derive_seed(self.plan.seed, "data", planned.step),
@@ -280,7 +297,7 @@ class _Run:
     def _fits_in_memory(self, images: tuple[str, ...]) -> bool:
         if self.options.workers:
             return False
-        image, mask = self.plan.source.read("train", images[0])
+        image, mask = self.source.read("train", images[0])
         return len(images) * (image.numel() + mask.numel()) * 1.3 < CACHE_BYTES
 
     def evaluation(self, planned: PlannedStep) -> dict[str, Any]:
@@ -302,10 +319,10 @@ class _Run:
     def _count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
         """Return the confusion matrix of a published step, every process counting its share, and how many images."""
         plan, recipe, options = self.plan, self.plan.recipe, self.options
-        ids, group = plan.source.ids("val"), options.group
+        ids, group = self.source.ids("val"), options.group
         view = EvalView(recipe.evaluation.resize_short, recipe.evaluation.crop, recipe.data.normalise)
         loader = EvalLoader(
-            plan.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
+            self.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
             rank=group.rank, devices=group.size,
         )  # fmt: skip
         model = self.model_after(planned.step)

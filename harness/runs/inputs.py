@@ -1,55 +1,86 @@
-"""What a run is fed with: the data of a profile, and a recipe that fits the weights it starts from."""
+"""What a plan names, opened: its data, its method and its pre-trained weights.
+
+A plan holds names and values alone, so that it can be sent to another process or machine. What is opened there must be
+what was planned: changed code, data or weights are errors, never another result under the same key.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cispbench.harness.data.source import Source, find_source
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView, index_progress
-from cispbench.harness.models.catalogue import model_spec
-from cispbench.harness.recipes.fields import Recipe
-from cispbench.harness.recipes.layers import PROFILES, parse_override
-from cispbench.harness.runs.weights_choice import WeightsChoice
-from cispbench.splits.errors import UsageError, nearest
-from cispbench.splits.settings import Setting
+from cispbench.harness.method import Method
+from cispbench.harness.recipes.fields import load_strict
+from cispbench.harness.recipes.layers import PROFILES
+from cispbench.harness.registry import load_method
+from cispbench.harness.runs.imported import IMPORTED
+from cispbench.harness.runs.plan import RunPlan, code_versions
+from cispbench.harness.runs.weights_choice import choose_weights
+from cispbench.splits.errors import DataError, RunError, UsageError, WeightsError, nearest
+
+if TYPE_CHECKING:
+    from cispbench.harness.models.interface import IncrementalModel
+
+AGAIN = "Start it again: the same command plans with what is there now."
 
 
-def open_source(setting: Setting, profile: str, data_root: Path | None, cache: Path, view: ProgressView) -> Source:
-    """Return the data of a profile: synthetic scenes for ``quick``, the data set's folder for the others."""
+def open_source(dataset: str, profile: str, data_root: Path | None, cache: Path, view: ProgressView) -> Source:
+    """Return the data of a profile: synthetic scenes for ``quick``, the data set's folder for the others.
+
+    ``cache``: folder of the data's index. Raises UsageError for an unknown profile, DataError for data that are not
+    found or break a rule.
+    """
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}.", hint=nearest(profile, PROFILES))
     if profile != "quick":
-        return find_source(setting.dataset, data_root, cache, index_progress(view))
+        return find_source(dataset, data_root, cache, index_progress(view))
     if data_root is not None:
         raise UsageError(f"the profile quick draws its own scenes; --data-root {data_root} would be ignored.",
                          hint="Use --profile mini or paper, or leave --data-root out.")  # fmt: skip
-    return synthetic_source(setting.dataset)
+    return synthetic_source(dataset)
 
 
-def fit_weights(
-    recipe: Recipe, choice: WeightsChoice, profile: str, overrides: Sequence[str], view: ProgressView
-) -> Recipe:
-    """Fit the recipe to the weights: their normalisation, and no frozen norms without pre-trained statistics.
+def planned_source(plan: RunPlan, cache: Path, view: ProgressView) -> Source:
+    """Open the data of a plan. Raises DataError where they have changed since it was made."""
+    source = open_source(plan.setting.dataset, plan.profile, plan.data.root, cache, view)
+    if source.fingerprint != plan.data.fingerprint:
+        raise DataError(
+            f"the data of {plan.setting.name} have changed since the run was planned: their fingerprint is "
+            f"{source.fingerprint[:10]}, and was {plan.data.fingerprint[:10]}.",
+            hint=AGAIN,
+        )
+    return source
 
-    Under the profile ``paper`` the recipe's own weights keep its normalisation, whatever they were trained with.
+
+def planned_method(plan: RunPlan) -> Method:
+    """Make the method of a plan. Raises RunError where the code is of another version than the plan's."""
+    cls = load_method(plan.method.name)
+    method = cls(load_strict(cls.Options, plan.method.options, "method"))
+    if code_versions(method) != plan.versions:
+        raise RunError(
+            "the code has changed since the run was planned: the versions of training, models and method are "
+            f"{code_versions(method)}, and were {plan.versions}.",
+            hint=AGAIN,
+        )
+    return method
+
+
+def load_planned_weights(plan: RunPlan, fresh: IncrementalModel, folder: Path) -> None:
+    """Put the pre-trained weights of a plan into a fresh model. Raises WeightsError where they have changed.
+
+    ``folder``: where fetched weights lie.
     """
-    own = model_spec(recipe.model).weights if recipe.weights == "pretrained" else recipe.weights
-    published = profile == "paper" and choice.label == own
-    recipe = replace(recipe, weights=choice.label)
-    if choice.load is None:
-        if recipe.freeze_batch_norm:
-            view.note("random start: the encoder's batch norms are trained, not frozen")
-        return replace(recipe, freeze_batch_norm=False)
-    if published or any("normalise" in parse_override(text).get("data", {}) for text in overrides):
-        return recipe
-    if choice.normalise is None:
-        view.note(f"weights {choice.label}: unknown here, images are normalised as data.normalise says: "
-                  f"{recipe.data.normalise}")  # fmt: skip
-        return recipe
-    if profile == "paper" and choice.normalise != recipe.data.normalise:
-        view.note(f"weights {choice.label}: images are normalised as for their training ({choice.normalise}), where "
-                  f"the recipe says {recipe.data.normalise}")  # fmt: skip
-    return replace(recipe, data=replace(recipe.data, normalise=choice.normalise))
+    label = plan.recipe.weights or "none"
+    if label == "none" or label.startswith(IMPORTED):
+        return
+    choice = choose_weights(plan.weights.asked, plan.recipe.model, folder, named=plan.weights.named)
+    if choice.sha256 != plan.weights.sha256:
+        raise WeightsError(
+            f"the weights {plan.weights.asked} have changed since the run was planned: their SHA-256 is "
+            f"{choice.sha256}, and was {plan.weights.sha256}.",
+            hint=AGAIN,
+        )
+    choice.load(fresh)

@@ -1,9 +1,13 @@
 """The plan of a run: what each step is made of, and the content key that follows from it.
 
-A key hashes all that decides a step's weights: the data (fingerprint and list of images), the labels, model and
-pre-trained weights, the recipe's training part, the method with its options, the seed, and the step before. Two runs
-that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out. How many devices share
-a batch is no part of it, nor the parts that it is cut into, unless batch norms see the parts alone.
+A key is the SHA-256 of all that decides a step's weights (``PlannedStep.made_of`` names each part): versions of the
+code, fingerprint of the data, list of images, classes, model, pre-trained weights, the recipe's data section and its
+optimiser section (``optim`` at step 0, ``later`` over it from step 1 on), method with options, seed, and the key of the
+step before. Two runs that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
+The number of devices is not part of it. The micro-batch is, but only for networks whose batch norms see one
+micro-batch at a time: it changes the result of those alone.
+
+A plan holds names and values, no open files and no networks: it can be pickled, printed, and carried out elsewhere.
 """
 
 from __future__ import annotations
@@ -11,16 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from cispbench.harness.data.source import Source
+from cispbench.harness.data.source import Kind, Source
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import least_images, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
-from cispbench.harness.runs.imported import IMPORTED, ImportedStep
+from cispbench.harness.runs.imported import ImportedStep
 from cispbench.splits.errors import DataError, RecipeError
 from cispbench.splits.selection import digest, select_images
 from cispbench.splits.settings import Setting
@@ -34,33 +40,78 @@ def code_versions(method: Method) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
+class PlannedMethod:
+    """The method by its entry point's name, with its version, all its options, and what it says of its steps."""
+
+    name: str
+    version: int
+    options: Mapping[str, Any]
+    joint: bool
+    shared_base: bool
+
+
+@dataclass(frozen=True)
+class PlannedData:
+    """The data: ``root`` is the folder that the data set lies below, None for built-in scenes."""
+
+    kind: Kind
+    fingerprint: str
+    root: Path | None
+
+
+@dataclass(frozen=True)
+class PlannedWeights:
+    """The pre-trained weights: what they were ``asked`` for by (None: an imported step brings all weights).
+
+    ``named``: the user asked for them, which weights without a published checksum need. ``sha256``: of their file,
+    None for a random start.
+    """
+
+    asked: str | None
+    named: bool
+    sha256: str | None
+
+
+NO_WEIGHTS = PlannedWeights("none", False, None)
+
+
+@dataclass(frozen=True)
 class PlannedStep:
-    """One step: the images it trains on and its content key."""
+    """One step: the images it trains on and its content key.
+
+    ``made_of``: what the key is the digest of, by name; empty for an imported step.
+    """
 
     step: int
     images: tuple[str, ...]
     list_sha256: str
     key: str
     previous_key: str | None
+    made_of: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run before it starts. ``trained`` is the setting as the method learns it (one step for a joint method).
+    """A run before it starts.
 
-    ``steps`` begins with step 0, or with an imported step from which the run goes on.
+    ``learnt`` is the setting as the method learns it: one step with all classes for a joint method, else ``setting``.
+    ``steps`` begins with step 0, or with an imported step from which the run goes on. ``versions``: those of the
+    training, the models and the method.
     """
 
     setting: Setting
-    trained: Setting
-    method: Method
+    learnt: Setting
+    method: PlannedMethod
     recipe: Recipe
     profile: str
     seed: int
-    source: Source
-    weights_sha256: str | None
+    data: PlannedData
+    weights: PlannedWeights
     steps: tuple[PlannedStep, ...]
     evaluation_key: str
+    versions: tuple[int, int, int]
+    devices: int = 1
+    micro_batch: int | None = None
 
     def planned(self, step: int) -> PlannedStep:
         """Return the plan of ``step``, by its index in the setting."""
@@ -69,7 +120,7 @@ class RunPlan:
     @property
     def run_key(self) -> str:
         """The key of the last step together with how it is tested: what the whole run stands for."""
-        return _hash(
+        return _digest_of(
             {
                 "last": self.steps[-1].key,
                 "evaluation": self.evaluation_key,
@@ -127,51 +178,52 @@ def plan_run(
     profile: str,
     seed: int,
     source: Source,
-    weights_sha256: str | None,
+    weights: PlannedWeights = NO_WEIGHTS,
     start: ImportedStep | None = None,
     lists: ImageLists | None = None,
-    apart: bool = False,
+    data_root: Path | None = None,
+    share: bool = True,
     devices: int = 1,
     micro_batch: int | None = None,
 ) -> RunPlan:
-    """Select every step's images and derive every key.
+    """Select the images of every step and derive every key.
+
+    ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out. ``lists``: the
+    source's lists, where several runs are planned. ``share``: False for keys of this run's own, so that no other method
+    or setting shares a step with it.
 
     Raises DataError for a step without images, UsageError for a batch that cannot be divided, RecipeError for one that
     is too small for the network.
-
-    ``start``: a step trained elsewhere, which the run takes as it is; those before it are left out. ``lists``: the
-    source's lists, where several runs are planned. ``apart``: the keys are this run's own, so that no other method or
-    setting shares a step with it; what is trained is the same.
     """
-    trained = setting.joint() if method.joint else setting
+    learnt = setting.joint() if method.joint else setting
     lists = lists or ImageLists(source)
-    own = {"apart": [method.name, setting.name]} if apart else {}
+    own = {} if share else {"apart": [method.name, setting.name]}
     data_recipe, phases = asdict(recipe.data), [asdict(recipe.phase(step)) for step in (0, 1)]
     steps: list[PlannedStep] = []
-    for step in range(start.step if start else 0, len(trained.steps)):
-        images, list_sha256 = lists.train(trained, step)
+    for step in range(start.step if start else 0, len(learnt.steps)):
+        images, list_sha256 = lists.train(learnt, step)
         previous = steps[-1].key if steps else None
         if start and step == start.step:
-            steps.append(PlannedStep(step, images, list_sha256, start.key, None))
+            steps.append(PlannedStep(step, images, list_sha256, start.key, None, {}))
             continue
-        content = {
+        made_of = {
             "training": TRAINING_VERSION,
             "models": MODELS_VERSION,
             "data": source.fingerprint,
             "images": list_sha256,
-            "classes": trained.steps[step].classes,
+            "classes": learnt.steps[step].classes,
             "model": recipe.model,
-            "weights": weights_sha256,
+            "weights": weights.sha256,
             "freeze_batch_norm": recipe.freeze_batch_norm,
             "data_recipe": data_recipe,
-            "optim": phases[min(step, 1)],
+            "optim": phases[min(step, 1)],  # the recipe has two phases: step 0, and all later steps
             "method": _method_part(method, step),
             "seed": seed,
             "previous": previous,
             **own,
             **_parts(recipe, step, devices, micro_batch),
         }
-        steps.append(PlannedStep(step, images, list_sha256, _hash(content), previous))
+        steps.append(PlannedStep(step, images, list_sha256, _digest_of(made_of), previous, made_of))
     evaluation = {
         "training": TRAINING_VERSION,
         "images": lists.test_digest(),
@@ -180,21 +232,27 @@ def plan_run(
         "order": setting.learning_order,
     }
     return RunPlan(
-        setting, trained, method, recipe, profile, seed, source, weights_sha256, tuple(steps), _hash(evaluation)
-    )
+        setting=setting, learnt=learnt, method=_planned_method(method), recipe=recipe, profile=profile, seed=seed,
+        data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
+        evaluation_key=_digest_of(evaluation), versions=code_versions(method), devices=devices,
+        micro_batch=micro_batch,
+    )  # fmt: skip
 
 
-def parts_note(plan: RunPlan, devices: int, micro_batch: int | None) -> str | None:
-    """Say that ``micro_batch`` changes the plan's result, None where it does not."""
+def _planned_method(method: Method) -> PlannedMethod:
+    return PlannedMethod(method.name, method.version, asdict(method.options), method.joint, method.shared_base)
+
+
+def parts_note(plan: RunPlan) -> str | None:
+    """Say that the micro-batch changes the plan's result, None where it does not."""
     recipe = plan.recipe
-    trained = plan.steps[1:] if (recipe.weights or "").startswith(IMPORTED) else plan.steps
-    cut = [planned.step for planned in trained if _parts(recipe, planned.step, devices, micro_batch)]
+    cut = [planned.step for planned in plan.steps if "parts" in planned.made_of]
     if not cut:
         return None
-    size = Division(recipe.phase(cut[0]).batch, devices, micro_batch).smallest_part
+    size = Division(recipe.phase(cut[0]).batch, plan.devices, plan.micro_batch).smallest_part
     return (
-        f"--micro-batch {micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the whole "
-        "batch; the result is another one, and kept apart by its key"
+        f"--micro-batch {plan.micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the "
+        "whole batch; the result is another one, and kept apart by its key"
     )
 
 
@@ -221,5 +279,5 @@ def _method_part(method: Method, step: int) -> dict[str, Any] | None:
     return {"name": method.name, "version": method.version, "options": asdict(method.options)}
 
 
-def _hash(content: Any) -> str:
+def _digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cispbench.harness.machine.environment import describe_environment, describe_git
+from cispbench.harness.method import Method
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.quirks import quirks_in_force
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
@@ -60,8 +61,10 @@ def step_manifest(
     }
 
 
-def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], made: Mapping[str, Any]) -> StepRecord:
-    """Return the record of a step from its plan, its evaluation and its manifest."""
+def step_record(
+    plan: RunPlan, planned: PlannedStep, method: type[Method], tested: Mapping[str, Any], made: Mapping[str, Any]
+) -> StepRecord:
+    """Return the record of a step from its plan, its evaluation (``tested``) and its manifest (``made``)."""
     setting, losses = plan.setting, made["losses"]
     return StepRecord(
         schema=SCHEMA,
@@ -75,15 +78,15 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
         order=setting.order,
         learning_order=setting.learning_order,
         step=planned.step,
-        steps=len(plan.trained.steps),
-        classes=plan.trained.steps[planned.step].classes,
-        method=MethodUsed(plan.method.name, plan.method.version, asdict(plan.method.options)),
+        steps=len(plan.learnt.steps),
+        classes=plan.learnt.steps[planned.step].classes,
+        method=MethodUsed(plan.method.name, plan.method.version, dict(plan.method.options)),
         joint=plan.method.joint,
         profile=plan.profile,
-        model=ModelUsed(plan.recipe.model, made["parameters"], plan.recipe.weights or "none", plan.weights_sha256),
+        model=ModelUsed(plan.recipe.model, made["parameters"], plan.recipe.weights or "none", plan.weights.sha256),
         seed=plan.seed,
         data=DataUsed(
-            plan.source.kind, plan.source.fingerprint, len(planned.images), tested["images"], planned.list_sha256
+            plan.data.kind, plan.data.fingerprint, len(planned.images), tested["images"], planned.list_sha256
         ),
         recipe=plan.recipe.as_dict(),
         confusion=tested["confusion"],
@@ -94,7 +97,7 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
         skipped_steps=made["skipped_steps"],
         environment=made["environment"],
         git=GitState(**made["git"]),
-        quirks=_quirks(plan, planned, made),
+        quirks=_quirks(plan, planned, method, made),
         created=made["created"],
         # Neither is known of an imported step, nor in a manifest from before they were noted.
         execution=Execution(**made.get("execution", {"devices": 1, "micro_batch": None})),
@@ -103,12 +106,12 @@ def step_record(plan: RunPlan, planned: PlannedStep, tested: Mapping[str, Any], 
     )
 
 
-def _quirks(plan: RunPlan, planned: PlannedStep, made: Mapping[str, Any]) -> tuple[str, ...]:
+def _quirks(plan: RunPlan, planned: PlannedStep, method: type[Method], made: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the quirks that shaped the step: none is known of an imported one, no method's in a shared base."""
     if "imported" in made:
         return ()
     plain = planned.step == 0 and plan.method.shared_base
-    quirks = quirks_in_force(type(plan.method), plan.setting, plan.recipe)
+    quirks = quirks_in_force(method, plan.setting, plan.recipe)
     return tuple(quirk.name for quirk in quirks if not (plain and quirk.option.startswith("method.")))
 
 

@@ -1,8 +1,7 @@
-"""Which weights the encoder starts from: a file, a name, or none, said once and recorded."""
+"""Which pre-trained weights the encoder starts from: a file, a name of ``weights.yaml``, or none (a random start)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,15 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightsChoice:
-    """``label`` and ``sha256`` for the record; ``load`` puts the weights into a fresh model (None: random).
+    """``label`` and ``sha256`` are for the record; ``path`` is the file, None for a random start.
 
-    ``normalise``: what the weights were trained with, None where that is not known.
+    ``normalise``: how images were normalised in their training, None where that is not known. ``fetched``: False for a
+    name whose file a plan has not fetched.
     """
 
     label: str
     sha256: str | None = None
     normalise: Literal["imagenet", "half"] | None = None
-    load: Callable[[IncrementalModel], None] | None = None
+    path: Path | None = None
+    fetched: bool = True
+
+    @property
+    def random(self) -> bool:
+        """Whether the encoder starts from random weights."""
+        return self.path is None and self.fetched
+
+    def load(self, fresh: IncrementalModel) -> None:
+        """Put the weights into a model that nothing is trained of. Raises WeightsError."""
+        from cispbench.harness.models.pretrained import load_encoder
+
+        if self.path is not None:
+            load_encoder(fresh, read_state(self.path), str(self.path))
 
 
 def check_weights(choice: str | None, model: str) -> str:
@@ -68,11 +81,5 @@ def choose_weights(choice: str | None, model: str, folder: Path, *, named: bool)
         path = fetch(choice, folder, allow_unverified=named)
     sha256 = file_sha256(path)
     known = table.get(choice) or next((e for e in table.values() if e.digits and sha256.startswith(e.digits)), None)
-
-    def load(fresh: IncrementalModel) -> None:
-        from cispbench.harness.models.pretrained import load_encoder
-
-        load_encoder(fresh, read_state(path), str(path))
-
     label = choice if choice in table else path.name
-    return WeightsChoice(label, sha256, known.normalise if known else None, load)
+    return WeightsChoice(label, sha256, known.normalise if known else None, path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cispbench.harness.registry import load_method
+from cispbench.harness.runs.request import RunRequest
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.settings import Setting, list_settings, paper_table, parse_setting
 from cispbench.splits.strict_yaml import load_yaml
@@ -18,8 +19,8 @@ _GLOB = set("*?[")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A sweep as it was asked for; the names are those of a sweep file's keys. None: not said."""
+class SweepRequest:
+    """A sweep as it is asked for; the names are those of a sweep file's keys. None: left open."""
 
     methods: tuple[str, ...] | None = None
     settings: tuple[str, ...] | None = None
@@ -28,27 +29,18 @@ class Wish:
     model: str | None = None
     set: tuple[str, ...] | None = None
 
-    def over(self, other: Wish) -> Wish:
-        """Return this wish, with what it leaves open taken from ``other``; its changes of recipes follow the other's.
+    def over(self, other: SweepRequest) -> SweepRequest:
+        """Return this request, completed by ``other``; the changes of recipes of both, the other's first.
 
-        >>> Wish(set=("a=2",)).over(Wish(profile="quick", set=("a=1", "b=1"))).set
+        >>> SweepRequest(set=("a=2",)).over(SweepRequest(profile="quick", set=("a=1", "b=1"))).set
         ('a=1', 'b=1', 'a=2')
         """
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
         mine["set"] = (*(other.set or ()), *(self.set or ())) or None
-        return Wish(**{name: getattr(other, name) if value is None else value for name, value in mine.items()})
+        return SweepRequest(**{name: getattr(other, name) if value is None else value for name, value in mine.items()})
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep."""
-
-    method: str
-    setting: Setting
-    seed: int
-
-
-def read_wish(path: Path) -> Wish:
+def read_sweep_file(path: Path) -> SweepRequest:
     """Read a sweep file. Raises UsageError naming the file and the key."""
     content = load_yaml(path)
     if not isinstance(content, Mapping):
@@ -58,11 +50,11 @@ def read_wish(path: Path) -> Wish:
         if key not in _kinds():
             raise UsageError(f"{path}: unknown key {key!r}.", hint=nearest(str(key), _kinds()))
         found[key] = _accept(value, _kinds()[key], key in ("profile", "model"), f"{path}: {key}")
-    return Wish(**found)
+    return SweepRequest(**found)
 
 
 def _kinds() -> dict[str, type]:
-    return {field.name: int if field.name == "seeds" else str for field in fields(Wish)}
+    return {field.name: int if field.name == "seeds" else str for field in fields(SweepRequest)}
 
 
 def _accept(value: Any, kind: type, single: bool, place: str) -> Any:
@@ -93,22 +85,29 @@ def split_seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def expand(wish: Wish) -> list[Cell]:
+def expand(request: SweepRequest, common: RunRequest) -> list[RunRequest]:
     """Return the runs of a sweep, each once, ordered by setting, then method, then seed.
 
-    Raises UsageError for what is left open, an unknown name, or a pattern that matches nothing.
+    ``common``: what all runs have in common besides; its method, setting and seed are replaced. The profile is paper
+    unless one is named: a sweep never falls back to other data. Raises UsageError for what is left open, an unknown
+    name, or a pattern that matches nothing.
     """
     for name in ("methods", "settings"):
-        if not getattr(wish, name):
+        if not getattr(request, name):
             raise UsageError(f"a sweep needs --{name}.", hint=f"Or the key {name} in the file of --file.")
-    methods = dict.fromkeys(wish.methods or ())
+    methods = dict.fromkeys(request.methods or ())
     for name in methods:
         load_method(name)
-    seeds = dict.fromkeys((0,) if wish.seeds is None else wish.seeds)
+    seeds = dict.fromkeys((0,) if request.seeds is None else request.seeds)
     if not seeds or any(seed < 0 for seed in seeds):
         raise UsageError(f"seeds are whole numbers from 0 on, not {list(seeds)}.")
-    settings = expand_settings(wish.settings or ())
-    return [Cell(method, setting, seed) for setting in settings for method in methods for seed in seeds]
+    common = replace(common, profile=request.profile or "paper", model=request.model, overrides=request.set or ())
+    return [
+        replace(common, method=method, setting=setting.name, seed=seed)
+        for setting in expand_settings(request.settings or ())
+        for method in methods
+        for seed in seeds
+    ]
 
 
 def expand_settings(words: Sequence[str]) -> list[Setting]:

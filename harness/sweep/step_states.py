@@ -6,16 +6,15 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.machine.environment import describe_environment
 from cispbench.harness.models.catalogue import trains_batch_norm
 from cispbench.harness.recipes.layers import flat
+from cispbench.harness.runs.published import PUBLISHED
 from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Need, State, StepState
-from cispbench.harness.sweep.published import PublishedSource
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
 from cispbench.results.store import Store, foreign
@@ -83,7 +82,7 @@ class StepStates:
         return StepState(state, reason, seconds, self._bytes.get(run.recipe.model))
 
     def _state(self, key: str, needs: Sequence[Need]) -> tuple[State, str]:
-        if isinstance(needs[0].run.source, PublishedSource):
+        if needs[0].run.data.fingerprint.startswith(PUBLISHED):
             return "unknown", "no data to tell by"
         recorded = all((key, need.run.run_key) in self._recorded for need in needs)
         if not self._steps.folder(key).exists():
@@ -117,7 +116,7 @@ class StepStates:
                 continue  # this step has not changed; its older records are those of other recipes
             if older := self._older.get(same):
                 newest = max(older, key=lambda record: record.created)
-                return ", ".join(_changes(newest, Need(run, planned), self._execution)) or NOT_RECORDED
+                return ", ".join(_changes(newest, Need(run, planned))) or NOT_RECORDED
         return ""
 
 
@@ -130,18 +129,18 @@ def _same_pace(model: str, method: str, step: int, recipe: dict[str, Any]) -> _S
     return model, method if step else None, step > 0, recipe["data"]["crop"], phase["batch"], phase["precision"]
 
 
-def _changes(record: StepRecord, need: Need, execution: Execution) -> list[str]:
+def _changes(record: StepRecord, need: Need) -> list[str]:
     """Return each part of the step's key that is another one than in ``record``: what ``plan_run`` hashes."""
     run, planned = need.run, need.planned
     changes = []
-    if record.data.fingerprint != run.source.fingerprint or record.data.list_sha256 != planned.list_sha256:
+    if record.data.fingerprint != run.data.fingerprint or record.data.list_sha256 != planned.list_sha256:
         changes.append("the data changed")
-    if record.model.weights_sha256 != run.weights_sha256:
+    if record.model.weights_sha256 != run.weights.sha256:
         changes.append("the pre-trained weights changed")
     if planned.step or not run.method.shared_base:
         if record.method.version != run.method.version:
             changes.append(f"{run.method.name} is version {run.method.version}, was {record.method.version}")
-        options = json.loads(json.dumps(asdict(run.method.options)))  # as in a record: lists, no tuples
+        options = json.loads(json.dumps(dict(run.method.options)))  # as in a record: lists, no tuples
         changes += _differing(record.method.options, options, "method.")
     ignored = NOT_COMPARED if planned.step else (*NOT_COMPARED, "later.")
     recipes = [record.recipe, run.recipe.as_dict()]
@@ -150,18 +149,12 @@ def _changes(record: StepRecord, need: Need, execution: Execution) -> list[str]:
     )
     changes += _differing(before, now)
     if trains_batch_norm(run.recipe.model, run.recipe.freeze_batch_norm):  # which see one part of a batch at once
-        was, parts = (
-            _batch_parts(recipe, planned.step, how)
-            for recipe, how in zip(recipes, (record.execution, execution), strict=True)
-        )
+        phase = record.recipe["optim"] | (record.recipe["later"] if planned.step else {})
+        was = Division(phase["batch"], record.execution.devices, record.execution.micro_batch).parts
+        parts = planned.made_of.get("parts", 1)
         if was != parts:
             changes.append(f"the parts of a batch are {parts}, were {was} (--micro-batch)")
     return changes
-
-
-def _batch_parts(recipe: dict[str, Any], step: int, execution: Execution) -> int:
-    batch = (recipe["optim"] | (recipe["later"] if step else {}))["batch"]
-    return Division(batch, execution.devices, execution.micro_batch).parts
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -19,14 +19,11 @@ import torch
 from cispbench.harness.machine.devices import choose_device
 from cispbench.harness.machine.locks import HeldError
 from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.runs.execute import RunOptions, execute
-from cispbench.harness.runs.plan import RunPlan, code_versions
+from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.runs.weights_choice import choose_weights
 from cispbench.harness.sweep.events import EventView, StepLocked, sending_the_end
 from cispbench.results.store import Store
-from cispbench.splits.errors import RunError, WeightsError
 
 ENDED = 143  # exit code of a worker that was asked to stop
 
@@ -36,9 +33,7 @@ class StepJob:
     """The order for one step: it is trained for the first of ``runs``, and recorded for each of them.
 
     ``log``: the file that gets all output (None: the output is not redirected). ``loaders``: processes that load
-    images. ``weights``: the pre-trained weights that were asked for; ``named``: the user named them. ``versions``:
-    those of the code that made the plan. ``micro_batch``: the most images that the device holds at once (None: the
-    batch). ``wait``: seconds to wait for a process of another sweep that has the step's lock (None: until it ends).
+    images. ``wait``: seconds to wait for a process of another sweep that has the step's lock (None: until it ends).
     """
 
     key: str
@@ -50,10 +45,6 @@ class StepJob:
     device: str
     threads: int
     loaders: int
-    weights: str | None
-    named: bool
-    versions: tuple[int, int, int]
-    micro_batch: int | None = None
     wait: float | None = None
 
 
@@ -83,48 +74,13 @@ def do_step(job: StepJob, view: ProgressView, stop: Callable[[], bool] | None = 
     another machine. Raises CispbenchError: among them StoppedError once ``stop`` returns True, and HeldError if another
     process has the step's lock for longer than ``job.wait``.
     """
-    versions = code_versions(job.runs[0].method)
-    if versions != job.versions:
-        raise RunError(
-            "the code has changed since the sweep was planned: the versions of training, models and method are "
-            f"{versions}, and were {job.versions}.",
-            hint="Start the sweep again.",
-        )
     torch.set_num_threads(job.threads)
     options = RunOptions(
         records=Store(job.out), steps=StepStore(job.steps_dir), device=choose_device(job.device), view=view,
-        workers=job.loaders, load_encoder=_loader(job), until=job.step, stop=stop,
-        micro_batch=job.micro_batch, wait=job.wait,
+        workers=job.loaders, until=job.step, stop=stop, wait=job.wait,
     )  # fmt: skip
     for run in job.runs:
         execute(run, options)
-
-
-def _loader(job: StepJob) -> _Encoder | None:
-    recipe, sha256 = job.runs[0].recipe, job.runs[0].weights_sha256
-    return None if recipe.weights == "none" else _Encoder(job.weights, sha256, recipe.model, job.steps_dir, job.named)
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """Loads the pre-trained weights into a fresh model; only the training of a first step asks for them."""
-
-    weights: str | None
-    sha256: str | None
-    model: str
-    steps_dir: Path
-    named: bool
-
-    def __call__(self, fresh: IncrementalModel) -> None:
-        choice = choose_weights(self.weights, self.model, self.steps_dir / "weights", named=self.named)
-        if choice.sha256 != self.sha256:
-            raise WeightsError(
-                f"the weights {self.weights} have changed since the sweep was planned: their SHA-256 is "
-                f"{choice.sha256}, and was {self.sha256}.",
-                hint="Start the sweep again.",
-            )
-        if choice.load is not None:
-            choice.load(fresh)
 
 
 def _redirect_output(log: Path) -> None:

@@ -37,18 +37,17 @@ def plan(scenes):
         method = load_method(name)
         recipe = load_recipe(method, SETTING, "quick", model, [*short, "data.crop=24"])
         worker = method(load_strict(method.Options, recipe.method, "method"))
-        return plan_run(setting=SETTING, method=worker, recipe=recipe, profile="quick", seed=0, source=scenes,
-                        weights_sha256=None)  # fmt: skip
+        return plan_run(setting=SETTING, method=worker, recipe=recipe, profile="quick", seed=0, source=scenes)
 
     return make
 
 
 @pytest.mark.parametrize("model", ["segmenter-tiny", "deeplabv3-tiny"])
 @pytest.mark.parametrize("name", TERMS)
-def test_a_run_on_both_families(plan, tmp_path, name, model):
+def test_a_run_on_both_families(plan, scenes, tmp_path, name, model):
     places = RunOptions(
         records=Store(tmp_path / "out"), steps=StepStore(tmp_path / "steps"), device=torch.device("cpu"),
-        view=ProgressView(),
+        view=ProgressView(), source=scenes,
     )  # fmt: skip
     last = execute(plan(name, model), places).records[-1]
     assert last.finished

@@ -25,18 +25,15 @@ def source() -> Source:
 def planned(name: str) -> RunPlan:
     cls = load_method(name)
     recipe = load_recipe(cls, SETTING, "quick")
-    return plan_run(
-        setting=SETTING, method=cls(), recipe=recipe, profile="quick", seed=0, source=source(),
-        weights_sha256=None,
-    )  # fmt: skip
+    return plan_run(setting=SETTING, method=cls(), recipe=recipe, profile="quick", seed=0, source=source())
 
 
 def test_joint_learns_every_class_in_one_step_with_full_labels() -> None:
     plan = planned("joint")
     assert len(plan.steps) == 1
-    assert plan.trained.new_classes(0) == 21
-    assert sorted(plan.trained.label_table(0)[:21]) == list(range(21))
-    assert set(plan.steps[0].images) == set(plan.source.ids("train"))
+    assert plan.learnt.new_classes(0) == 21
+    assert sorted(plan.learnt.label_table(0)[:21]) == list(range(21))
+    assert set(plan.steps[0].images) == set(source().ids("train"))
 
 
 @pytest.mark.parametrize("name", sorted(set(method_names()) - {"joint"}))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.execute import job_maker
 from cispbench.harness.sweep.graph import Graph
 from cispbench.harness.sweep.outcome import SweepOutcome
-from cispbench.harness.sweep.planning import Choices, SweepPlan
 from cispbench.harness.sweep.slurm.cluster import Cluster
 from cispbench.harness.sweep.slurm.queue import check_commands
 from cispbench.harness.sweep.slurm.submit import Submitter
@@ -18,7 +17,7 @@ from cispbench.splits.errors import UsageError
 
 
 def execute_on_cluster(
-    plan: SweepPlan, graph: Graph, choices: Choices, records: Store, cluster: Cluster, device: str, view: SweepView
+    graph: Graph, records: Store, steps_dir: Path, cluster: Cluster, device: str, view: SweepView
 ) -> SweepOutcome:
     """Train, test and record what is missing in jobs of a SLURM cluster, and watch them.
 
@@ -29,14 +28,14 @@ def execute_on_cluster(
     if not nodes:  # as in ``execute_sweep``
         return SweepOutcome(0, ())
     check_commands()
-    out, steps_dir, cores = records.path.resolve(), choices.steps_dir.resolve(), cluster.cpus_per_task
+    out, steps_dir, cores = records.path.resolve(), steps_dir.resolve(), cluster.cpus_per_task
     if "%" in str(steps_dir):
         raise UsageError(
             f"--steps-dir {steps_dir}: SLURM takes % in the names of its logs for a placeholder.",
             hint="Use a folder without %.",
         )
     records.prepare()
-    make = job_maker(plan, replace(choices, steps_dir=steps_dir), out)
+    make = job_maker(out, steps_dir)
     # These orders wait for a locked step without a limit: a job that gave up would count as failed.
     submitter = Submitter(steps_dir, out, cluster, lambda node: make(node, None, device, cores, cores), view)
     jobs = submitter.submit(nodes, graph.priorities())

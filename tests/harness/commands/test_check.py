@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cispbench.harness.sweep.matrix import read_wish
+from cispbench.harness.sweep.matrix import read_sweep_file
 from cispbench.results.baselines_files import COMMITTED, read_baselines
 
 SWEEP = COMMITTED / "sweeps" / "quick.yaml"
@@ -47,11 +47,11 @@ def test_from_the_first_baseline_to_the_exit_codes(swept: Any, commands: Any) ->
 
 def test_the_committed_baselines_are_of_the_committed_sweep() -> None:
     (found,) = read_baselines(COMMITTED)
-    wish = read_wish(SWEEP)
-    assert (found.kind, found.profile) == ("synthetic", wish.profile)
-    assert {cell.method for cell in found.cells} == set(wish.methods or ())
-    assert {cell.setting for cell in found.cells} == set(wish.settings or ())
-    assert all(set(wish.seeds or ()) <= set(cell.seeds) for cell in found.cells)
+    asked = read_sweep_file(SWEEP)
+    assert (found.kind, found.profile) == ("synthetic", asked.profile)
+    assert {cell.method for cell in found.cells} == set(asked.methods or ())
+    assert {cell.setting for cell in found.cells} == set(asked.settings or ())
+    assert all(set(asked.seeds or ()) <= set(cell.seeds) for cell in found.cells)
     assert "results/baselines/sweeps/quick.yaml" in found.command
     assert found.history and all(change.reason for change in found.history)
     # Wide enough for another processor, narrow enough for a fault: a method broken on purpose loses far more.

@@ -13,21 +13,21 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from cispbench.harness.cli import main
-from cispbench.harness.sweep.matrix import read_wish
+from cispbench.harness.sweep.matrix import read_sweep_file
 from cispbench.methods import mbs
 from cispbench.results.baselines_files import COMMITTED
 from cispbench.splits.settings import Setting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-WISH = read_wish(COMMITTED / "sweeps" / "quick.yaml")
+SWEEP = read_sweep_file(COMMITTED / "sweeps" / "quick.yaml")
 
 
 def train(method: str, home: Path, *changes: str) -> None:
     """Run a method as the committed sweep does, with its first seed."""
-    words = [word for text in (*(WISH.set or ()), *changes) for word in ("--set", text)]
-    words += ["--seed", str((WISH.seeds or ())[0]), "--out", str(home / "out"), "--steps-dir", str(home / "steps")]
-    setting = (WISH.settings or ())[0]
-    command = ["run", "--method", method, "--setting", setting, "--profile", str(WISH.profile), "--quiet", *words]
+    words = [word for text in (*(SWEEP.set or ()), *changes) for word in ("--set", text)]
+    words += ["--seed", str((SWEEP.seeds or ())[0]), "--out", str(home / "out"), "--steps-dir", str(home / "steps")]
+    setting = (SWEEP.settings or ())[0]
+    command = ["run", "--method", method, "--setting", setting, "--profile", str(SWEEP.profile), "--quiet", *words]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
 

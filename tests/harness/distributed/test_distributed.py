@@ -92,7 +92,7 @@ def keys(model: str, frozen: bool, devices: int, micro_batch: int | None) -> lis
     recipe = load_recipe(FineTune, setting, "quick", model, ["optim.batch=8", "data.crop=32"])
     plan = plan_run(
         setting=setting, method=FineTune(), recipe=replace(recipe, freeze_batch_norm=frozen), profile="quick", seed=0,
-        source=SyntheticSource("voc", train=40, val=4, size=24), weights_sha256=None, devices=devices,
+        source=SyntheticSource("voc", train=40, val=4, size=24), devices=devices,
         micro_batch=micro_batch,
     )  # fmt: skip
     return [step.key for step in plan.steps]

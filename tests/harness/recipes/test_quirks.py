@@ -113,8 +113,7 @@ def test_the_record_lists_the_quirks_in_force(overrides, kept):
     recipe = load_recipe(cls, setting, "quick", overrides=overrides)
     worker = cls(load_strict(cls.Options, recipe.method, "method"))
     source = SyntheticSource("voc", train=60, val=4, size=16)
-    plan = plan_run(setting=setting, method=worker, recipe=recipe, profile="quick", seed=0, source=source,
-                    weights_sha256=None)  # fmt: skip
+    plan = plan_run(setting=setting, method=worker, recipe=recipe, profile="quick", seed=0, source=source)
     made = {
         "losses": {"iterations": [1], "terms": {"cross_entropy": [1.0]}}, "parameters": 1, "iterations": 1,
         "train_seconds": 1.0, "wall_seconds": 1.0, "images_per_second": 1.0, "resumed": False, "skipped_steps": 0,
@@ -122,11 +121,11 @@ def test_the_record_lists_the_quirks_in_force(overrides, kept):
         "git": {"commit": None, "dirty": None},
     }  # fmt: skip
     tested = {"confusion": torch.eye(21, dtype=torch.int64).tolist(), "seconds": 1.0, "images": 4}
-    assert set(step_record(plan, plan.steps[1], tested, made).quirks) == kept
+    assert set(step_record(plan, plan.steps[1], cls, tested, made).quirks) == kept
     # A shared base is trained without the method's options; of an imported step nothing is known.
     own = {quirk.name for quirk in read_quirks(cls) if quirk.option.startswith("method.")}
-    assert set(step_record(plan, plan.steps[0], tested, made).quirks) == (kept - own if cls.shared_base else kept)
-    assert step_record(plan, plan.steps[1], tested, made | {"imported": {}}).quirks == ()
+    assert set(step_record(plan, plan.steps[0], cls, tested, made).quirks) == (kept - own if cls.shared_base else kept)
+    assert step_record(plan, plan.steps[1], cls, tested, made | {"imported": {}}).quirks == ()
 
 
 GOOD = {

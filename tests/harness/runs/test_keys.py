@@ -8,39 +8,41 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.sweep.matrix import Wish, expand
-from cispbench.harness.sweep.planning import Choices, Planner
+from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.sweep.matrix import SweepRequest, expand
+from cispbench.harness.sweep.planning import plan_sweep
 
 RECORDED = json.loads(Path(__file__).with_name("planned_keys.json").read_text())
 METHODS = ("finetune", "joint", "lwf", "lwf_mc", "ilt", "mib", "plop", "mbs")
-PLANS = {
-    "paper": {"settings": ("paper-table",)},
-    "quick": {"settings": ("overlapped-15-5", "overlapped-100-10", "disjoint-15-1"), "seeds": (0, 1)},
-    "quick, micro-batch 2, deeplabv3-tiny": {
-        "settings": ("overlapped-15-5",), "seeds": (0, 1), "model": "deeplabv3-tiny", "micro_batch": 2,
-    },
-    "quick, no share": {"settings": ("overlapped-15-5",), "seeds": (0, 1), "apart": True},
-    "paper, weights none, overrides": {
-        "settings": ("overlapped-15-1-a", "overlapped-15-5"), "methods": ("mib", "plop", "finetune"),
-        "overrides": ("optim.lr=0.005", "later.epochs=3", "data.crop=256"), "weights": "none",
-    },
+SHORT = {"seeds": (0, 1), "settings": ("overlapped-15-5",)}
+PLANS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "paper": ({"settings": ("paper-table",)}, {}),
+    "quick": ({"settings": ("overlapped-15-5", "overlapped-100-10", "disjoint-15-1"), "seeds": (0, 1)}, {}),
+    "quick, micro-batch 2, deeplabv3-tiny": ({**SHORT, "model": "deeplabv3-tiny"}, {"micro_batch": 2}),
+    "quick, no share": (SHORT, {"share": False}),
+    "paper, weights none, overrides": (
+        {
+            "settings": ("overlapped-15-1-a", "overlapped-15-5"), "methods": ("mib", "plop", "finetune"),
+            "set": ("optim.lr=0.005", "later.epochs=3", "data.crop=256"),
+        },
+        {"weights": "none"},
+    ),
 }  # fmt: skip
 
 
 def planned(name: str, tmp_path: Path) -> dict[str, dict[str, object]]:
     """Plan what ``PLANS`` names, as a sweep without data does, and return the keys by run."""
-    asked = PLANS[name]
-    cells = expand(Wish(asked.get("methods", METHODS), asked["settings"], asked.get("seeds", (0,))))
-    choices = Choices(
-        name.split(",")[0], asked.get("model"), asked.get("overrides", ()), asked.get("weights"), None, tmp_path,
-        asked.get("apart", False), asked.get("micro_batch"),
-    )  # fmt: skip
-    runs = Planner(choices, ProgressView(), to_train=False).plan(cells).runs
+    words, common = PLANS[name]
+    asked = SweepRequest(**{"methods": METHODS, "profile": name.split(",")[0], **words})
+    requests = expand(asked, RunRequest("", "", **common))
+    runs = plan_sweep(requests, StepStore(tmp_path), ProgressView(), plan_only=True).runs
     return {
         f"{run.method.name} {run.setting.name} {run.seed}": {
             "run": run.run_key[:12], "steps": [step.key[:12] for step in run.steps],

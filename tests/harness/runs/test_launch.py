@@ -45,8 +45,8 @@ def test_a_precision_that_costs_time_on_this_processor_is_told(run, monkeypatch,
     def train_nothing(plan, options):
         raise UsageError("that is all.")
 
-    monkeypatch.setattr("cispbench.harness.commands.run.emulates_bf16", lambda: emulates)
-    monkeypatch.setattr("cispbench.harness.commands.run.execute", train_nothing)
+    monkeypatch.setattr("cispbench.harness.runs.launch.emulates_bf16", lambda: emulates)
+    monkeypatch.setattr("cispbench.harness.runs.launch.execute", train_nothing)
     told = run("--method", "joint", "--setting", "overlapped-15-5", "--set", f"optim.precision={precision}")
     assert "that is all." in told.stderr
     assert ("this processor has no bf16 arithmetic" in told.stderr) == (emulates and precision == "bf16")
@@ -72,7 +72,7 @@ def test_real_data_profiles_do_not_fall_back(run):
 
 
 def test_a_random_start_is_never_an_accident(tmp_path):
-    assert choose_weights("none", "segmenter-tiny", tmp_path, named=False).load is None
+    assert choose_weights("none", "segmenter-tiny", tmp_path, named=False).random
     with pytest.raises(WeightsError, match="no pre-trained weights for segmenter-tiny"):
         check_weights("pretrained", "segmenter-tiny")
     with pytest.raises(UsageError, match="Did you mean 'resnet18-imagenet'"):

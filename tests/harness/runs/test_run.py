@@ -18,27 +18,23 @@ from cispbench.harness.runs.execute import RunOptions, execute
 from cispbench.harness.runs.plan import RunPlan, plan_run
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.training import loop as training
+from cispbench.methods.finetune import FineTune
 from cispbench.results.store import Store
 from cispbench.splits.errors import MethodError, RunError
 from cispbench.splits.settings import parse_setting
 
 SHORT = ("optim.iterations=4", "later.iterations=3", "optim.warmup=0", "later.warmup=0", "optim.batch=4")
 METHODS = ["finetune", "joint", "lwf", "lwf_mc", "ilt", "mib", "plop", "mbs"]
-
-
-@pytest.fixture(scope="module")
-def scenes() -> SyntheticSource:
-    return SyntheticSource("voc", train=60, val=12, size=24)
+SCENES = SyntheticSource("voc", train=60, val=12, size=24)
 
 
 @pytest.fixture
-def plan(scenes):
+def plan():
     def make(method="mbs", setting="overlapped-10-5", *, seed=0, model=None, overrides=()) -> RunPlan:
         cls, chosen = load_method(method), parse_setting(setting)
         recipe = load_recipe(cls, chosen, "quick", model, [*SHORT, "data.crop=24", *overrides])
         worker = cls(load_strict(cls.Options, recipe.method, "method"))
-        return plan_run(setting=chosen, method=worker, recipe=recipe, profile="quick", seed=seed, source=scenes,
-                        weights_sha256=None)  # fmt: skip
+        return plan_run(setting=chosen, method=worker, recipe=recipe, profile="quick", seed=seed, source=SCENES)
 
     return make
 
@@ -46,7 +42,7 @@ def plan(scenes):
 def options(folder: Path, view: ProgressView | None = None) -> RunOptions:
     return RunOptions(
         records=Store(folder / "out"), steps=StepStore(folder / "steps"), device=torch.device("cpu"),
-        view=view or ProgressView(),
+        view=view or ProgressView(), source=SCENES,
     )  # fmt: skip
 
 
@@ -217,7 +213,7 @@ def test_the_previous_model_is_untouched(plan, tmp_path):
     made = plan("mbs")
     seen = {}
 
-    class Watching(type(made.method)):
+    class Watching(load_method(made.method.name)):
         def before_training(self, context, batches):
             seen[context.step] = context
 
@@ -228,7 +224,7 @@ def test_the_previous_model_is_untouched(plan, tmp_path):
                 seen[f"same {context.step}"] = all(torch.equal(state[key], stored[key]) for key in stored)
                 seen[f"frozen {context.step}"] = not any(p.requires_grad for p in context.previous.parameters())
 
-    execute(replace(made, method=Watching(made.method.options)), options(tmp_path))
+    execute(made, replace(options(tmp_path), method=Watching(Watching.Options(**made.method.options))))
     assert [seen[f"same {step}"] and seen[f"frozen {step}"] for step in (1, 2)] == [True, True]
     assert [(seen[s].old_classes, seen[s].new_classes, seen[s].num_classes) for s in range(3)] == [
         (0, 11, 11), (11, 5, 16), (16, 5, 21),
@@ -238,13 +234,13 @@ def test_the_previous_model_is_untouched(plan, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(plan, tmp_path):
     made = plan("finetune")
 
-    class Overflowing(type(made.method)):
+    class Overflowing(FineTune):
         def losses(self, batch, output, previous, context):
             terms = super().losses(batch, output, previous, context)
             return {**terms, "broken": output.logits.sum() * float("nan")}
 
     with pytest.raises(RunError, match="the loss broken is not a finite number at iteration 1 to 4 of step 0"):
-        execute(replace(made, method=Overflowing()), options(tmp_path))
+        execute(made, replace(options(tmp_path), method=Overflowing()))
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
@@ -270,18 +266,18 @@ def test_a_record_tells_what_decided_it(plan, tmp_path):
 def test_a_shared_base_may_not_keep_what_another_method_would_miss(plan, tmp_path):
     made = plan("finetune")
 
-    class Counting(type(made.method)):
+    class Counting(FineTune):
         def state_dict(self):
             return {"importance": torch.ones(1)}
 
     with pytest.raises(MethodError, match="finetune keeps importance after step 0"):
-        execute(replace(made, method=Counting()), options(tmp_path))
+        execute(made, replace(options(tmp_path), method=Counting()))
 
 
 def test_what_a_method_keeps_reaches_the_next_step(plan, tmp_path):
     made, seen = plan("finetune"), {}
 
-    class Counting(type(made.method)):
+    class Counting(FineTune):
         shared_base = False
 
         def __init__(self):
@@ -300,5 +296,5 @@ def test_what_a_method_keeps_reaches_the_next_step(plan, tmp_path):
         def load_state_dict(self, state):
             self.steps = state["steps"].clone()
 
-    execute(replace(made, method=Counting()), options(tmp_path))
+    execute(made, replace(options(tmp_path), method=Counting()))
     assert seen == {0: 0.0, 1: 1.0, 2: 2.0}

@@ -25,9 +25,9 @@ from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.machine.progress import PlainView
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.recipes.layers import load_recipe
-from cispbench.harness.runs.plan import code_versions, plan_run
+from cispbench.harness.runs.plan import PlannedWeights, plan_run
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.sweep.matrix import Wish
+from cispbench.harness.sweep.matrix import SweepRequest
 from cispbench.harness.sweep.worker import StepJob, do_step
 from cispbench.methods.finetune import FineTune
 from cispbench.results.record import StepRecord
@@ -127,7 +127,7 @@ def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(
     def others_are_done() -> bool:
         if not list(commands.out.glob("runs/*/*/finetune/*/step-2.json")):
             return False
-        told.extend(status_of(commands.out, commands.steps, Wish()).running)
+        told.extend(status_of(commands.out, commands.steps, SweepRequest()).running)
         return True
 
     if not seen:  # the sweep looks a moment before the other one begins, and its worker finds out
@@ -233,26 +233,28 @@ def job(tmp_path: Path) -> StepJob:
     setting = parse_setting("overlapped-15-5")
     plan = plan_run(
         setting=setting, method=FineTune(), recipe=load_recipe(FineTune, setting, "quick", "deeplabv3-resnet18", []),
-        profile="quick", seed=0, source=SyntheticSource("voc", train=40, val=4, size=24), weights_sha256="0" * 64,
+        profile="quick", seed=0, source=SyntheticSource("voc", train=40, val=4, size=24),
+        weights=PlannedWeights(str(tmp_path / "net.pth"), True, "0" * 64),
     )  # fmt: skip
     recipe = replace(plan.recipe, weights="net.pth")
     return StepJob(
         key=plan.steps[0].key, step=0, runs=(replace(plan, recipe=recipe),), out=tmp_path / "out",
         steps_dir=tmp_path / "steps", log=None, device="cpu", threads=torch.get_num_threads(), loaders=0,
-        weights=str(tmp_path / "net.pth"), named=True, versions=code_versions(plan.method),
     )  # fmt: skip
 
 
 def test_weights_that_have_changed_since_the_plan_are_refused(job: StepJob, tmp_path: Path) -> None:
     encoder = build_model("deeplabv3-resnet18", 64).encoder
     torch.save({**encoder.net.state_dict()}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"net.pth have changed since the sweep was planned.* and was 0000"):
+    with pytest.raises(WeightsError, match=r"net.pth have changed since the run was planned.* and was 0000"):
         do_step(job, PlainView(io.StringIO()))
     assert not list(tmp_path.glob("*/steps/*")) and not list(tmp_path.glob("out/runs/*"))
 
 
 def test_code_that_has_changed_since_the_plan_is_refused(job: StepJob, tmp_path: Path) -> None:
-    old = replace(job, versions=(job.versions[0], job.versions[1], job.versions[2] - 1))
-    with pytest.raises(RunError, match="the code has changed since the sweep was planned"):
+    plan = job.runs[0]
+    training, models, method = plan.versions
+    old = replace(job, runs=(replace(plan, versions=(training, models, method - 1)),))
+    with pytest.raises(RunError, match="the code has changed since the run was planned"):
         do_step(old, PlainView(io.StringIO()))
     assert not (tmp_path / "steps").exists()

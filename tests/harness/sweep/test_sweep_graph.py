@@ -17,10 +17,12 @@ from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.plan import ImageLists, RunPlan, plan_run, step_iterations
+from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.display import LiveView, SweepView
 from cispbench.harness.sweep.graph import Graph, Need, Node, StepState, build_graph
-from cispbench.harness.sweep.matrix import Wish, expand
-from cispbench.harness.sweep.planning import Choices, Planner, SweepPlan
+from cispbench.harness.sweep.matrix import SweepRequest, expand
+from cispbench.harness.sweep.planning import SweepPlan, plan_sweep
 from cispbench.harness.sweep.slots import WorkerSlots
 from cispbench.methods.mbs import MBS
 from cispbench.splits.errors import DataError, UsageError
@@ -39,7 +41,7 @@ def plan(scenes: SyntheticSource) -> Callable[..., RunPlan]:
         cls, chosen = load_method(method), parse_setting(setting)
         recipe = load_recipe(cls, chosen, "quick", "segmenter-tiny", ["optim.iterations=10", "later.iterations=4"])
         return plan_run(setting=chosen, method=cls(cls.Options()), recipe=recipe, profile="quick", seed=seed,
-                        source=scenes, weights_sha256=None, **more)  # type: ignore[arg-type]  # fmt: skip
+                        source=scenes, **more)  # type: ignore[arg-type]  # fmt: skip
 
     return make
 
@@ -99,7 +101,7 @@ def test_weights_that_are_gone_are_trained_again_only_where_a_later_step_needs_t
 
 
 def test_steps_kept_apart_share_nothing_and_differ_in_nothing_else(plan: Callable[..., RunPlan]) -> None:
-    runs = [plan(method, "overlapped-10-10", apart=True) for method in ("finetune", "mib")]
+    runs = [plan(method, "overlapped-10-10", share=False) for method in ("finetune", "mib")]
     graph = graph_of(runs)
     assert graph.shared() == graph.unshared()
     assert [step.list_sha256 for step in runs[0].steps] == [
@@ -127,13 +129,13 @@ def test_iterations_are_those_of_the_loader(phase: OptimRecipe, images: int, ite
     assert step_iterations(phase, images) == iterations
 
 
-def planned(tmp_path: Path, wish: Wish, *, to_train: bool = False) -> SweepPlan:
-    choices = Choices(wish.profile or "paper", wish.model, wish.set or (), None, tmp_path / "none", tmp_path / "steps")
-    return Planner(choices, ProgressView(), to_train).plan(expand(wish))
+def planned(tmp_path: Path, asked: SweepRequest, *, to_train: bool = False) -> SweepPlan:
+    common = RunRequest("", "", data_root=tmp_path / "none")
+    return plan_sweep(expand(asked, common), StepStore(tmp_path / "steps"), ProgressView(), plan_only=not to_train)
 
 
 def test_the_published_counts_stand_for_data_that_is_not_there(tmp_path: Path) -> None:
-    plan = planned(tmp_path, Wish(("mib", "joint"), ("overlapped-15-1", "overlapped-100-50"), (0,)))
+    plan = planned(tmp_path, SweepRequest(("mib", "joint"), ("overlapped-15-1", "overlapped-100-50"), (0,)))
     assert plan.without_data == ("voc", "ade")
     counts = {(run.setting.name, run.method.name): [len(step.images) for step in run.steps] for run in plan.runs}
     golden = golden_steps(parse_setting("overlapped-15-1"))
@@ -142,7 +144,11 @@ def test_the_published_counts_stand_for_data_that_is_not_there(tmp_path: Path) -
     assert counts["overlapped-100-50", "joint"] == [golden_list("ade", "train")[0]]
     assert not (tmp_path / "steps").exists()
     with pytest.raises(DataError, match="no PASCAL VOC 2012 found"):
-        planned(tmp_path, Wish(("mib",), ("overlapped-15-1",), (0,), "paper", None, ("weights=none",)), to_train=True)
+        planned(
+            tmp_path,
+            SweepRequest(("mib",), ("overlapped-15-1",), (0,), "paper", None, ("weights=none",)),
+            to_train=True,
+        )
 
 
 def test_what_a_method_declines_is_listed_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,8 +156,8 @@ def test_what_a_method_declines_is_listed_with_its_reason(tmp_path: Path, monkey
         return f"{model} will not do"
 
     monkeypatch.setattr(MBS, "unsupported", unsupported)
-    wish = Wish(("mib", "mbs"), ("overlapped-100-50", "ade:partitioned-100-50"), (0, 1))
-    plan = planned(tmp_path, wish)
+    asked = SweepRequest(("mib", "mbs"), ("overlapped-100-50", "ade:partitioned-100-50"), (0, 1))
+    plan = planned(tmp_path, asked)
     assert [(run.method.name, run.setting.name, run.seed) for run in plan.runs] == [
         ("mib", "overlapped-100-50", 0), ("mib", "overlapped-100-50", 1),
     ]  # fmt: skip
@@ -162,7 +168,7 @@ def test_what_a_method_declines_is_listed_with_its_reason(tmp_path: Path, monkey
     assert left["mbs", "overlapped-100-50"].endswith("will not do")
     assert "seed that is lost" in left["mib", "partitioned-100-50"]
     with pytest.raises(UsageError, match="nothing is left of the sweep: mbs on overlapped-100-50"):
-        planned(tmp_path, replace(wish, methods=("mbs",), settings=("overlapped-100-50",)))
+        planned(tmp_path, replace(asked, methods=("mbs",), settings=("overlapped-100-50",)))
 
 
 class Terminal(io.StringIO):

@@ -6,14 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from cispbench.harness.sweep.matrix import Wish, expand, expand_settings, read_wish, split_seeds, split_words
+from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.sweep.matrix import (
+    SweepRequest,
+    expand,
+    expand_settings,
+    read_sweep_file,
+    split_seeds,
+    split_words,
+)
 from cispbench.splits.errors import UsageError
 from cispbench.splits.settings import list_settings, paper_table
 
+COMMON = RunRequest("", "")
+
 
 def test_every_run_stands_once_and_in_order() -> None:
-    wish = Wish(methods=("mib", "joint", "mib"), settings=("overlapped-15-1", "overlapped-15-*"), seeds=(1, 0, 1))
-    cells = [(cell.setting.name, cell.method, cell.seed) for cell in expand(wish)]
+    asked = SweepRequest(
+        methods=("mib", "joint", "mib"), settings=("overlapped-15-1", "overlapped-15-*"), seeds=(1, 0, 1)
+    )
+    cells = [(run.setting, run.method, run.seed) for run in expand(asked, COMMON)]
     assert cells == [
         (setting, method, seed)
         for setting in ("overlapped-15-1", "overlapped-15-5")
@@ -23,7 +35,7 @@ def test_every_run_stands_once_and_in_order() -> None:
 
 
 def test_seed_0_is_the_only_one_unless_seeds_are_named() -> None:
-    assert [cell.seed for cell in expand(Wish(methods=("mib",), settings=("overlapped-15-1",)))] == [0]
+    assert [run.seed for run in expand(SweepRequest(methods=("mib",), settings=("overlapped-15-1",)), COMMON)] == [0]
 
 
 def test_a_pattern_and_the_papers_table() -> None:
@@ -37,19 +49,19 @@ def test_a_pattern_and_the_papers_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
+    ("asked", "says"),
     [
-        (Wish(settings=("overlapped-15-1",)), "needs --methods"),
-        (Wish(methods=("mib",)), "needs --settings"),
-        (Wish(methods=("mibb",), settings=("overlapped-15-1",)), "Did you mean 'mib'"),
-        (Wish(methods=("mib",), settings=("overlaped-*",)), "no listed setting matches 'overlaped-\\*'"),
-        (Wish(methods=("mib",), settings=("papertable",)), "is no setting"),
-        (Wish(methods=("mib",), settings=("overlapped-15-1",), seeds=()), "seeds are whole numbers"),
+        (SweepRequest(settings=("overlapped-15-1",)), "needs --methods"),
+        (SweepRequest(methods=("mib",)), "needs --settings"),
+        (SweepRequest(methods=("mibb",), settings=("overlapped-15-1",)), "Did you mean 'mib'"),
+        (SweepRequest(methods=("mib",), settings=("overlaped-*",)), "no listed setting matches 'overlaped-\\*'"),
+        (SweepRequest(methods=("mib",), settings=("papertable",)), "is no setting"),
+        (SweepRequest(methods=("mib",), settings=("overlapped-15-1",), seeds=()), "seeds are whole numbers"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(wish: Wish, says: str) -> None:
+def test_what_cannot_be_meant_is_refused(asked: SweepRequest, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        expand(wish)
+        expand(asked, COMMON)
 
 
 def test_words_and_seeds_of_the_command_line() -> None:
@@ -63,12 +75,12 @@ def test_words_and_seeds_of_the_command_line() -> None:
 def test_a_sweep_file_says_what_options_leave_open(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("methods: [mib, plop]\nsettings: paper-table\nseeds: [0, 1]\nprofile: quick\nset: [optim.lr=0.1]\n")
-    read = read_wish(path)
-    assert read == Wish(("mib", "plop"), ("paper-table",), (0, 1), "quick", None, ("optim.lr=0.1",))
-    assert Wish(seeds=(7,)).over(read) == Wish(
+    read = read_sweep_file(path)
+    assert read == SweepRequest(("mib", "plop"), ("paper-table",), (0, 1), "quick", None, ("optim.lr=0.1",))
+    assert SweepRequest(seeds=(7,)).over(read) == SweepRequest(
         ("mib", "plop"), ("paper-table",), (7,), "quick", None, ("optim.lr=0.1",)
     )
-    assert Wish(set=("optim.lr=0.2",)).over(read).set == ("optim.lr=0.1", "optim.lr=0.2")  # the last one counts
+    assert SweepRequest(set=("optim.lr=0.2",)).over(read).set == ("optim.lr=0.1", "optim.lr=0.2")  # the last one counts
 
 
 @pytest.mark.parametrize(
@@ -85,5 +97,5 @@ def test_a_sweep_file_is_read_strictly(tmp_path: Path, text: str, says: str) -> 
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=says) as caught:
-        read_wish(path)
+        read_sweep_file(path)
     assert str(path) in str(caught.value)

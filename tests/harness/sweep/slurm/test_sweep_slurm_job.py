@@ -36,10 +36,7 @@ class Steps:
 @pytest.fixture
 def a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ChainJob, SlurmNotes, list[str]]]:
     """A job of two steps in task 2 of array 5, its notes, and the jobs that it puts back into the queue."""
-    steps = tuple(
-        StepJob(f"key{step}", step, (), tmp_path, tmp_path, None, "cpu", 1, 0, None, False, (1, 1, 1))
-        for step in (0, 1)
-    )
+    steps = tuple(StepJob(f"key{step}", step, (), tmp_path, tmp_path, None, "cpu", 1, 0) for step in (0, 1))
     requeued: list[str] = []
     monkeypatch.setattr(slurm_job.slurm_queue, "requeue", requeued.append)
     for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}.items():

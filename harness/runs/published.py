@@ -13,6 +13,7 @@ from cispbench.splits.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
+PUBLISHED = "published "  # how the fingerprint of data begins of which only counts are known
 UNKNOWN = "?"  # stands for every id of a list of which only the length is known
 
 
@@ -27,7 +28,7 @@ class PublishedSource:
     @property
     def fingerprint(self) -> str:
         """Return a name that no data has: keys made with it are only good for comparison with each other."""
-        return f"published {self.dataset}"
+        return f"{PUBLISHED}{self.dataset}"
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Return as many unknown ids as the split has images."""

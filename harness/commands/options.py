@@ -1,0 +1,104 @@
+"""Options that several commands share, each written once; and what collects many of them into one object.
+
+Click passes a command its options one by one. ``collected`` gathers those that are fields of a frozen dataclass, so
+that a command takes ``request: RunRequest`` in place of a dozen parameters, and passes it on as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cispbench.harness.runs.request import RunRequest
+
+Command = Callable[..., None]
+
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
+    help="Folder of the records (one small JSON a step, below runs/).",
+)  # fmt: skip
+STEPS_DIR = click.option(
+    "--steps-dir", type=click.Path(path_type=Path), help="Folder of weights, checkpoints and logs. [.cispbench]"
+)
+DATA_ROOT = click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016."
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+LOADERS = click.option(
+    "--workers", "loaders", type=click.IntRange(min=0),
+    help="Processes that load images, for each device. [0 on the CPU]",
+)  # fmt: skip
+PROTOCOL = click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+QUIET = click.option("--quiet", is_flag=True, help="No progress, only the table.")
+PROFILE = click.option(
+    "--profile", help="paper (the published recipe), mini (small real data) or quick (built-in scenes)."
+)
+MODEL = click.option("--model", help="Model instead of the recipe's, see `cispbench list models`.")
+WEIGHTS = click.option("--weights", help="Pre-trained encoder: a file, a name from `cispbench list weights`, or none.")
+OVERRIDES = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe: optim.lr=0.002."
+)
+MICRO_BATCH = click.option(
+    "--micro-batch", type=click.IntRange(min=1), metavar="M",
+    help="Hold at most so many images at once on a device, and add up the gradients of the batch. [all]",
+)  # fmt: skip
+METHOD_GLOB = click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
+SETTING_GLOB = click.option(
+    "--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'."
+)
+RUN_KEY = click.option(
+    "--run", metavar="KEY", help="Only the run whose key starts so (it ends the name of a run's folder)."
+)
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How a command prints its result: scores under which protocol, with progress or not, as JSON or as text."""
+
+    protocol: str
+    quiet: bool
+    as_json: bool
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return one decorator for several options; ``--help`` lists them in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def collected(kind: type[Any], name: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds ``options`` and passes those that are fields of ``kind`` as one argument ``name``.
+
+    A field without an option keeps its default.
+    """
+    names = {field.name for field in fields(kind)}
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def collect(**chosen: Any) -> None:
+            mine = {key: chosen.pop(key) for key in names & chosen.keys()}
+            command(**{name: kind(**mine)}, **chosen)
+
+        return together(*options)(collect)
+
+    return decorate
+
+
+PRINTING = collected(Printing, "printing", PROTOCOL, QUIET, JSON)
+RECIPE = (PROFILE, MODEL, OVERRIDES)  # what decides a recipe, besides method and setting
+
+
+def run_request(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that passes a ``RunRequest`` as the argument ``request``."""
+    return collected(RunRequest, "request", *options)

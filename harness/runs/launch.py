@@ -1,0 +1,107 @@
+"""Carry out a request: plan it, train and test what is missing, alone or as one of several processes.
+
+``cispbench run`` and the Python API call this; it prints nothing but what its ``view`` shows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cispbench.harness.data.source import ENVIRONMENT
+from cispbench.harness.distributed.group import ALONE, Group
+from cispbench.harness.machine.environment import emulates_bf16, usable_cores
+from cispbench.harness.machine.progress import ProgressView
+from cispbench.harness.runs.execute import RunOptions, RunResult, execute
+from cispbench.harness.runs.plan import RunPlan
+from cispbench.harness.runs.prepare import Preparer, served_setting
+from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_store import StepStore
+from cispbench.results.record import StepRecord
+from cispbench.results.store import Store
+from cispbench.splits.errors import UsageError
+from cispbench.splits.settings import Setting
+from cispbench.splits.tasks import dataset
+
+BANNER = """\
+No {title} found ({places}): this run uses the built-in synthetic scenes (profile quick).
+Its numbers show that everything works and how methods differ; they are NOT comparable with published ones.
+For the real thing: cispbench run ... --data-root FOLDER (see "Data" in the README)."""
+MOST_LOADERS = 8
+
+
+@dataclass(frozen=True)
+class RunPlaces:
+    """Where a run works and writes: the stores of records (``out``) and of steps, and the device.
+
+    ``loaders``: processes that load images (None: as many as suit the device). ``wait``: seconds to wait for another
+    process that trains the same step (None: until it ends). ``until``: the last step to train (None: all).
+    """
+
+    out: Path
+    steps_dir: Path
+    device: torch.device
+    loaders: int | None = None
+    wait: float | None = None
+    until: int | None = None
+
+
+def launch(
+    request: RunRequest, places: RunPlaces, view: ProgressView, group: Group = ALONE,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> tuple[RunPlan, RunResult]:  # fmt: skip
+    """Plan a run and carry it out; of several processes the first one alone returns the records.
+
+    ``on_step`` is called with each record, as soon as it is there. Raises CispbenchError.
+    """
+    _share_cores(group, places.device)
+    setting = served_setting(request.setting)
+    if places.until is not None and places.until > setting.last_step:
+        raise UsageError(f"--until {places.until}: the last step of {setting.name} is {setting.last_step}.")
+    steps = StepStore(places.steps_dir)
+    preparer = Preparer(steps, view, in_turn=group.in_turn)
+    plan = preparer.prepare(replace(request, devices=group.size))
+    if places.until is not None and places.until < plan.steps[0].step:
+        raise UsageError(f"--until {places.until}: the run starts at step {plan.steps[0].step}, the imported one.")
+    _note_precision(plan, places.device, view)
+    if request.start_from is not None and plan.steps[0].step == 0 and not plan.method.shared_base:
+        name = plan.method.name
+        view.note(f"{name} trains step 0 with a loss of its own: the checkpoint should be one of {name}'s")
+    if request.profile is None and plan.profile == "quick":
+        view.note(_banner(setting))
+    options = RunOptions(
+        records=Store(places.out), steps=steps, device=places.device, view=view, workers=_loaders(places),
+        wait=places.wait, on_step=on_step, until=places.until, group=group, source=preparer.source(plan),
+    )  # fmt: skip
+    return plan, execute(plan, options)
+
+
+def _share_cores(group: Group, device: torch.device) -> None:
+    """Let each of several processes on the CPU compute in as many threads as there are cores for it."""
+    if group.size > 1 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores()[0] // group.size))
+
+
+def _note_precision(plan: RunPlan, device: torch.device, view: ProgressView) -> None:
+    """Say where a precision costs time instead of saving it."""
+    precisions = {plan.recipe.phase(step.step).precision for step in plan.steps}
+    if device.type == "cpu" and "bf16" in precisions and emulates_bf16():
+        view.note(
+            "optim.precision=bf16: this processor has no bf16 arithmetic and emulates it, many times slower than "
+            "float32 (--set optim.precision=fp32)"
+        )
+
+
+def _banner(setting: Setting) -> str:
+    places = f"{ENVIRONMENT}: {os.environ.get(ENVIRONMENT) or 'not set'}, ./data: nothing of it"
+    return BANNER.format(title=dataset(setting.dataset).title, places=f"--data-root: not given, {places}")
+
+
+def _loaders(places: RunPlaces) -> int:
+    if places.loaders is not None:
+        return places.loaders
+    return min(MOST_LOADERS, usable_cores()[1]) if places.device.type == "cuda" else 0

@@ -1,0 +1,108 @@
+"""The public names: what README, docs and ``cispbench method new`` tell people to import, with their signatures.
+
+``public_names.txt`` is the list. A change of it is a change that others have to follow: see ``docs/stability.md``.
+``python tests/test_public_surface.py`` writes it anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIST = ROOT / "tests" / "public_names.txt"
+PUBLIC = {
+    "cispbench": ["__version__"],
+    "cispbench.splits.settings": ["Setting", "Step", "list_settings", "parse_setting"],
+    "cispbench.splits.selection": ["select_images"],
+    "cispbench.splits.errors": [
+        "CispbenchError", "DataError", "MethodError", "RecipeError", "RunError", "SettingError", "StoreError",
+        "UsageError", "WeightsError",
+    ],
+    "cispbench.results.scores": ["Scores", "score"],
+    "cispbench.results.ledger": ["lint_row", "load_reported"],
+    "cispbench.results.store": ["Store"],
+    "cispbench.results.record": ["StepRecord"],
+    "cispbench.harness.method": ["VOID", "Batch", "Method", "NoOptions", "Output", "StepContext"],
+    "cispbench.harness.models.interface": ["ClassGroup", "IncrementalModel"],
+    "cispbench.harness.evaluate": ["confusion_matrix"],
+    "cispbench.methods.losses": [
+        "bce_with_ignore", "cross_entropy", "distillation", "labelled_pixels", "unbiased_cross_entropy",
+        "unbiased_distillation",
+    ],
+    "cispbench.methods.lwf_mc": ["lwf_mc_loss"],
+    "cispbench.methods.mib": ["balanced_init"],
+    "cispbench.methods.plop": ["entropy", "entropy_thresholds", "local_pod_embedding", "pod_loss", "pseudo_labels"],
+    "cispbench.methods.mbs": [
+        "adaptive_feature_distillation", "label_guided_output_distillation", "orthogonality", "patch_weights",
+        "selective_pseudo_labels",
+    ],
+}  # fmt: skip
+
+
+def described() -> Iterator[str]:
+    """Yield a line for each public name: its signature, its fields and the signatures of its public methods."""
+    for module, names in PUBLIC.items():
+        loaded = importlib.import_module(module)
+        for name in names:
+            yield from _lines(f"{module}.{name}", getattr(loaded, name))
+
+
+def _lines(name: str, thing: object) -> Iterator[str]:
+    if not callable(thing):
+        yield f"{name}: {type(thing).__name__}"
+    elif inspect.isclass(thing) and issubclass(thing, Exception):
+        yield f"{name}({thing.__mro__[1].__name__})"
+    elif dataclasses.is_dataclass(thing):
+        for field in dataclasses.fields(thing):
+            yield f"{name}.{field.name}: {field.type}"
+        yield from _methods(name, thing)
+    elif inspect.isclass(thing):
+        yield f"{name}{inspect.signature(thing)}"
+        yield from _methods(name, thing)
+    else:
+        yield f"{name}{inspect.signature(thing)}"
+
+
+def _methods(name: str, kind: type) -> Iterator[str]:
+    for key, value in sorted(vars(kind).items()):
+        if key.startswith("_"):
+            continue
+        if isinstance(value, property):
+            yield f"{name}.{key} (property)"
+        elif inspect.isfunction(value) or isinstance(value, classmethod | staticmethod):
+            yield f"{name}.{key}{inspect.signature(getattr(value, '__func__', value))}"
+
+
+def test_public_names_and_their_signatures_stay() -> None:
+    assert "\n".join(described()).splitlines() == LIST.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_documented(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert loaded.__doc__
+    for name in PUBLIC[module]:
+        if callable(getattr(loaded, name)):
+            assert getattr(loaded, name).__doc__, f"{module}.{name} has no docstring"
+
+
+def test_what_people_are_told_to_import_is_public() -> None:
+    """Every import from cispbench in README, docs and the templates of ``method new`` names public things."""
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "harness/contract/templates").glob("*.txt")]
+    pattern = re.compile(r"^\s*(?:>>> )?from (cispbench[\w.]*) import (.+)$", re.MULTILINE)
+    for path in files:
+        for module, names in pattern.findall(path.read_text(encoding="utf-8")):
+            for name in names.strip("()").split(","):
+                name = name.split(" as ")[0].strip()
+                assert name in PUBLIC.get(module, ()), f"{path} imports {name} from {module}, which is not public"
+
+
+if __name__ == "__main__":
+    LIST.write_text("\n".join(described()) + "\n", encoding="utf-8")
