@@ -135,6 +135,6 @@ class SlurmWatch:
         names = ",".join(sorted({self._jobs[key].submission.name for key in self._open.waiting}))
         jobs = number_of(len({self._jobs[key].task for key in self._open.waiting}), "job")
         self._view.note(
-            f"{jobs} stay on the cluster and go on; the same command watches them again, "
+            f"the jobs on the cluster go on ({jobs}); the same command watches them again, "
             f"`scancel --name={names}` ends them"
         )
