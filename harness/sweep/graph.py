@@ -1,21 +1,17 @@
 """The graph of a sweep: every step once, with the runs that need it and its state. Pure.
 
-Two stores decide the state of a step: the step store holds trained weights, the store of records holds test results.
-The sweep knows seven states, and does this about them:
+Two stores decide the state of a step: the step store holds trained weights, the store of records holds results. A
+sweep knows seven states:
 
-| state    | weights in the step store           | records                       | what the sweep does               |
-| -------- | ----------------------------------- | ----------------------------- | --------------------------------- |
-| done     | yes                                 | of every run that needs it    | nothing                           |
-| trained  | yes                                 | at least one run has none     | tests it if needed, and records   |
-| recorded | no                                  | of every run that needs it    | nothing (see below)               |
-| missing  | no                                  | at least one run has none     | trains, tests and records it      |
-| stale    | no                                  | under another key: since then | the same; the older records stay, |
-|          |                                     | data, code or recipe changed  | the reason names the change       |
-| damaged  | a file is missing or cannot be read | any                           | the same; the damaged files are   |
-|          |                                     |                               | kept beside the new ones          |
-| unknown  | cannot be said: no data is at hand, and keys depend on the data     | nothing: only plans have this     |
-
-A recorded step becomes missing if a step that builds on it has to be trained, since that training needs its weights.
+- done: the step store has its weights, and every run that needs it has its record. Nothing is to do.
+- trained: the step store has its weights, but a run has no record. The step is tested, if need be, and recorded.
+- recorded: every run has its record, but the weights are gone. Nothing is to do, unless a step that builds on it has to
+  be trained: that needs the weights, and the step becomes missing.
+- missing: neither weights nor all records. The step is trained, tested and recorded.
+- stale: missing, but a record of the same step has another key, because data, code or recipe changed since. The step is
+  trained under its new key, and the old record stays; the reason names the change.
+- damaged: a file in the step store is missing or cannot be read. The step is trained again; the damaged files are kept.
+- unknown: no data is at hand, and no key can be made without. Only a plan (``--plan``) has such steps.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class StepStates:
 
     def _state(self, key: str, needs: Sequence[Need]) -> tuple[State, str]:
         if needs[0].run.data.fingerprint.startswith(PUBLISHED):
-            return "unknown", "no data to tell by"
+            return "unknown", "no data is at hand"
         recorded = all((key, need.run.run_key) in self._recorded for need in needs)
         if not self._steps.folder(key).exists():
             if recorded:
@@ -96,7 +96,7 @@ class StepStates:
         return ("done" if recorded else "trained"), ""
 
     def _damage(self, key: str) -> str:
-        """Return what is wrong with a step's files; checksums are compared only when weights are loaded."""
+        """Return what is wrong with a step's files, "" if nothing is; only a loading compares checksums."""
         try:
             self._steps.manifest(key)
         except DamagedStepError as error:

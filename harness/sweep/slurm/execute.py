@@ -38,5 +38,5 @@ def execute_on_cluster(
     make = job_maker(out, steps_dir)
     # These orders wait for a locked step without a limit: a job that gave up would count as failed.
     submitter = Submitter(steps_dir, out, cluster, lambda node: make(node, None, device, cores, cores), view)
-    jobs = submitter.submit(nodes, graph.priorities())
-    return SlurmWatch(nodes, jobs, records, steps_dir, cluster.poll_s, view).run()
+    watch = SlurmWatch(nodes, records, steps_dir, cluster.poll_s, view)
+    return watch.run(lambda jobs: submitter.submit(nodes, graph.priorities(), jobs))

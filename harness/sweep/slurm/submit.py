@@ -32,8 +32,8 @@ class Submitter:
         self.notes = SlurmNotes(steps_dir)
         self._out, self._cluster, self._make, self._view = out, cluster, make, view
 
-    def submit(self, nodes: Sequence[Node], priorities: Mapping[str, int]) -> dict[str, SubmittedJob]:
-        """Return the job of each step, by the step's key, once all of them are in the queue.
+    def submit(self, nodes: Sequence[Node], priorities: Mapping[str, int], jobs: dict[str, SubmittedJob]) -> None:
+        """Put the job of each step, by the step's key, into ``jobs`` as soon as SLURM runs it by itself.
 
         ``nodes``: the steps to do, each after the one it builds on. Raises RunError if SLURM refuses something.
         """
@@ -44,11 +44,11 @@ class Submitter:
             mine = [job for job in active if job.submission.out == str(self._out)]
             attached = _attach(nodes, mine)
             slurm_queue.cancel(_orphans(nodes, [job for job in mine if job.task in waiting], attached, active))
+            jobs |= attached
             if attached:
-                jobs = number_of(len({job.task for job in attached.values()}), "job")
-                self._view.note(f"attached to {jobs} on the cluster, with {len(attached)} of the steps")
-            chains = group_steps(nodes, priorities, attached)
-            return attached | self._submit(chains, attached, active)
+                number = number_of(len({job.task for job in attached.values()}), "job")
+                self._view.note(f"attached to {number} on the cluster, with {len(attached)} of the steps")
+            self._submit(group_steps(nodes, priorities, attached), active, jobs)
 
     def _active_jobs(self) -> tuple[list[SubmittedJob], set[TaskId]]:
         """Return the jobs that run or wait, and which of them wait; clear up after earlier submissions."""
@@ -68,28 +68,26 @@ class Submitter:
             found += jobs
         return found, {task for task, job in queue.items() if job.waits}
 
-    def _submit(
-        self, chains: Sequence[Chain], attached: Mapping[str, SubmittedJob], active: Sequence[SubmittedJob]
-    ) -> dict[str, SubmittedJob]:
-        submitted: dict[str, SubmittedJob] = {}
+    def _submit(self, chains: Sequence[Chain], active: Sequence[SubmittedJob], jobs: dict[str, SubmittedJob]) -> None:
         if not chains:
-            return submitted
+            return
         size = slurm_queue.max_array_size()
         parts = [chains[start : start + size] for start in range(0, len(chains), size)]
         limit = max(1, self._cluster.array_parallelism // len(parts))
         for part in parts:
             submission = self._submit_array(part, limit)
+            submitted: dict[str, SubmittedJob] = {}
             for chain, job in zip(part, submission.jobs(), strict=True):
                 submitted |= {node.key: job for node in chain}
-                dependency = _dependency(chain, {**attached, **submitted}, active)
+                dependency = _dependency(chain, {**jobs, **submitted}, active)
                 if dependency:
                     slurm_queue.set_dependency(job.number, dependency)
             self._release(self.notes.advance(submission, "prepared"))
-            jobs, steps = number_of(len(part), "job"), number_of(sum(map(len, part)), "step")
+            jobs |= submitted
+            number, steps = number_of(len(part), "job"), number_of(sum(map(len, part)), "step")
             self._view.note(
-                f"submitted {jobs} with {steps} as {submission.job} ({submission.name}), at most {limit} at once"
+                f"submitted {number} with {steps} as {submission.job} ({submission.name}), at most {limit} at once"
             )
-        return submitted
 
     def _submit_array(self, chains: Sequence[Chain], limit: int) -> Submission:
         """Submit jobs on hold, and return their note."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cispbench.harness.runs.step_store import StepStore
@@ -20,14 +20,12 @@ PATIENCE = 3  # looks at a job that ended without a result: on a network disk it
 
 
 class SlurmWatch:
-    """Watches ``jobs``, by the key of a step, until each step is done, has failed, or cannot be tried."""
+    """Watches the jobs of steps until each step is done, has failed, or cannot be tried."""
 
-    def __init__(
-        self, nodes: Sequence[Node], jobs: Mapping[str, SubmittedJob], records: Store, steps_dir: Path, poll_s: int,
-        view: SweepView,
-    ) -> None:  # fmt: skip
+    def __init__(self, nodes: Sequence[Node], records: Store, steps_dir: Path, poll_s: int, view: SweepView) -> None:
         self._open = OpenSteps(nodes, view)
-        self._jobs, self._records, self._steps = jobs, records, StepStore(steps_dir)
+        self._jobs: dict[str, SubmittedJob] = {}
+        self._records, self._steps = records, StepStore(steps_dir)
         self._notes, self._poll_s, self._view = SlurmNotes(steps_dir), poll_s, view
         self._begun: dict[str, float] = {}  # steps that are shown as running, and since when
         self._looks: dict[str, int] = {}  # at steps whose jobs have ended without a result
@@ -35,11 +33,15 @@ class SlurmWatch:
         self._queue: dict[TaskId, QueuedJob] | None = None  # None until the cluster has answered once
         self._answers = True
 
-    def run(self) -> SweepOutcome:
-        """Watch to the end; KeyboardInterrupt (also for SIGTERM) leaves the jobs on the cluster."""
+    def run(self, submit: Callable[[dict[str, SubmittedJob]], None]) -> SweepOutcome:
+        """Let ``submit`` fill in the job of each step, by key, and watch them to the end.
+
+        KeyboardInterrupt (also for SIGTERM) leaves the jobs on the cluster.
+        """
         self._view.begin(list(self._open.waiting.values()))
         with sigterm_as_ctrl_c():
             try:
+                submit(self._jobs)
                 while self._open.waiting:
                     self._look()
                     if self._open.waiting:
@@ -132,9 +134,10 @@ class SlurmWatch:
         self._open.finish(node, time.monotonic() - self._begun.pop(node.key, time.monotonic()))
 
     def _explain_the_rest(self) -> None:
-        names = ",".join(sorted({self._jobs[key].submission.name for key in self._open.waiting}))
-        jobs = number_of(len({self._jobs[key].task for key in self._open.waiting}), "job")
-        self._view.note(
-            f"{jobs} stay on the cluster and go on; the same command watches them again, "
-            f"`scancel --name={names}` ends them"
-        )
+        jobs = {job.task: job for key, job in self._jobs.items() if key in self._open.waiting}
+        if jobs:  # none if the submission was interrupted: the next sweep clears up after it
+            names = ",".join(sorted({job.submission.name for job in jobs.values()}))
+            self._view.note(
+                f"the jobs on the cluster go on ({number_of(len(jobs), 'job')}); the same command watches them again, "
+                f"`scancel --name={names}` ends them"
+            )

@@ -181,7 +181,7 @@ def test_the_same_command_finds_its_jobs_and_submits_nothing(commands: Any, fake
     commands.wait_for(process, "attached to 3 jobs on the cluster, with 5 of the steps")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 1
-    assert "3 jobs stay on the cluster and go on" in commands.read()[1]
+    assert "the jobs on the cluster go on (3 jobs)" in commands.read()[1]
     assert len(calls(fake, "sbatch")) == 1
     status = json.loads(commands.succeed(["status", *commands.places(), "--json"]).stdout)
     assert [(entry["job"], entry["state"]) for entry in status["cluster"]] == [
