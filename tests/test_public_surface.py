@@ -10,10 +10,15 @@ import dataclasses
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+import cispbench
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tests" / "public_names.txt"
@@ -102,6 +107,19 @@ def test_what_people_are_told_to_import_is_public() -> None:
             for name in names.strip("()").split(","):
                 name = name.split(" as ")[0].strip()
                 assert name in PUBLIC.get(module, ()), f"{path} imports {name} from {module}, which is not public"
+
+
+def test_the_package_tells_its_version_and_loads_nothing_else() -> None:
+    code = "import sys, cispbench; print(cispbench.__version__, [n for n in sys.modules if n.startswith('cispbench.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [version("cispbench"), "[]"]
+    with pytest.raises(AttributeError, match="no attribute 'versoin'"):
+        _ = cispbench.versoin
+
+
+def test_python_m_cispbench_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "cispbench", "--version"], capture_output=True, text=True, check=True)
+    assert version("cispbench") in done.stdout
 
 
 if __name__ == "__main__":
