@@ -1,4 +1,4 @@
-"""How sweeps and runs stand, told by the two stores alone: no recipe, data or other process is asked."""
+"""The state of sweeps and runs, read from the two stores alone: no recipe, data or cluster is asked."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tabulate import tabulate
 
 from cispbench.harness.machine.locks import current_holder
 from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.sweep.display import number_of
 from cispbench.harness.sweep.matrix import PAPER_TABLE, SweepRequest
-from cispbench.harness.sweep.slurm.notes import Place, SlurmNotes
+from cispbench.harness.sweep.slurm.notes import SlurmNotes
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
 from cispbench.splits.settings import paper_table, parse_setting
@@ -38,8 +39,8 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
-class Running:
-    """A step that a process is at work on: what it says of itself, its id, and since when (UTC)."""
+class StepInWork:
+    """A step that a process works on: what the process does, its id, and since when (UTC)."""
 
     key: str
     what: str
@@ -48,10 +49,10 @@ class Running:
 
 
 @dataclass(frozen=True)
-class OnCluster:
-    """A step that a job of a cluster was submitted for, and what the job has said last of it.
+class StepOnCluster:
+    """A step of a submitted job, and the last report of the job.
 
-    ``state``: submitted (it has said nothing yet), running, requeued or failed; ``at``: when it said so (UTC).
+    ``state``: submitted (no report yet), running, requeued or failed; ``at``: when the job reported it (UTC).
     """
 
     key: str
@@ -65,11 +66,14 @@ class OnCluster:
 
 @dataclass(frozen=True)
 class Status:
-    """``published`` counts the trained steps of the step store, ``unrecorded`` those that no record names."""
+    """The answer of ``cispbench status``.
+
+    ``published``: the number of steps in the step store; ``unrecorded``: the number of them without any record here.
+    """
 
     runs: tuple[RunStatus, ...]
-    running: tuple[Running, ...]
-    cluster: tuple[OnCluster, ...]
+    running: tuple[StepInWork, ...]
+    cluster: tuple[StepOnCluster, ...]
     published: int
     unrecorded: int
 
@@ -84,21 +88,18 @@ class Status:
             if rows:
                 parts += [_table(rows), ""]
         finished = sum(run.recorded == run.steps for run in self.runs)
-        unrecorded = f" ({self.unrecorded} of them in no record here)" if self.unrecorded else ""
-        at_work = f"{len(self.running)} steps being worked on{self._on_cluster()}"
+        unrecorded = f" ({self.unrecorded} of them without a record here)" if self.unrecorded else ""
+        in_jobs = number_of(sum(entry.state != "failed" for entry in self.cluster), "step")
+        cluster = f"; {in_jobs} in jobs on a cluster, by their last reports" if self.cluster else ""
         parts.append(
-            f"{at_work}; {finished} of {len(self.runs)} runs finished; "
-            f"{self.published} trained steps in the step store{unrecorded}."
+            f"{number_of(len(self.running), 'step')} running{cluster}; {finished} of {len(self.runs)} runs finished; "
+            f"{number_of(self.published, 'trained step')} in the step store{unrecorded}."
         )
         return "\n".join(parts)
 
-    def _on_cluster(self) -> str:
-        left = sum(entry.state != "failed" for entry in self.cluster)
-        return f"; {left} steps with jobs of a cluster, as they were last heard of" if self.cluster else ""
-
 
 def read_status(records: Store, steps: StepStore, request: SweepRequest) -> Status:
-    """Read both stores; ``request`` selects runs (what it leaves open selects all). Raises StoreError."""
+    """Read both stores; ``request`` selects runs (a field that is None selects all). Raises StoreError."""
     everything = records.records()
     by_run: dict[str, list[StepRecord]] = defaultdict(list)
     for record in everything:
@@ -120,33 +121,30 @@ def _run_status(records: list[StepRecord]) -> RunStatus:
     )  # fmt: skip
 
 
-def _running(steps: StepStore) -> list[Running]:
+def _running(steps: StepStore) -> list[StepInWork]:
     found = []
     for folder in sorted((steps.root / "work").glob("*")):
         holder = current_holder(folder)
         if holder is not None:
-            found.append(Running(folder.name[:10], holder.what, holder.pid, holder.since))
+            found.append(StepInWork(folder.name[:10], holder.what, holder.pid, holder.since))
     return found
 
 
-def _on_cluster(steps: StepStore) -> list[OnCluster]:
-    """Return what is left of the jobs that were submitted; only the cluster knows whether they are still there."""
+def _on_cluster(steps: StepStore) -> list[StepOnCluster]:
+    """Return the unfinished steps of submitted jobs; only the cluster knows whether the jobs still exist."""
     notes, found = SlurmNotes(steps.root), []
-    for entry in notes.submissions():
-        for index, task in enumerate(entry.tasks):
-            for step in task:
-                said = notes.said(step.key)
-                if said is not None and said.place != Place(entry.name, index):
-                    said = None
-                if entry.phase == "submitting" or (said is not None and said.state == "done") or steps.has(step.key):
+    for submission in notes.submissions():
+        if submission.phase == "submitting":  # its jobs may never be released
+            continue
+        for job in submission.jobs():
+            for step in job.steps:
+                report = notes.report(step.key, job.task)
+                if steps.has(step.key) or (report is not None and report.state == "done"):
                     continue
-                state, iteration, total, at = (
-                    ("submitted", 0, 0, entry.since)
-                    if said is None
-                    else (said.state, said.iteration, said.total, said.at)
-                )
-                job = entry.job_id(index)
-                found.append(OnCluster(step.key[:10], step.what, job, state, iteration, total, at))
+                state, iteration, total, at = "submitted", 0, 0, submission.since
+                if report is not None:
+                    state, iteration, total, at = report.state, report.iteration, report.total, report.at
+                found.append(StepOnCluster(step.key[:10], step.what, job.number, state, iteration, total, at))
     return found
 
 

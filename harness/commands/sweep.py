@@ -27,8 +27,8 @@ from cispbench.harness.runs.request import RunRequest
 if TYPE_CHECKING:
     from cispbench.harness.sweep.display import SweepView
     from cispbench.harness.sweep.graph import Graph, Node
-    from cispbench.harness.sweep.local import Outcome
     from cispbench.harness.sweep.matrix import SweepRequest
+    from cispbench.harness.sweep.outcome import SweepOutcome
     from cispbench.harness.sweep.planning import SweepPlan
     from cispbench.results.store import Store
 
@@ -142,12 +142,12 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
     """
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.runs.step_store import StepStore, default_steps_dir
-    from cispbench.harness.sweep.findings import Findings
     from cispbench.harness.sweep.graph import build_graph
-    from cispbench.harness.sweep.machine import choose_machine
     from cispbench.harness.sweep.matrix import expand
     from cispbench.harness.sweep.planning import plan_sweep
+    from cispbench.harness.sweep.slots import choose_slots
     from cispbench.harness.sweep.slurm.cluster import Cluster, node_device, read_cluster
+    from cispbench.harness.sweep.step_states import StepStates
     from cispbench.results.protocols import load_protocol
     from cispbench.results.store import Store
 
@@ -160,21 +160,21 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
         cluster = read_cluster(places.slurm)
     nodes = None if cluster is None else node_device(places.device, cluster)
     requests = expand(selection.request(), training.common())
-    machine = choose_machine("cpu" if cluster else places.device, places.workers)
+    slots = choose_slots("cpu" if cluster else places.device, places.workers)
     records, steps = Store(places.out), StepStore(places.steps_dir or default_steps_dir())
     with make_view(quiet=printing.quiet or printing.as_json) as view:
         plan = plan_sweep(requests, steps, view, plan_only=plan_only)
-    findings = Findings(records, steps, machine.devices[0], training.micro_batch)
-    graph = build_graph(plan.runs, findings.find)
+    states = StepStates(records, steps, slots.devices[0], training.micro_batch)
+    graph = build_graph(plan.runs, states.find)
     if plan_only:
         _print_plan(plan, graph, printing)
         return
     lines = _view(plan, records, printing)
-    outcome: Outcome
+    outcome: SweepOutcome
     if cluster is None or nodes is None:
-        from cispbench.harness.sweep.sweeping import execute_sweep
+        from cispbench.harness.sweep.execute import execute_sweep
 
-        outcome = execute_sweep(graph, records, steps, machine, lines)
+        outcome = execute_sweep(graph, records, steps, slots, lines)
     else:
         from cispbench.harness.sweep.slurm.execute import execute_on_cluster
 
@@ -225,9 +225,10 @@ def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
     return say
 
 
-def _report(graph: Graph, records: Store, outcome: Outcome, printing: Printing) -> None:
+def _report(graph: Graph, records: Store, outcome: SweepOutcome, printing: Printing) -> None:
     import json
 
+    from cispbench.harness.sweep.display import number_of
     from cispbench.splits.errors import RunError
 
     rows = _run_rows(graph, records, printing.protocol)
@@ -239,14 +240,14 @@ def _report(graph: Graph, records: Store, outcome: Outcome, printing: Printing) 
         ]  # fmt: skip
         click.echo(json.dumps({"finished": outcome.finished, "failed": failed, "runs": rows}))
     else:
-        click.echo(f"{outcome.finished} steps finished now.\n\n{_run_table(rows)}")
+        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{_run_table(rows)}")
     if outcome.failures:
         reasons = [
             f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "")
             for entry in outcome.failures
         ]
         raise RunError(
-            "\n  ".join([f"{len(outcome.failures)} steps failed or were not tried:", *reasons]) + "\n",
+            "\n  ".join([f"{number_of(len(outcome.failures), 'step')} failed or not tried:", *reasons]) + "\n",
             hint="The same command tries them again, and leaves what is finished as it is.",
         )
 

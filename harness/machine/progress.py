@@ -42,6 +42,10 @@ class ProgressView:
     def note(self, text: str) -> None:
         """Show a line that stays."""
 
+    def waiting(self, text: str) -> None:
+        """Say in a line that stays that the work waits for another process."""
+        self.note(text)
+
     def close(self) -> None:
         """End what is shown; may be called twice."""
 

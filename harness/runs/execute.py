@@ -181,7 +181,7 @@ class _Run:
         """Hold a step against other processes, swept of what killed ones left; yields its working folder."""
         plan, folder = self.plan, self.store.work(planned.key)
         what = f"step {planned.step} of {plan.method.name} on {plan.setting.name}, seed {plan.seed}"
-        with run_lock(folder, what, self.options.wait, on_wait=self.options.view.note):
+        with run_lock(folder, what, self.options.wait, on_wait=self.options.view.waiting):
             self.store.sweep(planned.key)
             yield folder
 

@@ -1,4 +1,4 @@
-"""What a sweep shows while it works: a live table on a terminal, one line an event elsewhere."""
+"""What a sweep shows while it works: a live table on a terminal, elsewhere one line for each event."""
 
 from __future__ import annotations
 
@@ -17,57 +17,62 @@ REFRESH_SECONDS = 0.5
 
 
 @dataclass
-class _Progress:
-    """How far a step is: the iteration it went on from (None: not said yet), the present one, and all of them."""
+class _RunningStep:
+    """A step that has begun: ``first`` is the iteration it resumed from (None: not known yet), ``now`` the present."""
 
     node: Node
     total: int
     first: int | None = None
     now: int = 0
 
+    def worked(self) -> int:
+        """Return the iterations that this sweep has done of it."""
+        return self.now - (self.first or 0)
+
 
 class SweepView:
-    """Lines for a log on ``stream``; ``scores`` says in a few words how a step that is done has scored."""
+    """Lines for a log on ``stream``; ``scores`` returns the scores after a finished step, in a few words."""
 
     def __init__(self, stream: TextIO, scores: Callable[[Node], str]) -> None:
         self._stream, self._scores = stream, scores
         self._began = time.monotonic()
         self._total = self._done = self._failed = 0
-        self._ahead = self._worked = 0  # iterations of the steps that are not over, and those done by this sweep
-        self._running: dict[str, _Progress] = {}
+        self._remaining = 0  # iterations of the steps that are not over
+        self._worked = 0  # iterations that this sweep has done, of steps that do not run now
+        self._running: dict[str, _RunningStep] = {}
 
     def begin(self, nodes: Sequence[Node]) -> None:
-        """Begin with the steps that are to be done."""
+        """Begin a sweep of these steps."""
         self._began, self._total = time.monotonic(), len(nodes)
-        self._ahead = sum(node.iterations for node in nodes if node.to_train)
+        self._remaining = sum(node.iterations for node in nodes if node.to_train)
 
     def start(self, node: Node) -> None:
         """Say that a step has begun."""
         total = node.iterations if node.to_train else 0
-        self._running[node.key] = _Progress(node, total)
+        self._running[node.key] = _RunningStep(node, total)
         self.note(f"start   {node.name}  ({node.key[:10]}, {total} iterations)")
 
     def progress(self, node: Node, iteration: int, total: int) -> None:
-        """Take note of how far a step is; what it says first is where it goes on from."""
+        """Note the iteration a step is at; the first one noted is where its training started or resumed."""
         known = self._running[node.key]
         known.first = iteration if known.first is None else known.first
         known.now, known.total = iteration, total
 
     def back(self, node: Node, reason: str) -> None:
-        """Say that a step that had begun waits again; it goes on from its checkpoint."""
+        """Say that a step that had begun waits again; later it resumes from its checkpoint."""
         known = self._running.pop(node.key)
-        self._worked += known.now - (known.first or 0)
+        self._worked += known.worked()
         self.note(f"waits   {node.name}  {reason}")
 
     def done(self, node: Node, seconds: float) -> None:
         """Say that a step is done, and its scores."""
-        self._leave(node, all_of_it=True)
+        self._end(node, finished=True)
         self._done += 1
         self.note(f"done    {node.name}  {self._scores(node)} ({describe_seconds(seconds)}; {self.counts()})")
 
     def failed(self, node: Node, reason: str, log: Path | None) -> None:
-        """Say that a step has failed, why, and where its log lies."""
-        self._leave(node, all_of_it=False)
+        """Say that a step has failed, why, and where its log is."""
+        self._end(node, finished=False)
         self._failed += 1
         self.note(f"failed  {node.name}  {reason}" + (f" (log: {log})" if log else ""))
 
@@ -76,7 +81,7 @@ class SweepView:
         print(text, file=self._stream, flush=True)
 
     def refresh(self) -> None:
-        """Show how things stand, where that moves."""
+        """Redraw what moves."""
 
     def close(self) -> None:
         """End what is shown."""
@@ -84,23 +89,24 @@ class SweepView:
     def counts(self) -> str:
         """Return ``2 running, 7 of 20 done, 1 failed, 14 min left``."""
         failed = f", {self._failed} failed" if self._failed else ""
-        left = self.seconds_left()
-        rest = "" if left is None else f", {describe_seconds(left)} left"
-        return f"{len(self._running)} running, {self._done} of {self._total} done{failed}{rest}"
+        seconds = self.seconds_left()
+        left = "" if seconds is None else f", {describe_seconds(seconds)} left"
+        return f"{len(self._running)} running, {self._done} of {self._total} done{failed}{left}"
 
     def seconds_left(self) -> float | None:
-        """Return the time left at the pace so far, None before there is one."""
-        worked = self._worked + sum(known.now - (known.first or 0) for known in self._running.values())
+        """Return the seconds left at the pace so far, None as long as nothing was trained."""
+        worked = self._worked + sum(known.worked() for known in self._running.values())
         if not worked:
             return None
-        ahead = self._ahead - sum(known.now for known in self._running.values())
-        return (time.monotonic() - self._began) * max(0, ahead) / worked
+        remaining = self._remaining - sum(known.now for known in self._running.values())
+        return (time.monotonic() - self._began) * max(0, remaining) / worked
 
-    def _leave(self, node: Node, all_of_it: bool) -> None:
+    def _end(self, node: Node, finished: bool) -> None:
         known = self._running.pop(node.key, None)
         if node.to_train:
-            self._ahead -= node.iterations
-            if known is not None and all_of_it and known.first is not None:  # trained by this sweep, and not before
+            self._remaining -= node.iterations
+            # A step without any progress was trained elsewhere meanwhile: it says nothing about the pace here.
+            if known is not None and finished and known.first is not None:
                 self._worked += node.iterations - known.first
 
 
@@ -117,7 +123,7 @@ class LiveView(SweepView):
         self._draw()
 
     def refresh(self) -> None:
-        """Redraw the table, not too often."""
+        """Redraw the table, at most twice a second."""
         if time.monotonic() - self._last >= REFRESH_SECONDS:
             self._clear()
             self._draw()
@@ -148,6 +154,11 @@ class SilentView(SweepView):
 
 
 def make_sweep_view(scores: Callable[[Node], str], quiet: bool = False) -> SweepView:
-    """Return the view that suits standard error: the live table on a terminal, lines elsewhere."""
+    """Return the view for standard error: the live table on a terminal, lines elsewhere."""
     kind = SilentView if quiet else LiveView if sys.stderr.isatty() else SweepView
     return kind(sys.stderr, scores)
+
+
+def number_of(count: int, what: str) -> str:
+    """Return ``1 step`` or ``2 steps``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

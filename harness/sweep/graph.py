@@ -1,29 +1,46 @@
-"""The graph of a sweep: every step once, with the runs that need it and what is known of it. Pure."""
+"""The graph of a sweep: every step once, with the runs that need it and its state. Pure.
+
+Two stores decide the state of a step: the step store holds trained weights, the store of records holds results. A
+sweep knows seven states:
+
+- done: the step store has its weights, and every run that needs it has its record. Nothing is to do.
+- trained: the step store has its weights, but a run has no record. The step is tested, if need be, and recorded.
+- recorded: every run has its record, but the weights are gone. Nothing is to do, unless a step that builds on it has to
+  be trained: that needs the weights, and the step becomes missing.
+- missing: neither weights nor all records. The step is trained, tested and recorded.
+- stale: missing, but a record of the same step has another key, because data, code or recipe changed since. The step is
+  trained under its new key, and the old record stays; the reason names the change.
+- damaged: a file in the step store is missing or cannot be read. The step is trained again; the damaged files are kept.
+- unknown: no data is at hand, and no key can be made without. Only a plan (``--plan``) has such steps.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from cispbench.harness.runs.plan import PlannedStep, RunPlan, step_iterations
 
-State = Literal["done", "recorded", "trained", "missing", "damaged", "stale", "unknown"]
+State = Literal["done", "recorded", "trained", "missing", "damaged", "stale", "unknown"]  # see above
 TO_TRAIN = ("missing", "damaged", "stale", "unknown")
 
 
 @dataclass(frozen=True)
 class Need:
-    """One run's need of a step."""
+    """One run that needs a step, and the step as this run plans it."""
 
     run: RunPlan
     planned: PlannedStep
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the stores hold of a step; ``reason`` says why a stale or damaged one is that, ``seconds`` and ``bytes``
-    what its training and its weights are expected to cost, None where nothing comparable was measured."""
+class StepState:
+    """The state of a step, and why it is stale or damaged.
+
+    ``seconds`` of training and ``bytes`` of weights are expectations, None if nothing comparable was measured.
+    """
 
     state: State
     reason: str = ""
@@ -33,12 +50,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Node:
-    """A step of the graph; ``key`` is its content key, ``previous`` that of the step it builds on.
-
-    ``state``: done (published, and recorded for all its runs), recorded (so too, but the weights are gone, which
-    nobody needs), trained (published; a record is missing), missing, damaged, stale (the store of records holds it
-    under another key), unknown (no data to tell by).
-    """
+    """A step of the graph: its content ``key``, the key of the ``previous`` step, and the fields of its StepState."""
 
     key: str
     previous: str | None
@@ -53,27 +65,27 @@ class Node:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods of its runs."""
+        """The methods of the runs that need it."""
         return tuple(dict.fromkeys(need.run.method.name for need in self.needs))
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The settings of its runs."""
+        """The settings of the runs that need it."""
         return tuple(dict.fromkeys(need.run.setting.name for need in self.needs))
 
     @property
     def shared_by(self) -> int:
-        """The number of its runs."""
+        """The number of runs that need it."""
         return len(self.needs)
 
     @property
     def to_train(self) -> bool:
-        """Whether a training is needed."""
+        """Whether it has to be trained."""
         return self.state in TO_TRAIN
 
     @property
     def name(self) -> str:
-        """What a person calls it: ``mib overlapped-15-1 seed 0 step 2/5``, and how many more it serves."""
+        """Its name for people: ``mib overlapped-15-1 seed 0 step 2/5``, or ``3 methods ...`` if they share it."""
         first = self.needs[0]
         method = first.run.method.name if len(self.methods) == 1 else f"{len(self.methods)} methods"
         setting = first.run.setting.name if len(self.settings) == 1 else f"{len(self.settings)} settings"
@@ -83,8 +95,8 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Amount:
-    """Trainings, and the images and iterations in them."""
+class TrainingCost:
+    """The number of steps to train, and their images and iterations in all."""
 
     steps: int
     images: int
@@ -93,66 +105,74 @@ class Amount:
 
 @dataclass(frozen=True)
 class Graph:
-    """The steps of a sweep, each after the one it builds on."""
+    """The steps of a sweep; each one comes after the step that it builds on."""
 
     nodes: tuple[Node, ...]
 
-    def shared(self) -> Amount:
-        """What all steps cost where each is trained once."""
-        return _amount((node, 1) for node in self.nodes)
+    def shared(self) -> TrainingCost:
+        """Return the cost of all steps if each is trained once."""
+        return _cost((node, 1) for node in self.nodes)
 
-    def unshared(self) -> Amount:
-        """What they cost where every run trains all of its own."""
-        return _amount((node, node.shared_by) for node in self.nodes)
+    def unshared(self) -> TrainingCost:
+        """Return the cost of all steps if every run trains all its steps itself."""
+        return _cost((node, node.shared_by) for node in self.nodes)
 
-    def left(self) -> Amount:
-        """What is still to train."""
-        return _amount((node, 1) for node in self.nodes if node.to_train)
+    def remaining(self) -> TrainingCost:
+        """Return the cost of the steps that have still to be trained."""
+        return _cost((node, 1) for node in self.nodes if node.to_train)
 
     def to_do(self) -> list[Node]:
-        """Return what is to be trained or recorded, each after the one it builds on."""
+        """Return the steps to train or to record; each one comes after the step that it builds on."""
         return [node for node in self.nodes if node.to_train or node.state == "trained"]
 
-    def seconds_left(self) -> tuple[float, int]:
-        """Return the expected seconds of what is to train, and the number of steps that nothing measured covers."""
-        waiting = [node.seconds for node in self.nodes if node.to_train]
-        return sum(value for value in waiting if value is not None), waiting.count(None)
+    def remaining_seconds(self) -> tuple[float, int]:
+        """Return the expected seconds of training, and the number of steps for which none are known."""
+        expected = [node.seconds for node in self.nodes if node.to_train]
+        return sum(value for value in expected if value is not None), expected.count(None)
 
-    def bytes_left(self) -> tuple[int, int]:
-        """Return the expected bytes of weights to come, and the number of steps that nothing measured covers."""
-        waiting = [node.bytes for node in self.nodes if node.to_train]
-        return sum(value for value in waiting if value is not None), waiting.count(None)
+    def remaining_bytes(self) -> tuple[int, int]:
+        """Return the expected bytes of the new weights, and the number of steps for which none are known."""
+        expected = [node.bytes for node in self.nodes if node.to_train]
+        return sum(value for value in expected if value is not None), expected.count(None)
 
     def states(self) -> dict[str, int]:
         """Return how many steps are in each state that occurs."""
-        counts: dict[str, int] = {}
-        for node in self.nodes:
-            counts[node.state] = counts.get(node.state, 0) + 1
-        return counts
+        return dict(Counter(node.state for node in self.nodes))
+
+    def priorities(self) -> dict[str, int]:
+        """Return for each key the iterations of the longest chain of trainings that begins with the step.
+
+        Steps with the highest number are started first: the longest chain decides when the sweep ends.
+        """
+        found: dict[str, int] = {}
+        longest_after: dict[str, int] = {}
+        for node in reversed(self.nodes):
+            found[node.key] = (node.iterations if node.to_train else 0) + longest_after.get(node.key, 0)
+            if node.previous is not None:
+                longest_after[node.previous] = max(longest_after.get(node.previous, 0), found[node.key])
+        return found
 
 
-def build_graph(runs: Sequence[RunPlan], find: Callable[[str, Sequence[Need], int], Finding]) -> Graph:
-    """Return the graph of the runs' steps; ``find`` is asked for each step's key, needs and iterations.
-
-    A step of which only the records are left is trained again if a step that builds on it is to be trained.
-    """
+def build_graph(runs: Sequence[RunPlan], find: Callable[[str, Sequence[Need], int], StepState]) -> Graph:
+    """Return the graph of the runs' steps; ``find`` is asked for the state by a step's key, needs and iterations."""
     needs: dict[str, list[Need]] = {}
     for run in runs:
         for planned in run.steps:
             needs.setdefault(planned.key, []).append(Need(run, planned))
     nodes = [_node(key, entries, find) for key, entries in needs.items()]
     nodes.sort(key=lambda node: node.step)  # stable: the runs' order within a step
-    wanted: set[str] = set()
+    built_on: set[str] = set()
+    # From the last step to the first: a recorded step that turns missing needs the weights of the step before it, too.
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
-        if node.state == "recorded" and node.key in wanted:
+        if node.state == "recorded" and node.key in built_on:
             nodes[index] = node = replace(node, state="missing", reason="its weights are gone, and are needed again")
         if node.to_train and node.previous is not None:
-            wanted.add(node.previous)
+            built_on.add(node.previous)
     return Graph(tuple(nodes))
 
 
-def _node(key: str, needs: Sequence[Need], find: Callable[[str, Sequence[Need], int], Finding]) -> Node:
+def _node(key: str, needs: Sequence[Need], find: Callable[[str, Sequence[Need], int], StepState]) -> Node:
     first = needs[0]
     images = len(first.planned.images)
     iterations = step_iterations(first.run.recipe.phase(first.planned.step), images)
@@ -163,10 +183,10 @@ def _node(key: str, needs: Sequence[Need], find: Callable[[str, Sequence[Need], 
     )  # fmt: skip
 
 
-def _amount(counted: Iterable[tuple[Node, int]]) -> Amount:
+def _cost(counted: Iterable[tuple[Node, int]]) -> TrainingCost:
     steps = images = iterations = 0
     for node, times in counted:
         steps += times
         images += times * node.images
         iterations += times * node.iterations
-    return Amount(steps, images, iterations)
+    return TrainingCost(steps, images, iterations)

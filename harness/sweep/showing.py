@@ -9,23 +9,24 @@ from typing import Any
 from tabulate import tabulate
 
 from cispbench.harness.machine.progress import describe_seconds
-from cispbench.harness.sweep.graph import Amount, Graph, Node
+from cispbench.harness.sweep.display import number_of
+from cispbench.harness.sweep.graph import Graph, Node, TrainingCost
 from cispbench.harness.sweep.planning import SweepPlan
 
 UNMEASURED = "unknown (no record of such a step on this machine)"
 
 
 def plan_text(plan: SweepPlan, graph: Graph) -> str:
-    """Return the graph, a step a line, and below it what it costs and what sharing saves."""
+    """Return a table of the steps, and below it what they cost and what sharing saves."""
     rows = [_row(node) for node in graph.nodes]
-    parts = [_table(rows), "", _table(_amounts(graph)), "", *_states(plan, graph), *_estimates(graph), *_notes(plan)]
+    parts = [_table(rows), "", _table(_costs(graph)), "", _counts(plan, graph), *_estimates(graph), *_notes(plan)]
     return "\n".join(parts)
 
 
 def plan_json(plan: SweepPlan, graph: Graph) -> str:
     """Return the same for scripts: ``steps``, ``totals``, ``estimate`` (null: unknown), ``left_out`` and ``notes``."""
-    seconds, unmeasured = graph.seconds_left()
-    size, unsized = graph.bytes_left()
+    seconds, without_seconds = graph.remaining_seconds()
+    size, without_size = graph.remaining_bytes()
     return json.dumps(
         {
             "runs": len(plan.runs),
@@ -34,11 +35,11 @@ def plan_json(plan: SweepPlan, graph: Graph) -> str:
             "totals": {
                 "without_sharing": asdict(graph.unshared()),
                 "with_sharing": asdict(graph.shared()),
-                "left": asdict(graph.left()),
+                "left": asdict(graph.remaining()),
             },
             "estimate": {
-                "seconds": None if unmeasured else seconds, "steps_without_measured_seconds": unmeasured,
-                "bytes": None if unsized else size, "steps_without_measured_bytes": unsized,
+                "seconds": None if without_seconds else seconds, "steps_without_measured_seconds": without_seconds,
+                "bytes": None if without_size else size, "steps_without_measured_bytes": without_size,
             },
             "left_out": [asdict(entry) for entry in plan.left_out],
             "without_data": plan.without_data,
@@ -65,39 +66,40 @@ def _step(node: Node) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _amounts(graph: Graph) -> list[dict[str, Any]]:
+def _costs(graph: Graph) -> list[dict[str, Any]]:
     alone, shared = graph.unshared(), graph.shared()
-    saved = Amount(
+    saved = TrainingCost(
         alone.steps - shared.steps, alone.images - shared.images, alone.iterations - shared.iterations
     )  # fmt: skip
     percent = 100 * saved.iterations / alone.iterations if alone.iterations else 0.0
     lines = {
         "every run trains all its steps": alone, "each step trained once": shared,
-        f"saved by sharing ({percent:.0f} % of the iterations)": saved, "left to train": graph.left(),
+        f"saved by sharing ({percent:.0f} % of the iterations)": saved, "still to train": graph.remaining(),
     }  # fmt: skip
-    return [{"in all": title, **asdict(amount)} for title, amount in lines.items()]
+    return [{"in all": title, **asdict(cost)} for title, cost in lines.items()]
 
 
-def _states(plan: SweepPlan, graph: Graph) -> list[str]:
-    counts = ", ".join(f"{count} {state}" for state, count in graph.states().items())
-    return [f"{len(plan.runs)} runs, {len(graph.nodes)} steps: {counts}."]
+def _counts(plan: SweepPlan, graph: Graph) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in graph.states().items())
+    return f"{number_of(len(plan.runs), 'run')}, {number_of(len(graph.nodes), 'step')}: {states}."
 
 
 def _estimates(graph: Graph) -> list[str]:
-    seconds, unmeasured = graph.seconds_left()
-    size, unsized = graph.bytes_left()
-    left = graph.left().steps
-    if not left:
-        return ["Nothing is left to train."]
-    time = _known(describe_seconds(seconds), left, unmeasured)
-    disk = _known(f"{size / 1e9:.2f} GB", left, unsized)
-    return [f"Training time left, on one device: {time}.", f"Weights to come: {disk}."]
+    steps = graph.remaining().steps
+    if not steps:
+        return ["No step has to be trained."]
+    seconds, without_seconds = graph.remaining_seconds()
+    size, without_size = graph.remaining_bytes()
+    return [
+        f"Training time on one device: {_estimate(describe_seconds(seconds), steps, without_seconds)}.",
+        f"Disk space for new weights: {_estimate(f'{size / 1e9:.2f} GB', steps, without_size)}.",
+    ]
 
 
-def _known(value: str, steps: int, without: int) -> str:
+def _estimate(value: str, steps: int, without: int) -> str:
     if without == steps:
         return UNMEASURED
-    return f"{value} and {without} of {steps} steps {UNMEASURED}" if without else value
+    return f"{value}, and {without} of {number_of(steps, 'step')} {UNMEASURED}" if without else value
 
 
 def _notes(plan: SweepPlan) -> list[str]:
@@ -105,8 +107,8 @@ def _notes(plan: SweepPlan) -> list[str]:
     lines += [f"Note: {note}" for note in plan.notes]
     if plan.without_data:
         lines.append(
-            f"Note: no data found ({', '.join(plan.without_data)}): counts are the published ones, and nothing can be "
-            "trained. Give --data-root, or use --profile quick for the built-in scenes."
+            f"Note: no data found ({', '.join(plan.without_data)}). The numbers of images are the published ones, and "
+            "nothing can be trained. Give --data-root, or use --profile quick for the built-in scenes."
         )
     return lines
 

@@ -8,36 +8,32 @@ import pickle
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import torch
 
 from cispbench.harness.machine.devices import choose_device
 from cispbench.harness.machine.locks import HeldError
-from cispbench.harness.machine.progress import PlainView
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.runs.execute import RunOptions, execute
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.training.loop import StoppedError
+from cispbench.harness.sweep.events import EventView, StepLocked, sending_the_end
 from cispbench.results.store import Store
-from cispbench.splits.errors import CispbenchError
 
-TELL_SECONDS = 0.5
 ENDED = 143  # exit code of a worker that was asked to stop
 
 
 @dataclass(frozen=True)
 class StepJob:
-    """What a worker is told: the step of the first run is trained, and recorded for each of ``runs``.
+    """The order for one step: it is trained for the first of ``runs``, and recorded for each of them.
 
-    ``log``: the file for all output; None: it stays where it goes. ``wait``: how long to wait for a process of
-    another sweep that is at the step, seconds (None: until it ends).
+    ``log``: the file that gets all output (None: the output is not redirected). ``loaders``: processes that load
+    images. ``wait``: seconds to wait for a process of another sweep that has the step's lock (None: until it ends).
     """
 
     key: str
@@ -52,41 +48,31 @@ class StepJob:
     wait: float | None = None
 
 
-@dataclass(frozen=True)
-class Message:
-    """What a worker tells: how far it is (``iteration`` of ``total``), a ``note``, ``failed`` why, ``done``, or which
-    step's lock (its key) another process ``held``, with a ``note`` of who it is."""
-
-    iteration: int = 0
-    total: int = 0
-    note: str = ""
-    failed: str = ""
-    held: str = ""
-    done: bool = False
-
-
 def work(payload: bytes, connection: Connection) -> None:
-    """Do the pickled StepJob in this process, whose output goes to the job's log."""
-    # The sweep alone decides when it ends: Ctrl-C on a terminal reaches all processes.
+    """Do the pickled StepJob in this process."""
+    # Ctrl-C on a terminal reaches all processes; the sweep alone decides what it does with its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in whoever was started by the sweep
+    # The sweep blocks SIGTERM while it starts a process, and the process inherits that.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_die_with_the_sweep, daemon=True).start()
-    with Telling(connection.send):
+    with sending_the_end(connection.send):
         job: StepJob = pickle.loads(payload)
         if job.log is not None:
-            _write_to(job.log)
+            _redirect_output(job.log)
         try:
-            do_step(job, TellingView(connection.send))
+            do_step(job, EventView(connection.send))
         except HeldError as held:
-            connection.send(Message(held=held.folder.name, note=held.message))
-            sys.exit(0)  # without the word that all is done
+            connection.send(StepLocked(held.folder.name, held.message))
+            sys.exit(0)  # without StepFinished
 
 
-def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = None) -> None:
-    """Train and test a step in this process, and write its records. Raises CispbenchError; StoppedError for ``stop``.
+def do_step(job: StepJob, view: ProgressView, stop: Callable[[], bool] | None = None) -> None:
+    """Train and test a step in this process, and write its records.
 
-    What is there already is left as it is, so a step may be done twice, here or elsewhere. HeldError: ``job.wait``.
+    Weights, tests and records that exist already stay as they are, so that a step may safely be done twice, here or on
+    another machine. Raises CispbenchError: among them StoppedError once ``stop`` returns True, and HeldError if another
+    process has the step's lock for longer than ``job.wait``.
     """
     torch.set_num_threads(job.threads)
     options = RunOptions(
@@ -97,60 +83,7 @@ def do_step(job: StepJob, view: PlainView, stop: Callable[[], bool] | None = Non
         execute(run, options)
 
 
-class Telling:
-    """Tells the sweep how the work has ended; the error goes on its way, into the log and the exit code.
-
-    A step that was asked to stop has not ended.
-    """
-
-    def __init__(self, tell: Callable[[Message], None]) -> None:
-        self._tell = tell
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._tell(Message(done=True))
-        elif isinstance(error, StoppedError):
-            pass
-        elif isinstance(error, CispbenchError):
-            self._tell(Message(failed=str(error)))
-        elif isinstance(error, Exception):
-            self._tell(Message(failed=f"{type(error).__name__}: {error}".partition("\n")[0]))
-
-
-class TellingView(PlainView):
-    """Lines for the log; every few seconds the sweep is told how far the training is."""
-
-    def __init__(self, tell: Callable[[Message], None], every: float = TELL_SECONDS) -> None:
-        super().__init__(sys.stderr)
-        self._tell, self._every, self._told, self._total = tell, every, 0.0, 0
-
-    def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
-        """Begin a step, and tell."""
-        super().start_step(step, steps, classes, images, iterations, start)
-        self._total = iterations
-        self._tell(Message(start, iterations))
-
-    def update(self, iteration: int, terms: Mapping[str, float], images_per_second: float) -> None:
-        """Tell, where it is time to."""
-        super().update(iteration, terms, images_per_second)
-        now = time.monotonic()
-        if now - self._told >= self._every:
-            self._told = now
-            self._tell(Message(iteration, self._total))
-
-    def note(self, text: str) -> None:
-        """Write the line; what it waits for is told, too."""
-        super().note(text)
-        if "already at work" in text:  # a lock that another sweep holds: who looks on wonders why nothing moves
-            self._tell(Message(note=text))
-
-
-def _write_to(log: Path) -> None:
+def _redirect_output(log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -162,7 +95,7 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 def _die_with_the_sweep() -> None:
-    """End at once when the sweep's process is gone: nobody would start what comes next, or stop this."""
+    """End this process when the sweep's process has ended: nobody else could stop it, or would use its result."""
     sweep = multiprocessing.parent_process()
     if sweep is not None:
         wait([sweep.sentinel])

@@ -1,8 +1,8 @@
-"""The notes below ``<steps-dir>/slurm/``: which jobs were submitted, and what they say of their steps.
+"""The files below ``<steps-dir>/slurm/``: which jobs were submitted, and what they report of their steps.
 
-``<name>/note.json`` stands for one submission; ``name`` is also the name of its jobs in the queue, and their logs lie
-beside the note. It is written before the submission: whoever finds it knows by its phase what to make of the jobs.
-``said/<key>.json`` is what the job of a step has said last.
+``<name>/note.json`` describes one submission; ``name`` is also the name of its jobs in the queue, and the jobs' logs
+lie beside the note. The note is written before the jobs are submitted, so that a sweep that is killed in between leaves
+a trace: the next sweep sees by the note's phase what to do with the jobs. ``said/<key>.json`` is a step's last report.
 """
 
 from __future__ import annotations
@@ -20,22 +20,15 @@ from cispbench.splits.errors import StoreError
 
 NOTE = "note.json"
 PREFIX = "cispbench-"
-# submitting: the jobs, if there are any, are on hold and may lack their dependencies or their orders; prepared: they
-# lack only their release; released: they are the cluster's.
+# submitting: the jobs, if there are any, are on hold, and may lack their dependencies: they are cancelled and submitted
+# again. prepared: only the release is missing. released: SLURM runs them.
 Phase = Literal["submitting", "prepared", "released"]
+TaskId = tuple[str, int]  # a job: the name of its submission, and its index in the array
 
 
 @dataclass(frozen=True)
-class Place:
-    """A job: the name of its submission and its index in the array."""
-
-    name: str
-    index: int
-
-
-@dataclass(frozen=True)
-class NotedStep:
-    """A step of a job: its key, what a person calls it, and the runs that it is recorded for."""
+class JobStep:
+    """A step of a job: its key, its name for people, and the keys of the runs that the job records it for."""
 
     key: str
     what: str
@@ -44,23 +37,50 @@ class NotedStep:
 
 @dataclass(frozen=True)
 class Submission:
-    """One array; ``job``: its number on the cluster once it has one; ``out``: the folder of the records."""
+    """One array: its number on the cluster as soon as it has one (``job``), and the folder of the records (``out``)."""
 
     name: str
     phase: Phase
     job: str | None
     out: str
-    tasks: tuple[tuple[NotedStep, ...], ...]
+    tasks: tuple[tuple[JobStep, ...], ...]
     since: str
 
-    def job_id(self, index: int) -> str:
-        """Return what SLURM calls a job: a submission of one job is no array."""
-        return f"{self.job}_{index}" if len(self.tasks) > 1 else str(self.job)
+    def jobs(self) -> list[SubmittedJob]:
+        """Return its jobs, in the order of their indices."""
+        return [SubmittedJob(self, index) for index in range(len(self.tasks))]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a job has said of a step: ``starts`` counts the job's starts, ``at`` is UTC (ISO 8601, seconds)."""
+class SubmittedJob:
+    """One job of a submission."""
+
+    submission: Submission
+    index: int
+
+    @property
+    def task(self) -> TaskId:
+        """Its id in this program."""
+        return self.submission.name, self.index
+
+    @property
+    def number(self) -> str:
+        """Its id in SLURM: ``12_3``, or ``12`` if it is the only one, for a submission of one job is no array."""
+        array = len(self.submission.tasks) > 1
+        return f"{self.submission.job}_{self.index}" if array else str(self.submission.job)
+
+    @property
+    def steps(self) -> tuple[JobStep, ...]:
+        """Its steps, in order."""
+        return self.submission.tasks[self.index]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The last report of a job (``name`` and ``index``) on a step.
+
+    ``reason``: why it has failed or waits. ``starts`` counts the starts of the job. ``at``: UTC (ISO 8601, seconds).
+    """
 
     name: str
     index: int
@@ -72,66 +92,66 @@ class Said:
     at: str = ""
 
     @property
-    def place(self) -> Place:
-        """The job that says it."""
-        return Place(self.name, self.index)
+    def task(self) -> TaskId:
+        """The job that reports."""
+        return self.name, self.index
 
 
 class SlurmNotes:
-    """The notes below a step store's folder."""
+    """The notes and reports below a step store's folder."""
 
     def __init__(self, steps_dir: Path) -> None:
         self.folder = steps_dir / "slurm"
 
-    def new(self, out: Path, tasks: Iterable[tuple[NotedStep, ...]]) -> Submission:
+    def new(self, out: Path, tasks: Iterable[tuple[JobStep, ...]]) -> Submission:
         """Make and write the note of a submission that is about to be made."""
         name = PREFIX + secrets.token_hex(5)
         submission = Submission(name, "submitting", None, str(out), tuple(tasks), _now())
         make_folder(self.folder / name)
-        self.write(submission)
+        self._write(submission)
         return submission
 
     def advance(self, submission: Submission, phase: Phase, job: str | None = None) -> Submission:
         """Write the note's next phase and return it."""
         later = replace(submission, phase=phase, job=job or submission.job)
-        self.write(later)
+        self._write(later)
         return later
 
-    def write(self, submission: Submission) -> None:
-        """Write a note. Raises StoreError."""
+    def _write(self, submission: Submission) -> None:
         write_atomic(self.folder / submission.name / NOTE, _json(submission))
 
     def remove(self, submission: Submission) -> None:
-        """Remove the note of jobs that are no more; their logs stay."""
+        """Remove the note of jobs that have ended; their logs stay."""
         (self.folder / submission.name / NOTE).unlink(missing_ok=True)
 
     def submissions(self) -> list[Submission]:
-        """Return all notes, the oldest first. Raises StoreError naming one that cannot be read."""
+        """Return all submissions, the oldest first. Raises StoreError naming a note that cannot be read."""
         found = [_submission(path) for path in self.folder.glob(f"{PREFIX}*/{NOTE}")]
         return sorted(found, key=lambda entry: (entry.since, entry.name))
 
-    def log(self, submission: Submission, index: int) -> Path:
-        """Return where the output of a job lies."""
-        return self.folder / submission.name / f"{submission.job_id(index)}_0_log.out"
+    def log(self, job: SubmittedJob) -> Path:
+        """Return the file with the output of a job."""
+        return self.folder / job.submission.name / f"{job.number}_0_log.out"
 
-    def say(self, key: str, said: Said) -> None:
-        """Write what is to be said of a step. Raises StoreError."""
+    def write_report(self, key: str, report: StepReport) -> None:
+        """Write the report of a step, with the present time. Raises StoreError."""
         make_folder(self.folder / "said")
-        write_atomic(self.folder / "said" / f"{key}.json", _json(replace(said, at=_now())))
+        write_atomic(self.folder / "said" / f"{key}.json", _json(replace(report, at=_now())))
 
-    def said(self, key: str) -> Said | None:
-        """Return what was said last of a step; None if nothing was, or nothing that can be read."""
+    def report(self, key: str, task: TaskId) -> StepReport | None:
+        """Return the last report of a step; None if there is none, or another job has written it."""
         try:
-            return Said(**json.loads((self.folder / "said" / f"{key}.json").read_text(encoding="utf-8")))
+            report = StepReport(**json.loads((self.folder / "said" / f"{key}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+        return report if report.task == task else None
 
 
 def _submission(path: Path) -> Submission:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         tasks = tuple(
-            tuple(NotedStep(step["key"], step["what"], tuple(step["runs"])) for step in task)
+            tuple(JobStep(step["key"], step["what"], tuple(step["runs"])) for step in task)
             for task in content.pop("tasks")
         )
         return Submission(**content, tasks=tasks)
@@ -142,7 +162,7 @@ def _submission(path: Path) -> Submission:
         ) from error
 
 
-def _json(entry: Submission | Said) -> bytes:
+def _json(entry: Submission | StepReport) -> bytes:
     return (json.dumps(asdict(entry), indent=1) + "\n").encode()
 
 

@@ -7,53 +7,53 @@ import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from cispbench.harness.sweep.slurm.notes import Place
+from cispbench.harness.sweep.slurm.notes import TaskId
 from cispbench.splits.errors import RunError
 
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
-SECONDS = 120.0  # a controller under load may take its time
+TIMEOUT_SECONDS = 120.0  # a busy controller may need that long to answer
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 }  # fmt: skip
 NEVER = "DependencyNeverSatisfied"
-# Why jobs wait day in, day out; any other reason may need somebody to do something.
-ORDINARY = {
-    "", "None", "(null)", "BeginTime", "Cleaning", "Dependency", "JobArrayTaskLimit", "Priority", "Prolog", "Resources",
+NO_REASON = {"", "None", "(null)"}
+# Reasons that pass by themselves. Any other one may need somebody to do something, so the sweep shows it.
+USUAL_REASONS = {
+    *NO_REASON, "BeginTime", "Cleaning", "Dependency", "JobArrayTaskLimit", "Priority", "Prolog", "Resources",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Queued:
-    """A job as the queue shows it, for a while also after its end; ``reason``: why it waits, or how it ended."""
+class QueuedJob:
+    """A job in the queue, for some minutes also after its end; ``reason``: why it waits, or how it ended."""
 
-    job: str
+    number: str
     state: str
     reason: str
     node: str
 
     @property
     def active(self) -> bool:
-        """Whether it may yet do something."""
+        """Whether it runs, or may run later."""
         return self.state not in ENDED and self.reason != NEVER
 
     @property
     def waits(self) -> bool:
-        """Whether it is in the queue and on no node."""
+        """Whether it may run later."""
         return self.active and not self.node
 
     @property
-    def odd_reason(self) -> str:
-        """Why it waits, where that may not pass by itself ("BadConstraints", "JobHeldAdmin")."""
-        return self.reason if self.waits and self.reason not in ORDINARY else ""
+    def unusual_reason(self) -> str:
+        """Why it waits if that may not pass by itself ("BadConstraints", "JobHeldAdmin"), else ""."""
+        return self.reason if self.waits and self.reason not in USUAL_REASONS else ""
 
     def __str__(self) -> str:
-        plain = self.reason in ("", "None", "(null)")
-        return self.state if plain else f"{self.state} ({self.reason})"
+        return self.state if self.reason in NO_REASON else f"{self.state} ({self.reason})"
 
 
 def check_commands() -> None:
-    """Raise RunError where SLURM's commands, or submitit, are not at hand."""
+    """Raise RunError if one of SLURM's commands, or submitit, is missing."""
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     if missing:
         raise RunError(
@@ -68,19 +68,17 @@ def check_commands() -> None:
         ) from error
 
 
-def look_at_queue(names: Collection[str]) -> dict[Place, Queued]:
-    """Return the jobs of the submissions that the controller knows. Raises RunError if it does not answer."""
-    if not names:
+def look_at_queue(submissions: Collection[str]) -> dict[TaskId, QueuedJob]:
+    """Return the jobs of submissions, by name, that the controller knows. Raises RunError if it does not answer."""
+    if not submissions:
         return {}
-    form = "%j|%F|%K|%T|%r|%N"
-    lines = _call(["squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}",
-                   f"--format={form}"])  # fmt: skip
-    found = {}
+    lines = _call(["squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(submissions))}",
+                   "--format=%j|%F|%K|%T|%r|%N"])  # fmt: skip
+    found: dict[TaskId, QueuedJob] = {}
     for line in lines.splitlines():
-        name, number, index, state, reason, node = line.strip().split("|", 5)
+        name, job, index, state, reason, node = (word.strip() for word in line.split("|", 5))
         array = index.isdecimal()
-        place = Place(name, int(index) if array else 0)
-        found[place] = Queued(f"{number}_{index}" if array else number, state.strip(), reason.strip(), node.strip())
+        found[name, int(index) if array else 0] = QueuedJob(f"{job}_{index}" if array else job, state, reason, node)
     return found
 
 
@@ -90,19 +88,14 @@ def set_dependency(job: str, dependency: str) -> None:
 
 
 def release(job: str) -> None:
-    """Release all jobs of an array. Raises RunError."""
+    """Release all jobs of an array from their hold. Raises RunError."""
     _call(["scontrol", "release", job])
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Take jobs out of the queue, or end them. Raises RunError."""
+    """Take jobs (numbers, or ``--name=<submission>``) out of the queue, or end them. Raises RunError."""
     if jobs:
         _call(["scancel", *jobs])
-
-
-def cancel_named(name: str) -> None:
-    """End all jobs of a submission. Raises RunError."""
-    _call(["scancel", f"--name={name}"])
 
 
 def requeue(job: str) -> None:
@@ -110,18 +103,18 @@ def requeue(job: str) -> None:
     _call(["scontrol", "requeue", job])
 
 
-def largest_array() -> int:
+def max_array_size() -> int:
     """Return how many jobs an array may have. Raises RunError."""
     for line in _call(["scontrol", "show", "config"]).splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "MaxArraySize" and value.strip().isdecimal():
             return max(1, int(value) - 1)
-    return 1000  # what SLURM comes with
+    return 1000  # SLURM's default
 
 
 def _call(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RunError(f"`{' '.join(command[:2])}` failed: {error}.", hint="Is the cluster up?") from error
     if done.returncode != 0:

@@ -1,50 +1,30 @@
-"""The submission of a sweep's chains, each once: jobs that are at a step already are found again by their notes."""
+"""The submission of a sweep's chains: each step is given to one job, and jobs of earlier sweeps are found again."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from cispbench.harness.machine.locks import run_lock
-from cispbench.harness.sweep.display import SweepView
+from cispbench.harness.sweep.display import SweepView, number_of
 from cispbench.harness.sweep.graph import Node
 from cispbench.harness.sweep.slurm import queue as slurm_queue
 from cispbench.harness.sweep.slurm.chains import Chain, group_steps
 from cispbench.harness.sweep.slurm.cluster import Cluster
 from cispbench.harness.sweep.slurm.job import ChainJob, work_on_chain
-from cispbench.harness.sweep.slurm.notes import NotedStep, Place, SlurmNotes, Submission
+from cispbench.harness.sweep.slurm.notes import JobStep, SlurmNotes, Submission, SubmittedJob, TaskId
 from cispbench.harness.sweep.worker import StepJob
 from cispbench.results.atomic import make_folder
 from cispbench.splits.errors import RunError
 
-# Until Python has handlers of its own, a warning would kill the process: it is left unheard then.
-DEAF = 'sh -c \'trap "" USR2; exec "$@"\' sh'
-
-
-@dataclass(frozen=True)
-class Placed:
-    """The job that a step is with; its number on the cluster, and where its output lies."""
-
-    place: Place
-    job: str
-    log: Path
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A job of an earlier submission that is still in the queue or at work."""
-
-    placed: Placed
-    out: str
-    steps: tuple[NotedStep, ...]
-    waits: bool
+# A warning that comes before Python has set its handlers would kill the process, so it starts with USR2 ignored.
+IGNORE_WARNING = 'sh -c \'trap "" USR2; exec "$@"\' sh'
 
 
 class Submitter:
-    """Finds or submits the jobs of a sweep whose records go to ``out``; ``make`` gives the orders for a step."""
+    """Finds or submits the jobs of a sweep whose records go to ``out``; ``make`` makes the order for a step."""
 
     def __init__(
         self, steps_dir: Path, out: Path, cluster: Cluster, make: Callable[[Node], StepJob], view: SweepView
@@ -52,79 +32,62 @@ class Submitter:
         self.notes = SlurmNotes(steps_dir)
         self._out, self._cluster, self._make, self._view = out, cluster, make, view
 
-    def place(self, nodes: Sequence[Node], order: dict[str, int]) -> dict[str, Placed]:
-        """Return the job of each step, by key, once all of them are in the queue.
+    def submit(self, nodes: Sequence[Node], priorities: Mapping[str, int], jobs: dict[str, SubmittedJob]) -> None:
+        """Put the job of each step, by the step's key, into ``jobs`` as soon as SLURM runs it by itself.
 
-        ``nodes``: what is to be done, each after the one it builds on; ``order``: how much builds on each. Raises
-        RunError for what SLURM refuses.
+        ``nodes``: the steps to do, each after the one it builds on. Raises RunError if SLURM refuses something.
         """
         make_folder(self.notes.folder)
+        # Under a lock, so that two sweeps that start together do not submit the same steps.
         with run_lock(self.notes.folder, "submitting a sweep", None, on_wait=self._view.note):
-            known = self._known()
-            taken = _taken(nodes, known, str(self._out))
-            self._cancel_orphans(nodes, known, taken)
-            if taken:
-                jobs = {entry.job for entry in taken.values()}
-                self._view.note(f"attached to {len(jobs)} jobs on the cluster, with {len(taken)} of the steps")
-            chains = group_steps(nodes, order, taken)
-            return taken | self._submit(chains, taken, known)
+            active, waiting = self._active_jobs()
+            mine = [job for job in active if job.submission.out == str(self._out)]
+            attached = _attach(nodes, mine)
+            slurm_queue.cancel(_orphans(nodes, [job for job in mine if job.task in waiting], attached, active))
+            jobs |= attached
+            if attached:
+                number = number_of(len({job.task for job in attached.values()}), "job")
+                self._view.note(f"attached to {number} on the cluster, with {len(attached)} of the steps")
+            self._submit(group_steps(nodes, priorities, attached), active, jobs)
 
-    def _known(self) -> list[_Known]:
-        """Return the jobs that are still active, and clear up what is left of earlier submissions."""
+    def _active_jobs(self) -> tuple[list[SubmittedJob], set[TaskId]]:
+        """Return the jobs that run or wait, and which of them wait; clear up after earlier submissions."""
         submissions = self.notes.submissions()
         queue = slurm_queue.look_at_queue([entry.name for entry in submissions])
-        known = []
-        for entry in submissions:
-            jobs = {place.index: job for place, job in queue.items() if place.name == entry.name}
-            active = {index: job for index, job in jobs.items() if job.active}
-            if entry.phase == "submitting" and active:  # on hold, and never to be let go
-                slurm_queue.cancel_named(entry.name)
-            if entry.phase == "submitting" or not active:
-                self.notes.remove(entry)
+        queue = {task: job for task, job in queue.items() if job.active}
+        found = []
+        for submission in submissions:
+            jobs = [job for job in submission.jobs() if job.task in queue]
+            if submission.phase == "submitting" and any(name == submission.name for name, _ in queue):
+                slurm_queue.cancel([f"--name={submission.name}"])  # on hold, and nobody would release them
+            if submission.phase == "submitting" or not jobs:
+                self.notes.remove(submission)
                 continue
-            if entry.phase == "prepared":
-                self._release(entry)
-            for index, job in active.items():
-                placed = Placed(Place(entry.name, index), job.job, self.notes.log(entry, index))
-                known.append(_Known(placed, entry.out, entry.tasks[index], job.waits))
-        return known
+            if submission.phase == "prepared":
+                self._release(submission)
+            found += jobs
+        return found, {task for task, job in queue.items() if job.waits}
 
-    def _cancel_orphans(self, nodes: Sequence[Node], known: Sequence[_Known], taken: dict[str, Placed]) -> None:
-        """Take out of the queue what waits for a job that has failed: it is submitted anew."""
-        keys, used = {node.key for node in nodes}, {entry.place for entry in taken.values()}
-        alive = {step.key for entry in known for step in entry.steps}  # for whichever runs, into whichever store
-        parents = {node.key: node.previous for node in nodes}
-        orphans = [
-            entry.placed.job
-            for entry in known
-            if entry.waits and entry.placed.place not in used and entry.out == str(self._out)
-            and entry.steps[0].key in keys and parents[entry.steps[0].key] in keys - alive
-        ]  # fmt: skip
-        slurm_queue.cancel(orphans)
-
-    def _submit(self, chains: Sequence[Chain], taken: dict[str, Placed], known: Sequence[_Known]) -> dict[str, Placed]:
-        placed: dict[str, Placed] = {}
+    def _submit(self, chains: Sequence[Chain], active: Sequence[SubmittedJob], jobs: dict[str, SubmittedJob]) -> None:
         if not chains:
-            return placed
-        size = slurm_queue.largest_array()
+            return
+        size = slurm_queue.max_array_size()
         parts = [chains[start : start + size] for start in range(0, len(chains), size)]
         limit = max(1, self._cluster.array_parallelism // len(parts))
         for part in parts:
             submission = self._submit_array(part, limit)
-            for index, chain in enumerate(part):
-                job = submission.job_id(index)
-                here = Placed(Place(submission.name, index), job, self.notes.log(submission, index))
-                placed |= {node.key: here for node in chain.nodes}
-                dependency = _dependency(chain, taken | placed, known)
+            submitted: dict[str, SubmittedJob] = {}
+            for chain, job in zip(part, submission.jobs(), strict=True):
+                submitted |= {node.key: job for node in chain}
+                dependency = _dependency(chain, {**jobs, **submitted}, active)
                 if dependency:
-                    slurm_queue.set_dependency(job, dependency)
+                    slurm_queue.set_dependency(job.number, dependency)
             self._release(self.notes.advance(submission, "prepared"))
-            steps = sum(len(chain.nodes) for chain in part)
+            jobs |= submitted
+            number, steps = number_of(len(part), "job"), number_of(sum(map(len, part)), "step")
             self._view.note(
-                f"submitted {len(part)} jobs with {steps} steps as {submission.job} ({submission.name}), "
-                f"at most {limit} at once"
+                f"submitted {number} with {steps} as {submission.job} ({submission.name}), at most {limit} at once"
             )
-        return placed
 
     def _submit_array(self, chains: Sequence[Chain], limit: int) -> Submission:
         """Submit jobs on hold, and return their note."""
@@ -132,15 +95,12 @@ class Submitter:
         from submitit.slurm.slurm import SlurmExecutor
 
         cluster = self._cluster
-        submission = self.notes.new(self._out, (tuple(_noted(node) for node in chain.nodes) for chain in chains))
+        submission = self.notes.new(self._out, (tuple(map(_job_step, chain)) for chain in chains))
         jobs = [
-            ChainJob(
-                Place(submission.name, index), tuple(self._make(node) for node in chain.nodes), cluster.max_requeues,
-                cluster.signal_delay_s,
-            )
-            for index, chain in enumerate(chains)
-        ]  # fmt: skip
-        python = f"{DEAF} {cluster.python or shlex.quote(sys.executable)}"
+            ChainJob(job.task, tuple(map(self._make, chain)), cluster.max_requeues, cluster.signal_delay_s)
+            for job, chain in zip(submission.jobs(), chains, strict=True)
+        ]
+        python = f"{IGNORE_WARNING} {cluster.python or shlex.quote(sys.executable)}"
         executor = SlurmExecutor(self.notes.folder / submission.name, python=python)
         executor.update_parameters(**_parameters(cluster, submission.name, limit))
         try:
@@ -180,35 +140,48 @@ def _parameters(cluster: Cluster, name: str, limit: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _noted(node: Node) -> NotedStep:
-    return NotedStep(node.key, node.name, tuple(need.run.run_key for need in node.needs))
+def _job_step(node: Node) -> JobStep:
+    return JobStep(node.key, node.name, tuple(need.run.run_key for need in node.needs))
 
 
-def _taken(nodes: Sequence[Node], known: Sequence[_Known], out: str) -> dict[str, Placed]:
-    """Return the steps that active jobs will bring to an end, for all the runs that need them here."""
-    jobs: dict[str, list[_Known]] = {}
-    for entry in known:
-        for step in entry.steps:
-            jobs.setdefault(step.key, []).append(entry)
-    taken: dict[str, Placed] = {}
+def _attach(nodes: Sequence[Node], jobs: Sequence[SubmittedJob]) -> dict[str, SubmittedJob]:
+    """Return the jobs, by the step's key, that will finish and record steps for all the runs that need them."""
+    by_step: dict[str, list[tuple[SubmittedJob, set[str]]]] = {}
+    for job in jobs:
+        for step in job.steps:
+            by_step.setdefault(step.key, []).append((job, set(step.runs)))
+    attached: dict[str, SubmittedJob] = {}
     keys = {node.key for node in nodes}
     for node in nodes:
-        needed = set(_noted(node).runs)
-        for entry in jobs.get(node.key, []):
-            serves = entry.out == out and any(s.key == node.key and needed <= set(s.runs) for s in entry.steps)
-            # A job whose step builds on one that nobody is at would wait for ever.
-            if serves and (node.previous not in keys or node.previous in taken):
-                taken[node.key] = entry.placed
-    return taken
+        if node.previous in keys and node.previous not in attached:
+            continue  # no job works on the step before: a job that waits for that would wait for ever
+        runs = {need.run.run_key for need in node.needs}
+        for job, recorded in by_step.get(node.key, []):
+            if runs <= recorded:
+                attached[node.key] = job
+    return attached
 
 
-def _dependency(chain: Chain, placed: dict[str, Placed], known: Sequence[_Known]) -> str:
-    """Say what a chain waits for: the step it builds on, and jobs of other sweeps that are at one of its steps."""
-    first, keys = chain.nodes[0], {node.key for node in chain.nodes}
+def _orphans(
+    nodes: Sequence[Node], waiting: Sequence[SubmittedJob], attached: Mapping[str, SubmittedJob],
+    active: Sequence[SubmittedJob],
+) -> list[str]:  # fmt: skip
+    """Return the numbers of ``waiting`` jobs that wait for a failed job; their steps are submitted again."""
+    previous = {node.key: node.previous for node in nodes}
+    in_work = {step.key for job in active for step in job.steps}
+    lost = {key for key, before in previous.items() if before in previous and before not in in_work}
+    used = {job.task for job in attached.values()}
+    return [job.number for job in waiting if job.task not in used and job.steps[0].key in lost]
+
+
+def _dependency(chain: Chain, jobs: Mapping[str, SubmittedJob], active: Sequence[SubmittedJob]) -> str:
+    """Return what a chain waits for: the step it builds on, and jobs of other sweeps that have one of its steps."""
+    keys: Collection[str] = {node.key for node in chain}
     waits = {}
-    if first.previous in placed:
-        waits[placed[str(first.previous)].job] = "afterok"
-    for entry in known:
-        if any(step.key in keys for step in entry.steps):
-            waits.setdefault(entry.placed.job, "afterany")
-    return ",".join(f"{kind}:{job}" for job, kind in waits.items())
+    if chain[0].previous in jobs:
+        waits[jobs[str(chain[0].previous)].number] = "afterok"
+    for job in active:
+        # They may do it for other runs or other records, so whatever comes of them the chain is needed, too.
+        if any(step.key in keys for step in job.steps):
+            waits.setdefault(job.number, "afterany")
+    return ",".join(f"{kind}:{number}" for number, kind in waits.items())

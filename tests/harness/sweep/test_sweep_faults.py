@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from cispbench.harness.commands.status import Running, status_of
+from cispbench.harness.commands.status import StepInWork, status_of
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.machine.progress import PlainView
@@ -122,7 +122,7 @@ def test_what_another_process_trains_is_left_to_it_while_there_is_other_work(
     commands: Any, swept: Any, monkeypatch: pytest.MonkeyPatch, seen: bool
 ) -> None:
     (key,) = [record["key"] for record in read(swept.out) if (record["method"]["name"], record["step"]) == ("mib", 1)]
-    told: list[Running] = []
+    told: list[StepInWork] = []
 
     def others_are_done() -> bool:
         if not list(commands.out.glob("runs/*/*/finetune/*/step-2.json")):

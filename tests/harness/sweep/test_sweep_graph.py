@@ -20,10 +20,10 @@ from cispbench.harness.runs.plan import ImageLists, RunPlan, plan_run, step_iter
 from cispbench.harness.runs.request import RunRequest
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.display import LiveView, SweepView
-from cispbench.harness.sweep.graph import Finding, Graph, Need, Node, build_graph
-from cispbench.harness.sweep.machine import Machine
+from cispbench.harness.sweep.graph import Graph, Need, Node, StepState, build_graph
 from cispbench.harness.sweep.matrix import SweepRequest, expand
 from cispbench.harness.sweep.planning import SweepPlan, plan_sweep
+from cispbench.harness.sweep.slots import WorkerSlots
 from cispbench.methods.mbs import MBS
 from cispbench.splits.errors import DataError, UsageError
 from cispbench.splits.selection import golden_list, golden_steps
@@ -49,10 +49,10 @@ def plan(scenes: SyntheticSource) -> Callable[..., RunPlan]:
 def graph_of(runs: Sequence[RunPlan], **states: str) -> Graph:
     """Return the graph where a step whose name holds a key's text is in that state, and every other one missing."""
 
-    def find(key: str, needs: Sequence[Need], iterations: int) -> Finding:
+    def find(key: str, needs: Sequence[Need], iterations: int) -> StepState:
         first = needs[0]
         name = f"{first.run.method.name}_{first.planned.step}"
-        return Finding(states.get(name, "missing"), seconds=float(iterations), bytes=100)  # type: ignore[arg-type]
+        return StepState(states.get(name, "missing"), seconds=float(iterations), bytes=100)  # type: ignore[arg-type]
 
     return build_graph(runs, find)
 
@@ -76,16 +76,16 @@ def test_counts_with_and_without_sharing(plan: Callable[..., RunPlan]) -> None:
     assert (shared.steps, shared.images, shared.iterations) == (4, base + 3 * last, 10 + 3 * 4)
     assert (alone.steps, alone.images, alone.iterations) == (6, 3 * (base + last), 3 * (10 + 4))
     done = graph_of(runs, finetune_0="done", mib_1="trained", plop_1="stale")
-    assert done.left().steps == 2
-    assert done.seconds_left() == (8.0, 0)
-    assert done.bytes_left() == (200, 0)
+    assert done.remaining().steps == 2
+    assert done.remaining_seconds() == (8.0, 0)
+    assert done.remaining_bytes() == (200, 0)
     assert done.states() == {"done": 1, "missing": 1, "trained": 1, "stale": 1}
 
 
 def test_costs_that_nothing_measured_covers_are_counted_not_guessed(plan: Callable[..., RunPlan]) -> None:
-    graph = build_graph([plan("mib", "overlapped-10-10")], lambda key, needs, iterations: Finding("missing"))
-    assert graph.seconds_left() == (0, 2)
-    assert graph.bytes_left() == (0, 2)
+    graph = build_graph([plan("mib", "overlapped-10-10")], lambda key, needs, iterations: StepState("missing"))
+    assert graph.remaining_seconds() == (0, 2)
+    assert graph.remaining_bytes() == (0, 2)
 
 
 def test_weights_that_are_gone_are_trained_again_only_where_a_later_step_needs_them(
@@ -93,7 +93,7 @@ def test_weights_that_are_gone_are_trained_again_only_where_a_later_step_needs_t
 ) -> None:
     runs = [plan("mib", "overlapped-10-5")]
     kept = graph_of(runs, mib_0="recorded", mib_1="recorded", mib_2="recorded")
-    assert kept.left().steps == 0
+    assert kept.remaining().steps == 0
     needed = graph_of(runs, mib_0="recorded", mib_1="recorded")
     assert [node.state for node in needed.nodes] == ["missing"] * 3
     half = graph_of(runs, mib_0="recorded", mib_1="done")
@@ -260,11 +260,11 @@ def test_what_another_sweep_has_trained_does_not_quicken_the_pace(
 
 
 def test_cores_and_devices_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cispbench.harness.sweep.machine.usable_cores", lambda: (8, 16))
+    monkeypatch.setattr("cispbench.harness.sweep.slots.usable_cores", lambda: (8, 16))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    machine = Machine(("cuda:0", "cuda:1"), 3)
+    machine = WorkerSlots(("cuda:0", "cuda:1"), 3)
     assert (machine.cores, machine.threads) == (2, 2)
     assert [machine.device(slot) for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert Machine(("cpu",), 20).threads == 1
+    assert WorkerSlots(("cpu",), 20).threads == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert Machine(("cpu",), 1).threads == 1
+    assert WorkerSlots(("cpu",), 1).threads == 1

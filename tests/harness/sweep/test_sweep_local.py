@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -75,6 +76,18 @@ def test_the_plan_tells_what_is_stale_and_why_and_what_it_will_cost(swept: Any) 
     other = json.loads(swept.succeed(swept.sweep("plop", "--plan", "--json")).stdout)
     assert other["states"] == {"trained": 1, "missing": 2}
     assert other["estimate"]["seconds"] is None
+
+
+def test_the_plan_names_changes_of_a_key_that_no_recipe_holds(swept: Any) -> None:
+    plan = json.loads(swept.succeed(swept.sweep("finetune", "--plan", "--json", "--micro-batch", "2")).stdout)
+    assert plan["states"] == {"stale": 3}
+    assert all(re.fullmatch(r"the parts of a batch are \d, were 1 \(--micro-batch\)", step["reason"])
+               for step in plan["steps"])  # fmt: skip
+    plan = json.loads(swept.succeed(swept.sweep("finetune", "--plan", "--json", "--no-share")).stdout)
+    assert plan["states"] == {"stale": 3}
+    assert all("--no-share was given or left out" in step["reason"] for step in plan["steps"])
+    plan = json.loads(swept.succeed([*swept.sweep("finetune", "--plan", "--json"), "--seeds", "1"]).stdout)
+    assert plan["states"] == {"missing": 3}
 
 
 def test_a_damaged_step_is_seen_by_the_plan(swept: Any) -> None:
@@ -156,7 +169,7 @@ def test_a_failing_step_fails_what_builds_on_it_and_nothing_else(
     for name in ("not_a_number", "killed"):
         assert failed[f"{name} 2"]["reason"].startswith(f"not tried: {name} {SETTING} seed 0 step 1/2 failed")
         assert failed[f"{name} 2"]["log"] is None
-    assert "Error: 5 steps failed or were not tried:" in err
+    assert "Error: 5 steps failed or not tried:" in err
     assert "Traceback" not in err
     undisturbed = swept.outcomes()
     assert {place: value for place, value in commands.outcomes().items() if place[0] == "mib"} == {

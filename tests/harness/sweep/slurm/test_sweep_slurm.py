@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from cispbench.harness.sweep.graph import Node
 from cispbench.harness.sweep.slurm.chains import group_steps
 from cispbench.harness.sweep.slurm.cluster import Cluster, cluster_example, read_cluster
-from cispbench.harness.sweep.slurm.notes import NotedStep, SlurmNotes
+from cispbench.harness.sweep.slurm.notes import JobStep, SlurmNotes
 from cispbench.splits.errors import StoreError, UsageError
 from cispbench.splits.strict_yaml import parse_yaml
 
@@ -87,11 +88,9 @@ def test_chains_end_where_steps_part_and_where_another_job_begins() -> None:
     nodes = [node(key, previous) for key, previous in parents.items()]
     order = {key: index for index, key in enumerate("zgfedcba")}
     chains = group_steps(nodes, order)
-    assert ["".join(link.key for link in chain.nodes) for chain in chains] == ["ab", "ce", "dfg", "z"]
-    assert [chain.after for chain in chains] == [None, 0, 0, None]
+    assert ["".join(link.key for link in chain) for chain in chains] == ["ab", "ce", "dfg", "z"]
     left = group_steps(nodes, order, {"a", "b", "f"})
-    assert ["".join(link.key for link in chain.nodes) for chain in left] == ["ce", "d", "g", "z"]
-    assert [chain.after for chain in left] == [None] * 4
+    assert ["".join(link.key for link in chain) for chain in left] == ["ce", "d", "g", "z"]
 
 
 @given(st.lists(st.integers(0, 100), max_size=40), st.sets(st.integers(0, 40)))
@@ -101,32 +100,29 @@ def test_every_step_is_in_one_chain_after_the_one_it_builds_on(parents: list[int
     nodes = [node(str(i), None if p is None else str(p)) for i, p in enumerate(previous)]
     elsewhere = {str(index) for index in taken}
     chains = group_steps(nodes, {entry.key: -index for index, entry in enumerate(nodes)}, elsewhere)
-    placed = [link.key for chain in chains for link in chain.nodes]
+    placed = [link.key for chain in chains for link in chain]
     assert sorted(placed) == sorted({entry.key for entry in nodes} - elsewhere)
     for index, chain in enumerate(chains):
-        for before, after in zip(chain.nodes, chain.nodes[1:], strict=False):
+        for before, after in pairwise(chain):
             assert after.previous == before.key
             assert sum(entry.previous == before.key for entry in nodes) == 1
-        first = chain.nodes[0].previous
-        if first is None or first in elsewhere:
-            assert chain.after is None
-        else:
-            assert chain.after is not None and chain.after < index
-            assert chains[chain.after].nodes[-1].key == first
+        first = chain[0].previous
+        if first is not None and first not in elsewhere:
+            assert first in [earlier[-1].key for earlier in chains[:index]]
 
 
 def test_notes_come_back_as_they_were_written_and_broken_ones_are_named(tmp_path: Path) -> None:
     notes = SlurmNotes(tmp_path)
-    made = notes.new(tmp_path / "out", [(NotedStep("k", "a step", ("r",)),), (NotedStep("l", "another", ()),)])
+    made = notes.new(tmp_path / "out", [(JobStep("k", "a step", ("r",)),), (JobStep("l", "another", ()),)])
     later = notes.advance(notes.advance(made, "submitting", "12"), "released")
-    assert (later.phase, later.job_id(1)) == ("released", "12_1")
+    assert (later.phase, later.jobs()[1].number) == ("released", "12_1")
     assert notes.submissions() == [later]
     (tmp_path / "slurm" / made.name / "note.json").write_text('{"name": "x"}')
     with pytest.raises(StoreError, match=f"squeue --name={made.name}"):
         notes.submissions()
     notes.remove(made)
     assert notes.submissions() == []
-    assert notes.said("k") is None
+    assert notes.report("k", made.jobs()[0].task) is None
 
 
 @pytest.fixture
@@ -165,7 +161,7 @@ def test_jobs_are_submitted_on_hold_and_one_that_leaves_no_result_has_failed(com
     assert "submitted 3 jobs with 5 steps as 7" in message
     assert "its job 7_0 ended as TIMEOUT, without a result" in message
     assert f"not tried: finetune {SETTING} seed 0 step 1/2 failed" in message
-    assert "5 steps failed or were not tried" in message
+    assert "5 steps failed or not tried" in message
     (script,) = commands.steps.glob("slurm/*/7_submission.sh")
     lines = script.read_text().splitlines()
     for option in ("hold", "requeue", "array=0-2%3", "kill-on-invalid-dep=yes", "constraint=a100", "signal=USR2@120"):
@@ -185,7 +181,7 @@ def test_the_same_command_finds_its_jobs_and_submits_nothing(commands: Any, fake
     commands.wait_for(process, "attached to 3 jobs on the cluster, with 5 of the steps")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 1
-    assert "3 jobs stay on the cluster and go on" in commands.read()[1]
+    assert "the jobs on the cluster go on (3 jobs)" in commands.read()[1]
     assert len(calls(fake, "sbatch")) == 1
     status = json.loads(commands.succeed(["status", *commands.places(), "--json"]).stdout)
     assert [(entry["job"], entry["state"]) for entry in status["cluster"]] == [
@@ -220,7 +216,7 @@ def test_jobs_of_another_sweep_are_left_in_the_queue(commands: Any, fake: Path) 
 
 
 def test_a_submission_that_broke_off_is_cancelled_and_made_again(commands: Any, fake: Path) -> None:
-    broken = SlurmNotes(commands.steps).new(commands.out, [(NotedStep("k", "a step", ()),)])
+    broken = SlurmNotes(commands.steps).new(commands.out, [(JobStep("k", "a step", ()),)])
     (fake / "queue").write_text("@|7|N/A|PENDING|JobHeldUser|\n")
     (fake / "sbatch").write_text('#!/bin/sh\necho "sbatch" >> "$FAKE/calls"\n: > "$FAKE/queue"\necho job 8\n')
     assert "submitted 3 jobs" in commands.invoke(words(commands)).stderr

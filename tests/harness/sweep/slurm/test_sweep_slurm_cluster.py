@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def kill_node(node: str) -> None:
             continue  # it has ended since
     assert len(victims) >= 5  # the daemon; batch script and step, with the daemons of each
     for victim in victims:
-        os.kill(victim, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a process may end by itself when another victim is gone
+            os.kill(victim, signal.SIGKILL)
 
 
 @pytest.mark.slurm

@@ -13,7 +13,7 @@ import pytest
 
 from cispbench.harness.sweep.slurm import job as slurm_job
 from cispbench.harness.sweep.slurm.job import ChainJob, work_on_chain
-from cispbench.harness.sweep.slurm.notes import Place, SlurmNotes
+from cispbench.harness.sweep.slurm.notes import SlurmNotes, StepReport
 from cispbench.harness.sweep.worker import StepJob
 from cispbench.harness.training.loop import StoppedError
 from cispbench.splits.errors import RunError
@@ -43,9 +43,15 @@ def a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cha
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    yield ChainJob(Place("cispbench-x", 2), steps, max_requeues=1, signal_delay_s=600), SlurmNotes(tmp_path), requeued
+    yield ChainJob(("cispbench-x", 2), steps, max_requeues=1, signal_delay_s=600), SlurmNotes(tmp_path), requeued
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def report(notes: SlurmNotes, key: str) -> StepReport:
+    found = notes.report(key, ("cispbench-x", 2))
+    assert found is not None
+    return found
 
 
 def test_a_warned_job_puts_itself_back_into_the_queue(a_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,8 +60,8 @@ def test_a_warned_job_puts_itself_back_into_the_queue(a_job: Any, monkeypatch: p
     monkeypatch.setattr(slurm_job, "do_step", steps)
     with pytest.raises(SystemExit) as end:
         work_on_chain(job)
-    assert (end.value.code, requeued, steps.asked) == (slurm_job.LEFT, ["5_2"], [(0, False), (1, True)])
-    assert [notes.said(f"key{step}").state for step in (0, 1)] == ["done", "requeued"]
+    assert (end.value.code, requeued, steps.asked) == (slurm_job.REQUEUED, ["5_2"], [(0, False), (1, True)])
+    assert [report(notes, f"key{step}").state for step in (0, 1)] == ["done", "requeued"]
 
 
 def test_a_job_that_was_started_too_often_has_failed(a_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +71,8 @@ def test_a_job_that_was_started_too_often_has_failed(a_job: Any, monkeypatch: py
     with pytest.raises(RunError, match="started 2 times"):
         work_on_chain(job)
     assert requeued == []
-    assert (notes.said("key0").state, notes.said("key0").starts) == ("failed", 2)
-    assert "max_requeues: 1" in notes.said("key0").reason
+    assert (report(notes, "key0").state, report(notes, "key0").starts) == ("failed", 2)
+    assert "max_requeues: 1" in report(notes, "key0").reason
 
 
 def test_a_terminated_job_saves_and_goes_on(a_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +81,7 @@ def test_a_terminated_job_saves_and_goes_on(a_job: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(slurm_job, "do_step", steps)
     work_on_chain(job)
     assert (requeued, steps.asked) == ([], [(0, True), (0, False), (1, False)])
-    assert notes.said("key1").state == "done"
+    assert report(notes, "key1").state == "done"
 
 
 def test_a_job_that_cannot_stop_in_time_is_requeued_from_where_it_is(
@@ -85,7 +91,7 @@ def test_a_job_that_cannot_stop_in_time_is_requeued_from_where_it_is(
     left = threading.Event()
 
     def exit_at_once(code: int) -> None:
-        assert code == slurm_job.LEFT
+        assert code == slurm_job.REQUEUED
         left.set()
 
     def evaluate(step: StepJob, view: Any, stop: Any) -> None:
@@ -96,5 +102,5 @@ def test_a_job_that_cannot_stop_in_time_is_requeued_from_where_it_is(
     monkeypatch.setattr(slurm_job.os, "_exit", exit_at_once)
     monkeypatch.setattr(slurm_job, "do_step", evaluate)
     with pytest.raises(RuntimeError, match="over"):
-        work_on_chain(ChainJob(job.place, job.steps, job.max_requeues, signal_delay_s=0))
+        work_on_chain(ChainJob(job.task, job.steps, job.max_requeues, signal_delay_s=0))
     assert requeued == ["5_2"]

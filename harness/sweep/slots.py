@@ -1,4 +1,4 @@
-"""The machine that a local sweep works on: its devices, and how many steps are trained at once."""
+"""The workers of a local sweep: how many steps are trained at once, and what device and cores each one gets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cispbench.harness.machine.lazy import torch
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where steps are executed: the devices, and how many steps at once."""
+class WorkerSlots:
+    """Places for ``workers`` steps at once, numbered from 0, on ``devices``."""
 
     devices: tuple[str, ...]
     workers: int
@@ -24,18 +24,18 @@ class Machine:
 
     @property
     def threads(self) -> int:
-        """The threads each worker computes with: its cores, or fewer where OMP_NUM_THREADS says so."""
-        said = os.environ.get("OMP_NUM_THREADS", "")
-        return min(self.cores, max(1, int(said))) if said.isdecimal() else self.cores
+        """The threads each worker computes with: its cores, or fewer if OMP_NUM_THREADS says so."""
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        return min(self.cores, max(1, int(limit))) if limit.isdecimal() else self.cores
 
     def device(self, slot: int) -> str:
-        """Return the device of a worker."""
+        """Return the device of a slot; more workers than devices share them in turn."""
         return self.devices[slot % len(self.devices)]
 
 
-def choose_machine(device: str, workers: int | None) -> Machine:
-    """Return the devices that ``auto`` or a name stands for, and a worker for each unless said. Raises UsageError."""
+def choose_slots(device: str, workers: int | None) -> WorkerSlots:
+    """Return the slots for a device ("auto", "cuda": all GPUs), by default one a device. Raises UsageError."""
     chosen = device_name(device)
     every = chosen == "cuda"
     devices = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) if every else (chosen,)
-    return Machine(devices, workers or len(devices))
+    return WorkerSlots(devices, workers or len(devices))

@@ -1,0 +1,165 @@
+"""The state of each step of a sweep, looked up in the two stores; why a step is stale, and what it is going to cost."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from cispbench.harness.distributed.division import Division
+from cispbench.harness.machine.environment import describe_environment
+from cispbench.harness.models.catalogue import trains_batch_norm
+from cispbench.harness.recipes.layers import flat
+from cispbench.harness.runs.published import PUBLISHED
+from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
+from cispbench.harness.sweep.graph import Need, State, StepState
+from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import Execution
+from cispbench.results.store import Store, foreign
+
+# Parts of a recipe that decide no weights, or that a record holds outside its recipe, too.
+NOT_COMPARED = ("evaluation.", "model", "weights", "method.")
+# The key of a step changes with these as well, and no record holds them.
+NOT_RECORDED = (
+    "its key is another one, though nothing that the record holds has changed: the training code or the models have "
+    "another version, or --no-share was given or left out"
+)
+_SameStep = tuple[str, str, int, str, str, int]  # method, setting, seed, profile, model, step
+_SamePace = tuple[Any, ...]
+
+
+class StepStates:
+    """The states of steps, from the stores as they are when this is made.
+
+    ``device`` and ``micro_batch``: those of the trainings to come.
+    """
+
+    def __init__(self, records: Store, steps: StepStore, device: str, micro_batch: int | None) -> None:
+        self._steps = steps
+        self._execution = Execution(1, micro_batch)
+        self._records = records
+        self._recorded: set[tuple[str, str]] = set()
+        self._foreign: dict[tuple[str, str], StepRecord] = {}
+        self._older: dict[_SameStep, list[StepRecord]] = defaultdict(list)
+        self._seconds: dict[_SamePace, list[float]] = defaultdict(list)  # of one iteration
+        self._bytes: dict[str, int] = {}
+        here = describe_environment(device)
+        self._hardware = here["device_name"] or here["cpu"]
+        for record in records.records():
+            self._read(record)
+
+    def _read(self, record: StepRecord) -> None:
+        # A submitted record was measured elsewhere: the step is not done here, and its seconds say nothing.
+        if record.origin != "measured":
+            self._foreign[record.key, record.run_key] = record
+            return
+        self._recorded.add((record.key, record.run_key))
+        same = (record.method.name, record.setting, record.seed, record.profile, record.model.name, record.step)
+        self._older[same].append(record)
+        hardware = record.environment.get("device_name") or record.environment.get("cpu")
+        comparable = hardware == self._hardware and record.execution == self._execution and not record.timing.resumed
+        if comparable and record.iterations:
+            pace = _same_pace(record.model.name, record.method.name, record.step, record.recipe)
+            self._seconds[pace].append(record.timing.train_seconds / record.iterations)
+        weights = self._steps.folder(record.key) / WEIGHTS
+        if weights.is_file():
+            self._bytes[record.model.name] = max(self._bytes.get(record.model.name, 0), weights.stat().st_size)
+
+    def find(self, key: str, needs: Sequence[Need], iterations: int) -> StepState:
+        """Return the state of a step. Raises StoreError if a submitted record is stored where its own belongs."""
+        for need in needs:
+            if record := self._foreign.get((key, need.run.run_key)):
+                raise foreign(record, self._records.place(record))
+        state, reason = self._state(key, needs)
+        run, planned = needs[0].run, needs[0].planned
+        measured = None
+        if self._seconds:  # a recipe is costly to turn into a mapping, and most plans have nothing to compare with
+            pace = _same_pace(run.recipe.model, run.method.name, planned.step, run.recipe.as_dict())
+            measured = self._seconds.get(pace)
+        seconds = iterations * statistics.median(measured) if measured else None
+        return StepState(state, reason, seconds, self._bytes.get(run.recipe.model))
+
+    def _state(self, key: str, needs: Sequence[Need]) -> tuple[State, str]:
+        if needs[0].run.data.fingerprint.startswith(PUBLISHED):
+            return "unknown", "no data is at hand"
+        recorded = all((key, need.run.run_key) in self._recorded for need in needs)
+        if not self._steps.folder(key).exists():
+            if recorded:
+                return "recorded", ""
+            reason = next((text for need in needs if (text := self._why_stale(need))), "")
+            return ("stale", reason) if reason else ("missing", "")
+        damage = self._damage(key)
+        if damage:
+            return "damaged", damage
+        return ("done" if recorded else "trained"), ""
+
+    def _damage(self, key: str) -> str:
+        """Return what is wrong with a step's files, "" if nothing is; only a loading compares checksums."""
+        try:
+            self._steps.manifest(key)
+        except DamagedStepError as error:
+            return str(error)
+        lacking = [name for name in (WEIGHTS, METHOD) if not (self._steps.folder(key) / name).is_file()]
+        return f"{', '.join(lacking)} of {self._steps.folder(key)} is missing" if lacking else ""
+
+    def _why_stale(self, need: Need) -> str:
+        """Return what changed since the newest record of the same step, or of one before it; "" if there is none.
+
+        A run with another model, profile or seed is another run, not a newer one: its steps are missing, not stale.
+        """
+        run = need.run
+        for planned in run.steps[: need.planned.step - run.steps[0].step + 1]:
+            same = (run.method.name, run.setting.name, run.seed, run.profile, run.recipe.model, planned.step)
+            if any(record.key == planned.key for record in self._older.get(same, [])):
+                continue  # this step has not changed; its older records are those of other recipes
+            if older := self._older.get(same):
+                newest = max(older, key=lambda record: record.created)
+                return ", ".join(_changes(newest, Need(run, planned))) or NOT_RECORDED
+        return ""
+
+
+def _same_pace(model: str, method: str, step: int, recipe: dict[str, Any]) -> _SamePace:
+    """Return what trainings have in common if their iterations take the same time.
+
+    The method is left out for step 0, where hardly a method adds anything to the cross-entropy.
+    """
+    phase = recipe["optim"] | (recipe["later"] if step else {})
+    return model, method if step else None, step > 0, recipe["data"]["crop"], phase["batch"], phase["precision"]
+
+
+def _changes(record: StepRecord, need: Need) -> list[str]:
+    """Return each part of the step's key that is another one than in ``record``: what ``plan_run`` hashes."""
+    run, planned = need.run, need.planned
+    changes = []
+    if record.data.fingerprint != run.data.fingerprint or record.data.list_sha256 != planned.list_sha256:
+        changes.append("the data changed")
+    if record.model.weights_sha256 != run.weights.sha256:
+        changes.append("the pre-trained weights changed")
+    if planned.step or not run.method.shared_base:
+        if record.method.version != run.method.version:
+            changes.append(f"{run.method.name} is version {run.method.version}, was {record.method.version}")
+        options = json.loads(json.dumps(dict(run.method.options)))  # as in a record: lists, no tuples
+        changes += _differing(record.method.options, options, "method.")
+    ignored = NOT_COMPARED if planned.step else (*NOT_COMPARED, "later.")
+    recipes = [record.recipe, run.recipe.as_dict()]
+    before, now = (
+        {name: value for name, value in flat(recipe).items() if not name.startswith(ignored)} for recipe in recipes
+    )
+    changes += _differing(before, now)
+    if trains_batch_norm(run.recipe.model, run.recipe.freeze_batch_norm):  # which see one part of a batch at once
+        phase = record.recipe["optim"] | (record.recipe["later"] if planned.step else {})
+        was = Division(phase["batch"], record.execution.devices, record.execution.micro_batch).parts
+        parts = planned.made_of.get("parts", 1)
+        if was != parts:
+            changes.append(f"the parts of a batch are {parts}, were {was} (--micro-batch)")
+    return changes
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    return [
+        f"{prefix}{name} is {now.get(name, 'not set')}, was {before.get(name, 'not set')}"
+        for name in dict.fromkeys([*now, *before])
+        if now.get(name) != before.get(name)
+    ]
