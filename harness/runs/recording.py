@@ -13,7 +13,7 @@ from cispbench.harness.machine.environment import describe_environment, describe
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.quirks import quirks_in_force
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
-from cispbench.harness.training.loop import TrainingLog
+from cispbench.harness.training.job import TrainingLog
 from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_fields import (
     DataUsed,

@@ -26,7 +26,7 @@ from cispbench.harness.runs.execute import RunOptions, execute
 from cispbench.harness.runs.plan import RunPlan, code_versions
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.runs.weights_choice import choose_weights
-from cispbench.harness.training.loop import StoppedError
+from cispbench.harness.training.job import StoppedError
 from cispbench.results.store import Store
 from cispbench.splits.errors import CispbenchError, RunError, WeightsError
 

@@ -2,88 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.distributed.batch_norm import synchronise
-from cispbench.harness.distributed.division import Division
-from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.environment import peak_host_bytes
-from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
-from cispbench.harness.method import Batch, Method, StepContext
-from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.method import Batch
 from cispbench.harness.training import checkpoint
 from cispbench.harness.training.faults import Skips, read_outcomes, require_finite_weights
 from cispbench.harness.training.gradients import Gradients, Outcome
+from cispbench.harness.training.job import StoppedError, TrainingJob, TrainingLog
 from cispbench.harness.training.optimisation import Stepper
 from cispbench.splits.classes import class_names
-from cispbench.splits.errors import RunError
 
 CHECKPOINT_SECONDS = 10.0  # at least this long between two checkpoints,
 CHECKPOINT_SHARE = 0.02  # and at most this share of the time spent on them
-
-
-@dataclass
-class TrainingLog:
-    """What a training leaves to be told: losses over time, and its cost."""
-
-    iterations: list[int] = field(default_factory=list)
-    terms: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0  # of the iterations alone
-    wall_before: float = 0.0  # all seconds of earlier, interrupted trainings of the step
-    images: int = 0
-    resumed: bool = False
-    skipped: int = 0
-    peak_host_bytes: int = 0
-    peak_device_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """All that the training of one step needs; ``checkpoint`` is the file that a broken step resumes from.
-
-    ``stop`` is asked after every iteration (by several processes: whenever they look at the losses); once it says
-    True, the step is saved and left. ``group``: the processes that share the batches; ``micro_batch``: how many images
-    each of them holds at once, None for its whole share.
-    """
-
-    method: Method
-    context: StepContext
-    loader: TrainLoader
-    phase: OptimRecipe
-    device: torch.device
-    seed: int
-    checkpoint: Path
-    view: ProgressView
-    images: int
-    stop: Callable[[], bool] | None = None
-    group: Group = ALONE
-    micro_batch: int | None = None
-
-    @property
-    def division(self) -> Division:
-        """How each batch is divided. Raises UsageError if it cannot be."""
-        return Division(self.phase.batch, self.group.size, self.micro_batch)
-
-    @property
-    def iterations(self) -> int:
-        """The step's number of optimisation steps."""
-        if self.phase.iterations is not None:
-            return self.phase.iterations
-        return max(1, math.ceil((self.phase.epochs or 0) * len(self.loader)))
-
-
-class StoppedError(RunError):
-    """A training that was asked to stop, and has saved how far it was."""
 
 
 class StepTraining:

@@ -26,7 +26,7 @@ from typing import NoReturn
 from cispbench.harness.sweep.slurm import queue as slurm_queue
 from cispbench.harness.sweep.slurm.notes import Place, Said, SlurmNotes
 from cispbench.harness.sweep.worker import Message, StepJob, Telling, TellingView, do_step
-from cispbench.harness.training.loop import StoppedError
+from cispbench.harness.training.job import StoppedError
 from cispbench.splits.errors import CispbenchError, RunError
 
 WARNING = signal.SIGUSR2
