@@ -57,7 +57,7 @@ class Gradients:
     def take(self, batch: Batch, stepper: Stepper, iteration: int) -> Outcome:
         """Take one iteration: losses of the batch (this process's share of it), gradients of the whole, update."""
         stepper.begin(iteration)
-        if self._division.whole:
+        if self._division.undivided:
             terms, _ = self._terms(batch, counted=False)
             loss = torch.stack(list(terms.values())).sum()
             stepper.backward(loss)
