@@ -1,11 +1,9 @@
-"""Losses that are no numbers, and memory that does not suffice: when a training goes on, and how it ends."""
+"""Losses that are no numbers: when a training goes on, and how it ends."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -119,36 +117,3 @@ def require_finite_weights(model: nn.Module, step: int, iteration: int) -> None:
         hint="Clip gradients (--set optim.clip=1) or lower the learning rate (--set optim.lr=...); the last "
         "checkpoint is kept.",
     )
-
-
-@contextmanager
-def explaining_memory(what: str, device: torch.device, hint: str) -> Iterator[None]:
-    """Turn an error of memory that is used up into a RunError that says ``what`` needed it, and what to set."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        message = f"the memory of {device_name(device)} does not suffice for {what}{_asked(error)}."
-        raise RunError(message, hint=hint) from error
-
-
-def device_name(device: torch.device) -> str:
-    """Return ``cuda:0 (NVIDIA ...)``, or ``cpu``."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # Neither the CPU's allocator nor CUDA's contexts and libraries have an error of their own for it.
-    return any(word in str(error) for word in ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED"))
-
-
-def _asked(error: BaseException) -> str:
-    """Return how much was asked for last, where the error says so."""
-    on_cuda = re.search(r"Tried to allocate ([\d.]+ \wiB)", str(error))
-    if on_cuda:
-        return f": it asked for {on_cuda[1]} more"
-    on_cpu = re.search(r"tried to allocate (\d+) bytes", str(error))
-    return f": it asked for {int(on_cpu[1]) / 1024**3:.2f} GiB more" if on_cpu else ""

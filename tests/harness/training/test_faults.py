@@ -1,4 +1,4 @@
-"""Losses that are no numbers, and memory that does not suffice."""
+"""Losses that are no numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from cispbench.harness.distributed.group import ALONE
 from cispbench.harness.method import Batch, Output, StepContext
-from cispbench.harness.models.deeplab import DeepLabV3
 from cispbench.harness.training import faults, optimisation
 from cispbench.harness.training import loop as training
-from cispbench.harness.training.faults import Read, Skips, explaining_memory, require_finite_weights
+from cispbench.harness.training.faults import Read, Skips, require_finite_weights
 from cispbench.harness.training.optimisation import Undo
 from cispbench.methods.finetune import FineTune
 from cispbench.splits.errors import RunError
 
 NAN = float("nan")
-CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
@@ -131,29 +129,6 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_kept(name: str) -> N
         require_finite_weights(net, 1, 7)
 
 
-@pytest.mark.parametrize(
-    ("error", "asked"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "for 2.50 GiB more"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1610612736 bytes."), "1.50 G"),
-        (MemoryError(), "does not suffice for 8 images."),
-        (RuntimeError("CUDA error: out of memory"), "does not suffice for 8 images."),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "for 8 images."),
-    ],
-)  # fmt: skip
-def test_too_little_memory_is_told_with_what_to_set(error: Exception, asked: str) -> None:
-    with pytest.raises(RunError) as told, explaining_memory("8 images", CPU, "Set --micro-batch 4."):
-        raise error
-    assert "the memory of cpu does not suffice for 8 images" in told.value.message and asked in told.value.message
-    assert told.value.hint == "Set --micro-batch 4."
-    assert told.value.__cause__ is error
-
-
-def test_other_errors_are_no_matter_of_memory() -> None:
-    with pytest.raises(RuntimeError, match=r"^shapes differ$"), explaining_memory("8 images", CPU, "-"):
-        raise RuntimeError("shapes differ")
-
-
 def spoil(monkeypatch: pytest.MonkeyPatch, when: set[int]) -> list[tuple[str, ...]]:
     """Let fine-tuning's loss be nan in the iterations ``when`` (from 1) of step 0; returns all batches' ids."""
     seen: list[tuple[str, ...]] = []
@@ -236,17 +211,3 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_published(
     told = commands.refused(1, words, "the gradients overflowed", "--set optim.clip=1")
     assert f"the weights are not finite numbers after iteration {iteration} of step 0" in told
     assert not list(commands.steps.glob("work/*/checkpoint*")) and not list(commands.steps.glob("steps/*"))
-
-
-@pytest.mark.parametrize("place", ["forward", "to"])
-def test_a_run_without_enough_memory_says_what_to_set(
-    commands: Any, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    def ask(self: DeepLabV3, what: Any) -> Output:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.00 GiB. GPU 0 has a total")
-
-    monkeypatch.setattr(DeepLabV3, place, ask)
-    message = commands.refused(1, commands.tiny(method="finetune"), "4 images at once (batch 4, crop 32)",
-                               "12.00 GiB", "--micro-batch 2", "optim.precision=bf16", "data.crop")  # fmt: skip
-    assert "deeplabv3-tiny" in message
-    assert not commands.leftovers()
