@@ -13,7 +13,7 @@ from cispbench.splits.errors import RunError
 
 @contextmanager
 def explaining_memory(what: str, device: torch.device, hint: str) -> Iterator[None]:
-    """Raise a RunError in the place of an out-of-memory error; ``what`` needed the memory, ``hint`` says what to set."""
+    """Raise a RunError for an out-of-memory error: ``what`` needed the memory, and ``hint`` says what to set."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
