@@ -108,7 +108,7 @@ def joined(device: torch.device) -> Iterator[Group]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _initialise("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    # The gradient of a slice of a concatenation has other strides than DDP's buckets. DDP copies it, which is no error.
+    # The gradient of a slice of a concatenation has other strides than DDP's buckets. DDP copies it: no error.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
         yield Group(dist.get_rank(), dist.get_world_size())

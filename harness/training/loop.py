@@ -1,8 +1,8 @@
 """The training of one step: one loop for every method, model, data set and number of devices.
 
 An iteration works on one *global batch*, as large as the recipe's ``batch``. Each process has a *share* of it, and
-works on this share in one or more *micro-batches*. One process with one micro-batch takes the same way through
-``iterate``: its terms are weighted by nothing, and its sums have one summand. See ``distributed/division.py``.
+works on this share in one or more *micro-batches* (``distributed/division.py``). ``StepTraining.iterate`` is the same
+for all of them. With one process and one micro-batch there is nothing to weigh, and the method is not asked to count.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class StepTraining:
         self.weights.start_batch(micro_batches, self._previous_output)
         sums: dict[str, Tensor] = {}
         for number, micro_batch in enumerate(micro_batches, start=1):
+            # Gradients add up in this process; the last backward pass alone exchanges them with the other processes.
             last = number == len(micro_batches)
             with nullcontext() if last else without_all_reduce(self.network):
                 previous = self._previous_output(micro_batch)
@@ -77,7 +78,7 @@ class StepTraining:
                 if not terms:
                     raise MethodError(f"the method {method.name} returned no loss term at step {context.step}.")
                 terms = self.weights.weigh(terms, micro_batch, previous)
-                # The backward pass needs the most memory. It keeps what it needs of these by itself.
+                # The graph holds what the backward pass needs of these; the rest must not take memory during it.
                 del output, previous
                 # DDP divides the sum of the processes' gradients by their number. The gradient of the global batch
                 # is the sum: the weights have divided already.
