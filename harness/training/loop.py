@@ -51,7 +51,7 @@ class StepTraining:
         self._resume_or_prepare()
         self._announce()
         model.train()
-        # Only now: DDP gives all processes the first one's weights, which `before_training` may have changed.
+        # Only now: DDP copies the first process's weights to the others, and `before_training` ran in the first alone.
         self.network = data_parallel(model, self.group, job.device)
         monitor = Monitor(job, self.state, started)
         for batch in self._batches():
@@ -61,7 +61,10 @@ class StepTraining:
         return monitor.finish()
 
     def iterate(self, batch: Batch) -> DeviceLosses:
-        """Train on one global batch, of which ``batch`` is this process's share; nothing here waits for a GPU."""
+        """Train on one global batch, of which ``batch`` is this process's share.
+
+        The result stays on the device: reading it here would make a GPU wait in every iteration.
+        """
         job, state, method, context = self.job, self.state, self.job.method, self.job.context
         state.stepper.start_iteration(state.iteration)  # sets the learning rate
         micro_batches = cut_share(batch, self.division, self.group.rank)
@@ -86,6 +89,7 @@ class StepTraining:
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         self.weights.end_batch()
+        # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
         finite = state.stepper.update(self.group.sum(not_finite) == 0)
         state.iteration += 1
