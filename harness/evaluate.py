@@ -40,8 +40,8 @@ def evaluate(
     """Return the confusion matrix, int64 (C, C) on the CPU, of a model over test batches.
 
     ``batches`` yields images (b, 3, H, W), targets (b, H, W) with indices over all ``num_classes`` classes of the
-    data set, and names. Counts are integers and every image is seen once, so nothing depends on how images are
-    batched but the rounding of the network itself.
+    data set, and names. ``progress`` is called with the number of images done. Counts are integers, so the size of
+    batches has no effect but through the network's rounding.
     """
     model.eval()
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -57,7 +57,8 @@ def evaluate(
 
 
 def _count(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Count as ``confusion_matrix`` does, without its checks: no wait for the device; void falls in an extra bin."""
+    """Count as ``confusion_matrix`` does, but without its checks, which would wait for the device."""
+    # Void goes into an extra bin: selecting the other pixels would wait for the device, too.
     pairs = torch.where(target == 255, num_classes**2, target * num_classes + prediction)
     counts = torch.bincount(pairs.flatten(), minlength=num_classes**2 + 1)
     return counts[: num_classes**2].view(num_classes, num_classes)

@@ -19,7 +19,8 @@ from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
 from cispbench.harness.method import Batch, StepContext
 from cispbench.harness.recipes.fields import Precision
-from cispbench.harness.training.loop import StepTraining, TrainingJob
+from cispbench.harness.training.job import TrainingJob
+from cispbench.harness.training.loop import StepTraining
 from cispbench.splits.settings import Setting
 
 

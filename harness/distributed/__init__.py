@@ -1,1 +1,1 @@
-"""One step on several devices: processes that share the batches, and what they agree on."""
+"""One step trained by several processes, each with a device: the division of batches, and how processes communicate."""

@@ -1,4 +1,8 @@
-"""Batch norm whose statistics are those of all devices' images."""
+"""Batch norm over the images of all devices.
+
+torch's SyncBatchNorm runs on CUDA alone. ``SharedBatchNorm`` does the same on the CPU, so that trainings on several
+processes can be tested without a GPU, and give the result of a single process.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ from cispbench.harness.distributed.group import Group
 
 
 def synchronise(model: nn.Module, group: Group, device: torch.device) -> None:
-    """Let the model's batch norms share their statistics in training; their parameters and buffers stay as they are.
+    """Replace the model's batch norms by ones that share their statistics among the processes in training.
 
-    On CUDA they become torch's own SyncBatchNorm, which knows no other device.
+    Parameters and buffers stay the same tensors, under the same names. A group of one is left as it is.
     """
     if group.size == 1:
         return
@@ -27,7 +31,7 @@ def synchronise(model: nn.Module, group: Group, device: torch.device) -> None:
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """A batch norm over the images of all processes, on any device: two sums a layer cross the processes."""
+    """A batch norm over the images of all processes, on any device; each forward pass makes three all-reduces."""
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> SharedBatchNorm:
@@ -44,15 +48,17 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         values = x.float()
         count = _sum_over_all(values.new_tensor(values.numel() // values.shape[1]))
+        # Mean first, then the squared distances: E[x^2] - E[x]^2 would cancel for large means.
         mean = _sum_over_all(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = _sum_over_all(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        # As torch does: the running variance is the unbiased one, the output is scaled by the biased one.
+        self._update_statistics(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1

@@ -1,7 +1,7 @@
-"""The processes that train a step together: who this one is, and what all of them agree on.
+"""The group of processes that train a step together, and how they exchange values.
 
-The first process (rank 0) alone decides, locks, publishes, records and prints; the others follow. A process on its own
-is a group of one, in which every call returns at once.
+The first process (rank 0) alone decides, locks, publishes, records and prints; the others follow. A single process is
+a group of one, in which every call returns at once.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from cispbench.splits.errors import RunError, UsageError
 
 Value = TypeVar("Value")
 
-# The others wait for the first process as long as it waits for a lock or measures thresholds. Who ends them where a
-# process is lost is the launcher, which watches all of them.
-PATIENCE = timedelta(days=30)
-# How long the processes of a group may be apart at their start, and after how long one says that it waits.
-MEETING, TELL_SECONDS = timedelta(minutes=10), 15.0
-# A process that finds another one lost waits to be ended, so that the lost one is seen to be the first.
+# How long a process waits for the others. Almost for ever: the first one may wait for a lock, or measure thresholds.
+# If a process is lost, the launcher ends the others.
+TIMEOUT = timedelta(days=30)
+# How long a process waits for the others at the start, and after how long it says so.
+START_TIMEOUT, NOTICE_SECONDS = timedelta(minutes=10), 15.0
+# A process that finds another one lost sleeps so long, to be ended by the launcher. If it ended at once, the launcher
+# could take its error for the cause.
 LINGER_SECONDS = 20.0
 CPU = torch.device("cpu")
 
 
 class LostProcessError(RunError):
-    """A training that cannot go on because another process of its group is gone."""
+    """The training cannot go on, because another process of the group has ended."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Group:
         return self.rank == 0
 
     def decide(self, value: Value) -> Value:
-        """Return the first process's value, whatever the others' is."""
+        """Broadcast: return the first process's value in every process. Values must be picklable."""
         if self.size == 1:
             return value
         values = [value if self.first else None]
@@ -61,7 +62,7 @@ class Group:
         return values[0]  # type: ignore[return-value]
 
     def gather(self, value: Value) -> list[Value]:
-        """Return everybody's value, by rank."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -69,14 +70,14 @@ class Group:
         return values
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Return the sum of everybody's tensor, all of one shape; the argument may be overwritten."""
+        """Return the sum of all processes' tensors, which have one shape; the argument may be overwritten."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Let the first process go ahead, and the others after it: what it downloads or indexes, they find."""
+        """Let the first process run the block before the others, which then find what it has downloaded or indexed."""
         if not self.first:
             self.decide(None)
         yield
@@ -88,56 +89,57 @@ ALONE = Group()
 
 
 def launched() -> bool:
-    """Whether this process was started as one of several, by us or by torchrun."""
+    """Whether this process was started as one of several, by `launcher.start` or by torchrun."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def local_rank() -> int:
-    """Return this process's number among those of its machine, which is also that of its device."""
+    """Return this process's rank on its machine, which is also the number of its device."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
-    """Join the processes that this one was started with, for trainings on ``device``; yields their group.
+    """Join the processes that this one was started with, for trainings on ``device``; yield their group.
 
-    Raises UsageError if the launcher left out what is needed to find them, LostProcessError if one of them does not
-    come or goes.
+    Raises UsageError if the launcher has not set how to find them, LostProcessError if one of them does not start in
+    time, or ends too early.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    # What a slice of a concatenation gets for a gradient has other strides than DDP's buckets, which is no fault.
+    _initialise("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    # The gradient of a slice of a concatenation has other strides than DDP's buckets. DDP copies it: no error.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
-        if not _says_lost(error):
+        if not _means_lost_process(error):
             raise
         time.sleep(LINGER_SECONDS)
         raise LostProcessError("another process of this training has ended.", hint="See its error.") from error
-    dist.destroy_process_group()  # after an error it would wait for processes that are gone
+    dist.destroy_process_group()  # Not after an error: it would wait for processes that have ended.
 
 
-def _meet(backend: str) -> None:
-    """Wait for the others and make the group; say so once it takes long, and give up in the end."""
+def _initialise(backend: str) -> None:
+    """Wait for the other processes and initialise the group; print a notice if that takes long."""
     rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    telling = threading.Timer(TELL_SECONDS, _tell, [f"process {rank} of {size} waits for the others at {place}"])
-    telling.daemon = True
-    telling.start()
+    text = f"process {rank} of {size} waits for the others at {place}"
+    notice = threading.Timer(NOTICE_SECONDS, _print_notice, [text])
+    notice.daemon = True
+    notice.start()
     began = time.monotonic()
     try:
-        store, number, count = next(rendezvous("env://", timeout=MEETING))
-        store.set_timeout(PATIENCE)
-        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+        store, number, count = next(rendezvous("env://", timeout=START_TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     except ValueError as error:
         raise UsageError(
             f"RANK is set, as if this were one of several processes, but {error}.",
             hint="Start them by --devices or torchrun, or unset RANK and WORLD_SIZE.",
         ) from error
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or _says_lost(error)):
+        if not (isinstance(error, dist.DistError) or _means_lost_process(error)):
             raise
         waited, reason = time.monotonic() - began, str(error).partition("\n")[0].rstrip(".")
         raise LostProcessError(
@@ -145,14 +147,14 @@ def _meet(backend: str) -> None:
             hint="Start all of them at once, by --devices or torchrun, at a port (MASTER_PORT) that is free.",
         ) from error
     finally:
-        telling.cancel()
+        notice.cancel()
 
 
-def _tell(text: str) -> None:
+def _print_notice(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _says_lost(error: RuntimeError) -> bool:
+def _means_lost_process(error: RuntimeError) -> bool:
     if isinstance(error, (dist.DistBackendError, dist.DistNetworkError)):
         return True
     return any(word in str(error) for word in ("gloo", "NCCL"))

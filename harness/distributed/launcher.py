@@ -1,4 +1,8 @@
-"""Start the processes of one step on this machine, and tell what became of them."""
+"""Start the processes of one step on this machine, and report the first error among them.
+
+torch's elastic launcher starts them, watches them, and ends all if one fails. It reports errors as tracebacks in its
+own log; this file passes them on instead as the errors that they were, with message, hint and exit code.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def start(devices: int, task: Callable[..., Any], choices: Mapping[str, Any]) -> Any:
-    """Call ``task(**choices)`` in a process a device, by torch's elastic launcher; return the first one's result.
+    """Call ``task(**choices)`` in one process for each device, and return the first one's result.
 
-    An error in any of them ends all, and is raised here as it was raised there: a CispbenchError by its message, hint
-    and exit code. Ctrl-C and SIGTERM end all of them, too.
+    An error in one process ends all, and is raised here with the same message, hint and exit code. Ctrl-C and SIGTERM
+    end all of them, too.
     """
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=devices, run_id=uuid.uuid4().hex, max_restarts=0,
@@ -46,13 +50,13 @@ def start(devices: int, task: Callable[..., Any], choices: Mapping[str, Any]) ->
             interrupted = error.sigval
         else:
             return results[0]
-    signal.raise_signal(interrupted)  # as if it had come to us alone
+    signal.raise_signal(interrupted)  # The launcher has swallowed it; our own handler must see it.
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the launcher from logging what we tell ourselves, and put its signal handlers away again."""
+    """Silence the launcher's log, which repeats our errors, and restore the signal handlers that it replaces."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -65,8 +69,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _work(task: Callable[..., Any], choices: dict[str, Any], folder: str) -> Any:
-    """Do the task in one of the processes; what goes wrong is noted for the one that started it."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may lead nowhere
+    """Run the task in one of the processes; write its error to a file for the process that started it."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # The host name may not resolve.
     rank = int(os.environ["RANK"])
     code = 1
     try:
@@ -75,14 +79,14 @@ def _work(task: Callable[..., Any], choices: dict[str, Any], folder: str) -> Any
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except LostProcessError:
-        pass  # the one that is lost has the error to tell
+        pass  # The process that was lost reports the cause.
     except CispbenchError as error:
         _note(folder, rank, error.message, error.hint, error.exit_code)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the others have to be ended)
+    except Exception as error:  # noqa: BLE001 (any error must end the other processes, too)
         traceback.print_exc()
         _note(folder, rank, f"a process failed: {type(error).__name__}: {error}", "See the traceback above.", 1)
-    # Out of the handlers, for until then an error keeps the loaders' processes. Not by an exception: the process
-    # group's own end would wait for processes that are gone.
+    # Not inside an except block: the error's traceback keeps the loaders' worker processes alive. And not by raising:
+    # Python would destroy the process group on its way out, which waits for processes that have ended.
     sys.stderr.flush()
     os._exit(code)
 
@@ -95,7 +99,7 @@ def _note(folder: str, rank: int, message: str, hint: str | None, code: int) -> 
 
 
 def _raise_first(folder: Path, codes: Mapping[int, int]) -> NoReturn:
-    """Raise what ended the processes: the first of the errors they noted, or how one of them died."""
+    """Raise the first error that a process wrote, or else say how a process ended."""
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     if notes:
         first = min(notes, key=lambda note: note["when"])

@@ -1,4 +1,4 @@
-"""Seeds by name: every random stream of a run is derived from the run's seed and what the stream is for."""
+"""Seeds and RNG states. Every random stream of a run has its own seed, derived from the run's seed and a name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def derive_seed(*parts: object) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch (all devices)."""
+    """Seed the global RNGs of Python, NumPy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """Return the states of the host's and the device's generators, in types that ``weights_only`` loading accepts."""
+    """Return the RNG states of host and device, in types that ``torch.load(weights_only=True)`` accepts."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
@@ -42,7 +42,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Take back what ``random_states`` returned on the same kind of device."""
+    """Restore the RNG states that ``random_states`` returned on the same kind of device."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)

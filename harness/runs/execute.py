@@ -29,8 +29,9 @@ from cispbench.harness.runs.inputs import load_planned_weights, planned_method, 
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record
 from cispbench.harness.runs.step_store import CHECKPOINT, METHOD, DamagedStepError, StepStore
-from cispbench.harness.training.faults import explaining_memory
-from cispbench.harness.training.loop import StepTraining, TrainingJob, TrainingLog
+from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.loop import StepTraining
+from cispbench.harness.training.out_of_memory import explaining_memory
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
 from cispbench.results.store import Store

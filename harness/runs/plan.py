@@ -249,7 +249,7 @@ def parts_note(plan: RunPlan) -> str | None:
     cut = [planned.step for planned in plan.steps if "parts" in planned.made_of]
     if not cut:
         return None
-    size = Division(recipe.phase(cut[0]).batch, plan.devices, plan.micro_batch).smallest_part
+    size = Division(recipe.phase(cut[0]).batch, plan.devices, plan.micro_batch).smallest_micro_batch
     return (
         f"--micro-batch {plan.micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the "
         "whole batch; the result is another one, and kept apart by its key"
@@ -263,14 +263,14 @@ def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> 
     """
     division = Division(recipe.phase(step).batch, devices, micro_batch)
     least = least_images(recipe.model)
-    if division.smallest_part < least:
+    if division.smallest_micro_batch < least:
         raise RecipeError(
-            f"step {step} trains on {division.smallest_part} image at once (batch {division.batch}, micro-batch "
+            f"step {step} trains on {division.smallest_micro_batch} image at once (batch {division.batch}, micro-batch "
             f"{micro_batch or 'none'}), and the batch norms of {recipe.model} need {least}.",
             hint=f"Use a larger batch (--set {'later' if step else 'optim'}.batch={least}) or --micro-batch {least}.",
         )
-    divided = division.parts > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm)
-    return {"parts": division.parts} if divided else {}
+    divided = division.micro_batches > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm)
+    return {"parts": division.micro_batches} if divided else {}
 
 
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from cispbench.harness.method import Method
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.quirks import quirks_in_force
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
-from cispbench.harness.training.loop import TrainingLog
+from cispbench.harness.training.job import TrainingLog
 from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_fields import (
     DataUsed,
@@ -43,6 +43,7 @@ def step_manifest(
     return {
         "schema": 1,
         "previous_key": planned.previous_key,
+        "made_of": dict(planned.made_of),
         "trained_for": asdict(TrainedFor(plan.method.name, plan.setting.name, plan.seed, plan.run_key)),
         "execution": asdict(execution),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

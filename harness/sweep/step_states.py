@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cispbench.harness.distributed.division import Division
 from cispbench.harness.machine.environment import describe_environment
-from cispbench.harness.models.catalogue import trains_batch_norm
-from cispbench.harness.recipes.layers import flat
+from cispbench.harness.runs.key_parts import changed_parts, parts_from_record
 from cispbench.harness.runs.published import PUBLISHED
 from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Need, State, StepState
@@ -19,9 +16,7 @@ from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
 from cispbench.results.store import Store, foreign
 
-# Parts of a recipe that decide no weights, or that a record holds outside its recipe, too.
-NOT_COMPARED = ("evaluation.", "model", "weights", "method.")
-# The key of a step changes with these as well, and no record holds them.
+# A record does not hold these parts of a key, and the manifest that does is gone.
 NOT_RECORDED = (
     "its key is another one, though nothing that the record holds has changed: the training code or the models have "
     "another version, or --no-share was given or left out"
@@ -104,6 +99,14 @@ class StepStates:
         lacking = [name for name in (WEIGHTS, METHOD) if not (self._steps.folder(key) / name).is_file()]
         return f"{', '.join(lacking)} of {self._steps.folder(key)} is missing" if lacking else ""
 
+    def _made_of(self, record: StepRecord, shared_base: bool) -> Mapping[str, Any]:
+        """Return the parts of an older step's key: from its manifest, else what its record tells of them."""
+        try:
+            kept = self._steps.manifest(record.key).get("made_of")
+        except DamagedStepError:
+            kept = None
+        return kept if isinstance(kept, dict) and kept else parts_from_record(record, shared_base)
+
     def _why_stale(self, need: Need) -> str:
         """Return what changed since the newest record of the same step, or of one before it; "" if there is none.
 
@@ -116,7 +119,8 @@ class StepStates:
                 continue  # this step has not changed; its older records are those of other recipes
             if older := self._older.get(same):
                 newest = max(older, key=lambda record: record.created)
-                return ", ".join(_changes(newest, Need(run, planned))) or NOT_RECORDED
+                before = self._made_of(newest, run.method.shared_base)
+                return ", ".join(changed_parts(before, planned.made_of, planned.step)) or NOT_RECORDED
         return ""
 
 
@@ -127,39 +131,3 @@ def _same_pace(model: str, method: str, step: int, recipe: dict[str, Any]) -> _S
     """
     phase = recipe["optim"] | (recipe["later"] if step else {})
     return model, method if step else None, step > 0, recipe["data"]["crop"], phase["batch"], phase["precision"]
-
-
-def _changes(record: StepRecord, need: Need) -> list[str]:
-    """Return each part of the step's key that is another one than in ``record``: what ``plan_run`` hashes."""
-    run, planned = need.run, need.planned
-    changes = []
-    if record.data.fingerprint != run.data.fingerprint or record.data.list_sha256 != planned.list_sha256:
-        changes.append("the data changed")
-    if record.model.weights_sha256 != run.weights.sha256:
-        changes.append("the pre-trained weights changed")
-    if planned.step or not run.method.shared_base:
-        if record.method.version != run.method.version:
-            changes.append(f"{run.method.name} is version {run.method.version}, was {record.method.version}")
-        options = json.loads(json.dumps(dict(run.method.options)))  # as in a record: lists, no tuples
-        changes += _differing(record.method.options, options, "method.")
-    ignored = NOT_COMPARED if planned.step else (*NOT_COMPARED, "later.")
-    recipes = [record.recipe, run.recipe.as_dict()]
-    before, now = (
-        {name: value for name, value in flat(recipe).items() if not name.startswith(ignored)} for recipe in recipes
-    )
-    changes += _differing(before, now)
-    if trains_batch_norm(run.recipe.model, run.recipe.freeze_batch_norm):  # which see one part of a batch at once
-        phase = record.recipe["optim"] | (record.recipe["later"] if planned.step else {})
-        was = Division(phase["batch"], record.execution.devices, record.execution.micro_batch).parts
-        parts = planned.made_of.get("parts", 1)
-        if was != parts:
-            changes.append(f"the parts of a batch are {parts}, were {was} (--micro-batch)")
-    return changes
-
-
-def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    return [
-        f"{prefix}{name} is {now.get(name, 'not set')}, was {before.get(name, 'not set')}"
-        for name in dict.fromkeys([*now, *before])
-        if now.get(name) != before.get(name)
-    ]

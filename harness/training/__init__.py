@@ -1,1 +1,1 @@
-"""The training of one step: the loop, gradients, the optimiser, losses that are not finite, checkpoints."""
+"""The training of one step. ``loop.py`` has the loop; the other files hold the helpers that it calls."""

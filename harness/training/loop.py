@@ -1,89 +1,32 @@
-"""The training of one step: one readable loop that serves every method, model and data set."""
+"""The training of one step: one loop for every method, model, data set and number of devices.
+
+An iteration works on one *global batch*, as large as the recipe's ``batch``. Each process has a *share* of it, and
+works on this share in one or more *micro-batches* (``distributed/division.py``). ``StepTraining.iterate`` is the same
+for all of them. With one process and one micro-batch there is nothing to weigh, and the method is not asked to count.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
+from torch import Tensor, nn
 
-from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.distributed.batch_norm import synchronise
-from cispbench.harness.distributed.division import Division
-from cispbench.harness.distributed.group import ALONE, Group
+from cispbench.harness.distributed.data_parallel import data_parallel, without_all_reduce
 from cispbench.harness.machine.devices import autocast
-from cispbench.harness.machine.environment import peak_host_bytes
-from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
-from cispbench.harness.method import Batch, Method, StepContext
-from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.training import checkpoint
-from cispbench.harness.training.faults import Skips, read_outcomes, require_finite_weights
-from cispbench.harness.training.gradients import Gradients, Outcome
-from cispbench.harness.training.optimisation import Stepper
+from cispbench.harness.method import Batch, Output
+from cispbench.harness.training.checkpoint import resume
+from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.micro_batches import TermWeights, cut_share
+from cispbench.harness.training.monitor import Monitor
+from cispbench.harness.training.nonfinite import DeviceLosses, require_finite_weights
+from cispbench.harness.training.state import TrainingState
 from cispbench.splits.classes import class_names
-from cispbench.splits.errors import RunError
-
-CHECKPOINT_SECONDS = 10.0  # at least this long between two checkpoints,
-CHECKPOINT_SHARE = 0.02  # and at most this share of the time spent on them
-
-
-@dataclass
-class TrainingLog:
-    """What a training leaves to be told: losses over time, and its cost."""
-
-    iterations: list[int] = field(default_factory=list)
-    terms: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0  # of the iterations alone
-    wall_before: float = 0.0  # all seconds of earlier, interrupted trainings of the step
-    images: int = 0
-    resumed: bool = False
-    skipped: int = 0
-    peak_host_bytes: int = 0
-    peak_device_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """All that the training of one step needs; ``checkpoint`` is the file that a broken step resumes from.
-
-    ``stop`` is asked after every iteration (by several processes: whenever they look at the losses); once it says
-    True, the step is saved and left. ``group``: the processes that share the batches; ``micro_batch``: how many images
-    each of them holds at once, None for its whole share.
-    """
-
-    method: Method
-    context: StepContext
-    loader: TrainLoader
-    phase: OptimRecipe
-    device: torch.device
-    seed: int
-    checkpoint: Path
-    view: ProgressView
-    images: int
-    stop: Callable[[], bool] | None = None
-    group: Group = ALONE
-    micro_batch: int | None = None
-
-    @property
-    def division(self) -> Division:
-        """How each batch is divided. Raises UsageError if it cannot be."""
-        return Division(self.phase.batch, self.group.size, self.micro_batch)
-
-    @property
-    def iterations(self) -> int:
-        """The step's number of optimisation steps."""
-        if self.phase.iterations is not None:
-            return self.phase.iterations
-        return max(1, math.ceil((self.phase.epochs or 0) * len(self.loader)))
-
-
-class StoppedError(RunError):
-    """A training that was asked to stop, and has saved how far it was."""
+from cispbench.splits.errors import MethodError
 
 
 class StepTraining:
@@ -93,180 +36,115 @@ class StepTraining:
         self.job, self.group = job, job.group
         self.division = job.division
         synchronise(job.context.model, job.group, job.device)
-        self._begin_anew()
-        self._pending: list[Outcome] = []
-        self._log_every = max(1, min(10, job.iterations // 25))
-        self._next_checkpoint = 0.0
-        self._same_chance = True
-
-    def _begin_anew(self) -> None:
-        job = self.job
-        self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
-        self.log, self.iteration = TrainingLog(), 0
-        self._skips = Skips(job.context.step, job.iterations)
+        self.network: nn.Module = job.context.model
+        self.state = TrainingState(job)
+        self.weights = TermWeights(job.method, job.context, self.division, job.group)
 
     def run(self) -> TrainingLog:
         """Train and return the log; Ctrl-C or death leaves the last checkpoint behind.
 
-        Raises StoppedError once ``job.stop`` says so, after a checkpoint; RunError for losses that are no numbers
-        again and again (``faults.SKIPPED_IN_A_ROW``).
+        Raises StoppedError once ``job.stop`` says so, after a checkpoint; RunError for losses that are NaN again and
+        again, and for weights that are (``nonfinite.py``); MethodError for a method that breaks its contract.
         """
-        job = self.job
-        seed_everything(job.seed)
-        if job.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(job.device)
-        self._started = time.perf_counter()
-        if not self._resume():
-            self._prepare()
+        started = time.perf_counter()
+        job, model = self.job, self.job.context.model
+        self._resume_or_prepare()
         self._announce()
-        job.context.model.train()
-        gradients = Gradients(job.method, job.context, job.device, job.phase.precision, self.division, self.group)
-        self._mark = time.perf_counter()
-        self._next_checkpoint = self._mark + CHECKPOINT_SECONDS
+        model.train()
+        # Only now: DDP copies the first process's weights to the others, and `before_training` ran in the first alone.
+        self.network = data_parallel(model, self.group, job.device)
+        monitor = Monitor(job, self.state, started)
         for batch in self._batches():
-            self._pending.append(gradients.take(batch, self.stepper, self.iteration))
-            self.iteration += 1
-            self.log.images += len(batch.ids) if self.group.size == 1 else job.phase.batch
-            self._look()
+            monitor.after_iteration(self.iterate(batch))
         job.method.after_training(job.context)
-        require_finite_weights(job.context.model, job.context.step, self.iteration)
-        self.log.skipped = self.stepper.skipped
-        self._note_peaks()
-        return self.log
+        require_finite_weights(model, job.context.step, self.state.iteration)
+        return monitor.finish()
 
-    def _look(self) -> None:
-        """Read the losses now and then, save now and then, and leave when asked to; the first process says when."""
-        job = self.job
-        last = self.iteration == job.iterations
-        due = last or self.iteration % self._log_every == 0
-        if self.group.size > 1 and not due:
-            return
-        leaving = not last and job.stop is not None and job.stop()
-        if due or leaving:
-            self._flush()
-        saving = due and not last and time.perf_counter() >= self._next_checkpoint
-        leaving, saving = self.group.decide((leaving, saving))
-        if leaving or saving:
-            self._save()
-        if leaving:
-            where = f"iteration {self.iteration} of {job.iterations} of step {job.context.step}"
-            raise StoppedError(f"stopped as asked, at {where}.", hint="The same command goes on from there.")
+    def iterate(self, batch: Batch) -> DeviceLosses:
+        """Train on one global batch, of which ``batch`` is this process's share.
+
+        The result stays on the device: reading it here would make a GPU wait in every iteration.
+        """
+        job, state, method, context = self.job, self.state, self.job.method, self.job.context
+        state.stepper.start_iteration(state.iteration)  # sets the learning rate
+        micro_batches = cut_share(batch, self.division, self.group.rank)
+        self.weights.start_batch(micro_batches, self._previous_output)
+        sums: dict[str, Tensor] = {}
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            # Gradients add up in this process; the last backward pass alone exchanges them with the other processes.
+            last = number == len(micro_batches)
+            with nullcontext() if last else without_all_reduce(self.network):
+                previous = self._previous_output(micro_batch)
+                with autocast(job.device, job.phase.precision):
+                    output = self.network(micro_batch.images)
+                terms = method.losses(micro_batch, output, previous, context)
+                if not terms:
+                    raise MethodError(f"the method {method.name} returned no loss term at step {context.step}.")
+                terms = self.weights.weigh(terms, micro_batch, previous)
+                # The graph holds what the backward pass needs of these; the rest must not take memory during it.
+                del output, previous
+                # DDP divides the sum of the processes' gradients by their number. The gradient of the global batch
+                # is the sum: the weights have divided already.
+                state.stepper.backward(torch.stack(list(terms.values())).sum() * self.group.size)
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        self.weights.end_batch()
+        # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
+        not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
+        finite = state.stepper.update(self.group.sum(not_finite) == 0)
+        state.iteration += 1
+        return DeviceLosses(state.iteration, batch.ids, sums, finite)
+
+    def _previous_output(self, micro_batch: Batch) -> Output | None:
+        previous = self.job.context.previous
+        if previous is None:
+            return None
+        with autocast(self.job.device, self.job.phase.precision), torch.no_grad():
+            output: Output = previous(micro_batch.images)
+        return output
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's shares, from the iteration on that is next, over as many epochs as needed."""
+        job, state, loader = self.job, self.state, self.job.loader
+        if self.group.size > 1:
+            loader = loader.share(self.division, self.group.rank)
+        while state.iteration < job.iterations:
+            epoch, start = divmod(state.iteration, len(loader))
+            for batch in loader.epoch(epoch, start):
+                yield batch.to(job.device)
+                if state.iteration == job.iterations:
+                    return
+
+    def _resume_or_prepare(self) -> None:
+        seed_everything(self.job.seed)
+        if self.job.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.job.device)
+        resumed = resume(self.job)
+        if resumed is None:
+            self._prepare()
+        else:
+            self.state = resumed
 
     def _prepare(self) -> None:
-        """Let the method measure what it needs, on all of the step's data: the first process does it for all."""
+        """Let the first process call `before_training` on all of the step's data, and send the others the result."""
         job, group = self.job, self.group
         if group.first:
             with autocast(job.device, job.phase.precision):
-                job.method.before_training(job.context, self._on_device(job.loader.epoch(0)))
+                job.method.before_training(job.context, (batch.to(job.device) for batch in job.loader.epoch(0)))
         if group.size > 1:
+            # Each process loads its own share from here on: the workers for whole batches must go.
             job.loader.close()
             state = group.decide({name: tensor.cpu() for name, tensor in job.method.state_dict().items()})
             if not group.first:
                 job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in state.items()})
+        # Every process draws other numbers. The first one draws those of a single process, whatever
+        # `before_training` has drawn.
         seed_everything(job.seed if group.first else derive_seed(job.seed, "process", group.rank))
-
-    def _note_peaks(self) -> None:
-        self.log.peak_host_bytes = max(self.log.peak_host_bytes, peak_host_bytes())
-        if self.job.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.job.device)
-            self.log.peak_device_bytes = max(self.log.peak_device_bytes or 0, peak)
 
     def _announce(self) -> None:
         context, setting = self.job.context, self.job.context.setting
         names = [class_names(setting.dataset)[number] for number in setting.steps[context.step].classes]
         classes = ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
         self.job.view.start_step(
-            context.step, len(setting.steps), classes, self.job.images, self.job.iterations, self.iteration
+            context.step, len(setting.steps), classes, self.job.images, self.job.iterations, self.state.iteration
         )
-
-    def _batches(self) -> Iterator[Batch]:
-        loader = self.job.loader
-        if self.group.size > 1:
-            loader = loader.share(self.division, self.group.rank)
-        while self.iteration < self.job.iterations:
-            epoch, start = divmod(self.iteration, len(loader))
-            for batch in self._on_device(loader.epoch(epoch, start)):
-                yield batch
-                if self.iteration == self.job.iterations:
-                    return
-
-    def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield batch.to(self.job.device)
-
-    def _flush(self) -> None:
-        """Bring the pending losses to the host: the only place where the loop waits for the device."""
-        reads = read_outcomes(self._pending, self.group)
-        self._pending.clear()
-        now = time.perf_counter()
-        self.log.seconds += now - self._mark
-        self._mark = now
-        for read in reads:
-            self._skips.note(read, self.group)
-        kept = [read for read in reads if read.kept]
-        if self.job.phase.precision != "fp16":  # whose overflows the scaler counts
-            self.stepper.skipped += len(reads) - len(kept)
-        if not kept:
-            return
-        means = {}
-        for name in dict.fromkeys(name for read in kept for name in read.terms):
-            values = [read.terms[name] for read in kept if name in read.terms]
-            means[name] = sum(values) / len(values)
-        self.log.iterations.append(self.iteration)
-        for name, value in means.items():
-            self.log.terms.setdefault(name, []).append(value)
-        self.job.view.update(self.iteration, means, self.log.images / max(self.log.seconds, 1e-9))
-
-    def _save(self) -> None:
-        started = time.perf_counter()
-        job = self.job
-        require_finite_weights(job.context.model, job.context.step, self.iteration)
-        self._note_peaks()
-        state = {
-            "iteration": self.iteration,
-            "model": job.context.model.state_dict(),
-            "stepper": self.stepper.state_dict(),
-            "method": job.method.state_dict(),
-            "log": asdict(self.log) | {"wall_before": self.log.wall_before + started - self._started},
-        }
-        checkpoint.write_checkpoint(job.checkpoint, state, job.device, self.group)
-        self._mark = time.perf_counter()
-        cost = self._mark - started
-        self._next_checkpoint = self._mark + max(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE)
-
-    def _resume(self) -> bool:
-        """Take back the checkpoint, if there is a sound one; a damaged one is named and leaves nothing behind."""
-        job = self.job
-        state = checkpoint.read_checkpoint(job.checkpoint, self.group)
-        if state is None:
-            return False
-        fresh = {name: tensor.clone() for name, tensor in job.context.model.state_dict().items()}
-        faults = [fault for fault in self.group.gather(self._restore(state)) if fault]
-        if faults:
-            job.view.note(f"the checkpoint {job.checkpoint} is damaged ({faults[0]}); the step starts anew")
-            job.context.model.load_state_dict(fresh)
-            self._begin_anew()
-            return False
-        where = f"step {job.context.step}: resumed at iteration {self.iteration} of {job.iterations}"
-        same = all(self.group.gather(self._same_chance))
-        elsewhere = "" if same else ", from a checkpoint of another kind or number of devices: what is random differs"
-        job.view.note(where + elsewhere)
-        return True
-
-    def _restore(self, state: dict[str, Any] | str) -> str | None:
-        """Put a checkpoint to use, and return what is wrong with it."""
-        if isinstance(state, str):
-            return state
-        job = self.job
-        try:
-            log = state["log"]
-            job.context.model.load_state_dict(state["model"])
-            self.stepper.load_state_dict(state["stepper"])
-            job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in state["method"].items()})
-            self.log = TrainingLog(**{**log, "resumed": True})
-            self.iteration = int(state["iteration"])
-            self._skips.in_all = self.stepper.skipped if job.phase.precision != "fp16" else 0
-            self._same_chance = checkpoint.restore_chance(state, job.device, self.group, job.seed)
-        except checkpoint.CHECKPOINT_ERRORS as error:
-            return checkpoint.first_line(error)
-        return None

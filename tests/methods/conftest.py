@@ -25,7 +25,8 @@ from cispbench.harness.models.released import load_released, translate
 from cispbench.harness.models.segmenter import MaskTransformer, Segmenter
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.registry import load_method
-from cispbench.harness.training.loop import StepTraining, TrainingJob, TrainingLog
+from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.loop import StepTraining
 from cispbench.splits.settings import Setting, Step
 
 TURN = 6.283185307179586

@@ -26,7 +26,7 @@ from cispbench.harness.sweep.events import EventView, StepEvent, StepFailed, Ste
 from cispbench.harness.sweep.slurm import queue as slurm_queue
 from cispbench.harness.sweep.slurm.notes import SlurmNotes, StepReport, TaskId
 from cispbench.harness.sweep.worker import StepJob, do_step
-from cispbench.harness.training.loop import StoppedError
+from cispbench.harness.training.job import StoppedError
 from cispbench.splits.errors import CispbenchError, RunError
 
 WARNING = signal.SIGUSR2

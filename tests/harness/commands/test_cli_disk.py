@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cispbench.harness.training import loop as training
+from cispbench.harness.training import monitor
 
 
 @pytest.mark.parametrize(("leave", "steps"), [(0, 0), (4096, 0), (100_000, 0), (1_200_000, 1)])
@@ -28,7 +28,7 @@ def test_a_full_disk_for_weights(commands: Any, finished: Any, disk: Path, fill:
 def test_a_full_disk_for_checkpoints(
     commands: Any, finished: Any, disk: Path, fill: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
     commands.steps = disk / "steps"
     filler = fill(100_000)
     commands.refused(1, commands.tiny(), "disk is full", str(disk))

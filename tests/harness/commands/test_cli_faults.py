@@ -17,10 +17,10 @@ LONG = (60, 40)
 # of all moments the most delicate one, for what was written lies there under its temporary name.
 DRIVER = """
 import os, signal
-from cispbench.harness.training import loop as training
+from cispbench.harness.training import monitor
 from cispbench.harness.cli import main
 
-training.CHECKPOINT_SECONDS, training.CHECKPOINT_SHARE = 0.0, 1e9
+monitor.CHECKPOINT_SECONDS, monitor.CHECKPOINT_SHARE = 0.0, 1e9
 left = [int(os.environ.get("DIE_AT_WRITE", "-1"))]
 sync = os.fsync
 

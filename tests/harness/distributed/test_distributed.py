@@ -160,8 +160,8 @@ def one_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], str]:
         variables = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
-        monkeypatch.setattr(group_module, "MEETING", timedelta(seconds=1))
-        monkeypatch.setattr(group_module, "TELL_SECONDS", 0.1)
+        monkeypatch.setattr(group_module, "START_TIMEOUT", timedelta(seconds=1))
+        monkeypatch.setattr(group_module, "NOTICE_SECONDS", 0.1)
         return f"127.0.0.1:{port}"
 
     return among

@@ -40,11 +40,11 @@ def test_every_image_of_a_batch_is_one_device_s_own(batch: int, devices: int, mi
     assert sorted(image for share in shares for image in share) == images
     for rank, share in enumerate(shares):
         sizes = made.sizes(rank)
-        assert len(sizes) == made.parts and sum(sizes) == len(share)
+        assert len(sizes) == made.micro_batches and sum(sizes) == len(share)
         assert min(sizes) >= 1 and max(sizes) <= (micro_batch or batch)
     every = [size for rank in range(devices) for size in made.sizes(rank)]
     assert max(every) - min(every) <= 1
-    assert made.whole == (every == [batch])
+    assert made.undivided == (every == [batch])
 
 
 @given(*SIZES)
@@ -54,16 +54,16 @@ def test_parts_are_neighbours_and_the_same_on_any_number_of_devices(
     made, parts = division(batch, devices, micro_batch), []
     shares = [made.share(range(batch), rank) for rank in range(devices)]
     places = [0] * devices
-    for part in range(made.parts):
+    for part in range(made.micro_batches):
         images: list[int] = []
         for rank in range(devices):
             size = made.sizes(rank)[part]
             images += shares[rank][places[rank] : places[rank] + size]
             places[rank] += size
         parts.append(images)
-    edges = [batch * part // made.parts for part in range(made.parts + 1)]
+    edges = [batch * part // made.micro_batches for part in range(made.micro_batches + 1)]
     assert parts == [list(range(*pair)) for pair in pairwise(edges)]
-    assert min(map(len, parts)) == made.smallest_part
+    assert min(map(len, parts)) == made.smallest_micro_batch
 
 
 @given(*SIZES)

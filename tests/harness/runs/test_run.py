@@ -17,7 +17,8 @@ from cispbench.harness.registry import load_method
 from cispbench.harness.runs.execute import RunOptions, execute
 from cispbench.harness.runs.plan import RunPlan, plan_run
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.training import loop as training
+from cispbench.harness.training import monitor
+from cispbench.harness.training.job import StoppedError
 from cispbench.methods.finetune import FineTune
 from cispbench.results.store import Store
 from cispbench.splits.errors import MethodError, RunError
@@ -122,8 +123,8 @@ class Broken(ProgressView):
 @pytest.mark.parametrize("method", ["mbs", "plop"])
 @pytest.mark.parametrize("place", [(0, 3), (1, 2), (2, 3)])
 def test_a_broken_step_resumes_bit_for_bit(plan, tmp_path, monkeypatch, method, place):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "CHECKPOINT_SHARE", 1e9)
     whole = execute(plan(method), options(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         execute(plan(method), options(tmp_path / "broken", Broken(*place)))
@@ -141,8 +142,8 @@ def test_a_broken_step_resumes_bit_for_bit(plan, tmp_path, monkeypatch, method, 
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_gone_on_from_and_said_to_differ(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "CHECKPOINT_SHARE", 1e9)
     with pytest.raises(KeyboardInterrupt):
         execute(plan(), options(tmp_path, Broken(0, 3)))
     (path,) = (tmp_path / "steps" / "work").glob("*/checkpoint.pt")
@@ -164,7 +165,7 @@ def test_a_run_that_is_asked_to_stop_saves_how_far_it_was(plan, tmp_path, asked)
         return left[0] <= 0
 
     step, iteration = (0, asked) if asked < 4 else (1, asked - 3)  # the last iteration of a step is not asked about
-    with pytest.raises(training.StoppedError, match=rf"stopped as asked, at iteration {iteration} of . of step {step}"):
+    with pytest.raises(StoppedError, match=rf"stopped as asked, at iteration {iteration} of . of step {step}"):
         execute(plan(), replace(options(tmp_path / "asked"), stop=stop))
     mended = execute(plan(), options(tmp_path / "asked", view := Broken(-1, -1)))
     assert f"step {step}: resumed at iteration {iteration} of {4 - step}" in view.notes

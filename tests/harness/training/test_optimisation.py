@@ -13,7 +13,7 @@ from cispbench.harness.training.optimisation import Stepper
 
 CPU = torch.device("cpu")
 ITERATIONS = 40
-SOUND = torch.tensor(True)
+FINITE = torch.tensor(True)
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def halves(model: IncrementalModel) -> Stepper:
 
 
 def iterate(stepper: Stepper, number: int, slope: float | Tensor) -> bool:
-    stepper.begin(number)
+    stepper.start_iteration(number)
     stepper.backward(stepper.parameters()[0].sum() * slope)
-    return bool(stepper.update(SOUND))
+    return bool(stepper.update(FINITE))
 
 
 def test_overflows_of_a_scale_are_counted_and_no_fault(model: IncrementalModel) -> None:
@@ -44,12 +44,12 @@ def test_overflows_of_a_scale_are_counted_and_no_fault(model: IncrementalModel) 
         assert iterate(stepper, number, 1e35)
         taken.append(not torch.equal(first, before))
     assert taken == [False] * 5 + [True] * 3
-    assert stepper.skipped == 5
-    assert Stepper.load_state_dict(other := halves(model), stepper.state_dict()) is None and other.skipped == 5
+    assert stepper.overflows == 5
+    assert Stepper.load_state_dict(other := halves(model), stepper.state_dict()) is None and other.overflows == 5
 
 
 def test_gradients_that_overflow_at_a_scale_of_one_are_no_search(model: IncrementalModel) -> None:
     stepper = halves(model)
     told = [iterate(stepper, number, torch.tensor(float("inf"))) for number in range(20)]
     assert told == [True] * 16 + [False] * 4  # 65536 is two to the 16
-    assert stepper.skipped == 20
+    assert stepper.overflows == 20

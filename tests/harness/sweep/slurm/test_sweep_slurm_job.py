@@ -15,7 +15,7 @@ from cispbench.harness.sweep.slurm import job as slurm_job
 from cispbench.harness.sweep.slurm.job import ChainJob, work_on_chain
 from cispbench.harness.sweep.slurm.notes import SlurmNotes, StepReport
 from cispbench.harness.sweep.worker import StepJob
-from cispbench.harness.training.loop import StoppedError
+from cispbench.harness.training.job import StoppedError
 from cispbench.splits.errors import RunError
 
 

@@ -1,23 +1,24 @@
-"""The gradients of a batch that is worked through in parts, and the methods for which that would be wrong."""
+"""Iterations on whole batches and on micro-batches, and the methods for which micro-batches would be wrong."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from cispbench.harness.distributed.division import Division
-from cispbench.harness.distributed.group import ALONE
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import seed_everything
 from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.training.gradients import Gradients, Outcome
-from cispbench.harness.training.optimisation import Stepper
+from cispbench.harness.training.job import TrainingJob
+from cispbench.harness.training.loop import StepTraining
+from cispbench.harness.training.nonfinite import DeviceLosses
 from cispbench.methods.finetune import FineTune
 from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import parse_setting
@@ -29,16 +30,16 @@ CLASSES = 20
 
 def batch(void_images: int) -> Batch:
     """Four images, the first of which are void but for ``void_images`` that are void altogether."""
-    chance = torch.Generator().manual_seed(1)
-    target = torch.randint(0, CLASSES, (4, 16, 16), generator=chance)
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randint(0, CLASSES, (4, 16, 16), generator=generator)
     target[:2, :14] = VOID
     target[:void_images] = VOID
-    return Batch(torch.randn(4, 3, 16, 16, generator=chance), target, ("a", "b", "c", "d"))
+    return Batch(torch.randn(4, 3, 16, 16, generator=generator), target, ("a", "b", "c", "d"))
 
 
 def take(
     method: Method, *batches: Batch, micro_batch: int | None = None, name: str = "segmenter-tiny", **changes: Any
-) -> tuple[IncrementalModel, list[Outcome]]:
+) -> tuple[IncrementalModel, list[DeviceLosses]]:
     """Take an iteration a batch with a fresh model of step 0, the same every time."""
     seed_everything(0)
     model = build_model(name, 16)
@@ -46,9 +47,14 @@ def take(
     model.train()
     setting = parse_setting("overlapped-19-1")
     context = StepContext(setting, 0, 0, CLASSES, model, None)
-    division, stepper = Division(4, 1, micro_batch), Stepper(model, replace(PHASE, **changes), 10, CPU)
-    gradients = Gradients(method, context, CPU, "fp32", division, ALONE)
-    return model, [gradients.take(one, stepper, number) for number, one in enumerate(batches)]
+    training = StepTraining(
+        TrainingJob(
+            method=method, context=context, loader=None,  # type: ignore[arg-type]
+            phase=replace(PHASE, **changes), device=CPU, seed=0, checkpoint=Path("none"), view=ProgressView(),
+            images=4, micro_batch=micro_batch,
+        )
+    )  # fmt: skip
+    return model, [training.iterate(one) for one in batches]
 
 
 def difference(one: IncrementalModel, other: IncrementalModel) -> float:
@@ -65,7 +71,7 @@ def test_void_that_is_unevenly_spread_over_the_parts_weighs_as_in_the_whole_batc
     whole, (first, _) = take(FineTune(), *batches)
     parts, (same, _) = take(FineTune(), *batches, micro_batch=micro_batch)
     torch.testing.assert_close(same.terms["cross_entropy"], first.terms["cross_entropy"], rtol=1e-5, atol=0)
-    assert same.updated and same.ids == first.ids
+    assert same.finite and same.ids == first.ids
     assert difference(whole, parts) < 1e-6
 
 
@@ -94,7 +100,7 @@ def test_a_part_that_is_no_number_leaves_weights_and_batch_norms_as_they_were(mi
     # The learning rate falls with the iterations, whether they count or not: hold it.
     how: dict[str, Any] = {"micro_batch": micro_batch, "name": "deeplabv3-tiny", "schedule": "constant"}
     model, outcomes = take(Spoiling(), sound, spoilt, sound, **how)
-    assert [bool(outcome.updated) for outcome in outcomes] == [True, False, True]
+    assert [bool(outcome.finite) for outcome in outcomes] == [True, False, True]
     assert not outcomes[1].terms["cross_entropy"].isfinite()
     twice, _ = take(Spoiling(), sound, sound, **how)
     assert difference(model, twice) == 0.0
@@ -111,10 +117,10 @@ def test_a_clipped_gradient_that_overflows_is_left_out() -> None:
 
     before, _ = take(Steep())
     clipped, (outcome,) = take(Steep(), batch(0), clip=1.0)
-    assert outcome.terms["root"] == 0.0 and not outcome.updated
+    assert outcome.terms["root"] == 0.0 and not outcome.finite
     assert difference(before, clipped) == 0.0
     spoilt, (outcome,) = take(Steep(), batch(0))
-    assert outcome.updated and not all(parameter.isfinite().all() for parameter in spoilt.parameters())
+    assert outcome.finite and not all(parameter.isfinite().all() for parameter in spoilt.parameters())
 
 
 class Remembering(FineTune):
@@ -137,6 +143,13 @@ class Fickle(FineTune):
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         return super().counts(batch, previous, context) if "a" in batch.ids else {}
+
+
+class Late(FineTune):
+    """Counts nothing in the first batch."""
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        return {} if batch.ids[0] in "abcd" else super().counts(batch, previous, context)
 
 
 class Astray(FineTune):
@@ -167,3 +180,10 @@ def test_a_method_that_cannot_be_divided_is_refused_where_it_is(method: type[Met
         take(method(), batch(0), micro_batch=2)
     if method is not Silent:  # on its own the method is as good as any
         take(method(), batch(0))
+
+
+def test_a_method_that_counts_from_the_second_batch_on_is_refused() -> None:
+    later = replace(batch(0), ids=("e", "f", "g", "h"))
+    with pytest.raises(MethodError, match="counts cross_entropy in one part of the data and nothing in another"):
+        take(Late(), batch(0), later, micro_batch=2)
+    take(Late(), batch(0), later)

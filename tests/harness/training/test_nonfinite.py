@@ -1,4 +1,4 @@
-"""Losses that are no numbers, and memory that does not suffice."""
+"""Losses that are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from torch import Tensor, nn
 
 from cispbench.harness.distributed.group import ALONE
 from cispbench.harness.method import Batch, Output, StepContext
-from cispbench.harness.models.deeplab import DeepLabV3
-from cispbench.harness.training import faults, optimisation
-from cispbench.harness.training import loop as training
-from cispbench.harness.training.faults import Read, Skips, explaining_memory, require_finite_weights
-from cispbench.harness.training.optimisation import Undo
+from cispbench.harness.training import monitor, nonfinite, optimisation
+from cispbench.harness.training.guarded_update import GuardedUpdate
+from cispbench.harness.training.nonfinite import HostLosses, SkippedIterations, require_finite_weights
 from cispbench.methods.finetune import FineTune
 from cispbench.splits.errors import RunError
 
 NAN = float("nan")
-CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
@@ -45,14 +42,14 @@ def test_an_update_that_is_no_number_leaves_no_trace(on_host: bool) -> None:
     torch.manual_seed(0)
     net, batches = Net(), torch.randn(4, 5, 3)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    undo = Undo(net, optimizer, on_host)
+    guard = GuardedUpdate(net, optimizer, on_host)
 
     def iterate(x: Tensor, factor: float) -> None:
-        undo.remember_statistics()
+        guard.remember_buffers()
         optimizer.zero_grad()
         loss = net(x).square().mean() * factor
         loss.backward()
-        undo.step(optimizer.step, loss.detach().isfinite())
+        guard.update_if(loss.detach().isfinite(), optimizer.step)
 
     clean = state(net, optimizer)
     iterate(batches[0], NAN)  # before there is any momentum
@@ -78,19 +75,20 @@ def test_an_update_that_is_no_number_leaves_no_trace(on_host: bool) -> None:
         torch.testing.assert_close(net.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def read(iteration: int, value: float, updated: bool = True, ids: tuple[str, ...] = ("a", "b")) -> Read:
-    return Read(iteration, {"ce": value, "other": 1.0}, math.isfinite(value), updated, ids)
+def read(iteration: int, value: float, finite: bool = True, ids: tuple[str, ...] = ("a", "b")) -> HostLosses:
+    loss_finite = math.isfinite(value)
+    return HostLosses(iteration, ids, {"ce": value, "other": 1.0}, finite and loss_finite, share_finite=loss_finite)
 
 
 def test_single_skips_are_counted_and_a_row_of_them_ends_the_step() -> None:
-    skips = Skips(step=2, iterations=1000)
+    skips = SkippedIterations(step=2, iterations=1000)
     for iteration in range(1, 9):
-        skips.note(read(iteration, NAN if iteration % 2 else 1.0), ALONE)
+        skips.count(read(iteration, NAN if iteration % 2 else 1.0), ALONE)
     assert (skips.in_all, skips.in_a_row) == (4, 0)
-    for iteration in range(9, 9 + faults.SKIPPED_IN_A_ROW - 1):
-        skips.note(read(iteration, math.inf), ALONE)
+    for iteration in range(9, 9 + nonfinite.SKIPPED_IN_A_ROW - 1):
+        skips.count(read(iteration, math.inf), ALONE)
     with pytest.raises(RunError) as error:
-        skips.note(read(13, math.inf, ids=("2007_000032", "2007_000039")), ALONE)
+        skips.count(read(13, math.inf, ids=("2007_000032", "2007_000039")), ALONE)
     said = str(error.value)
     assert "the loss ce is not a finite number at iteration 9 to 13 of step 2" in said
     assert "5 iterations in a row were skipped" in said
@@ -99,27 +97,27 @@ def test_single_skips_are_counted_and_a_row_of_them_ends_the_step() -> None:
 
 
 def test_a_gradient_that_overflows_after_a_finite_loss_is_told_as_one() -> None:
-    skips = Skips(step=0, iterations=3)
-    skips.note(read(1, 1.0, updated=False), ALONE)
-    skips.note(read(2, 1.0, updated=False), ALONE)
+    skips = SkippedIterations(step=0, iterations=3)
+    skips.count(read(1, 1.0, finite=False), ALONE)
+    skips.count(read(2, 1.0, finite=False), ALONE)
     with pytest.raises(RunError, match="the gradient's norm is not a finite number at iteration 1 to 3 of step 0"):
-        skips.note(read(3, 1.0, updated=False), ALONE)
+        skips.count(read(3, 1.0, finite=False), ALONE)
 
 
 def test_more_than_a_share_of_all_iterations_ends_the_step() -> None:
-    skips = Skips(step=1, iterations=1000)
+    skips = SkippedIterations(step=1, iterations=1000)
     for iteration in range(0, 20, 2):
-        skips.note(read(iteration + 1, NAN), ALONE)
-        skips.note(read(iteration + 2, 1.0), ALONE)
-    assert skips.in_all == 10 == faults.SKIPPED_SHARE * 1000
+        skips.count(read(iteration + 1, NAN), ALONE)
+        skips.count(read(iteration + 2, 1.0), ALONE)
+    assert skips.in_all == 10 == nonfinite.SKIPPED_SHARE * 1000
     with pytest.raises(RunError, match="11 of 1000 iterations were skipped"):
-        skips.note(read(21, NAN), ALONE)
+        skips.count(read(21, NAN), ALONE)
 
 
 def test_many_images_are_told_by_the_first_and_by_their_number() -> None:
-    skips = Skips(step=0, iterations=1)
+    skips = SkippedIterations(step=0, iterations=1)
     with pytest.raises(RunError, match="i0, i1, i2, i3, i4, i5, i6, i7 and 4 more"):
-        skips.note(read(1, NAN, ids=tuple(f"i{n}" for n in range(12))), ALONE)
+        skips.count(read(1, NAN, ids=tuple(f"i{n}" for n in range(12))), ALONE)
 
 
 @pytest.mark.parametrize("name", ["layer.weight", "norm.running_var"])
@@ -129,29 +127,6 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_kept(name: str) -> N
     net.state_dict()[name].view(-1)[0] = math.inf
     with pytest.raises(RunError, match=rf"after iteration 7 of step 1 \({name}\)"):
         require_finite_weights(net, 1, 7)
-
-
-@pytest.mark.parametrize(
-    ("error", "asked"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "for 2.50 GiB more"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1610612736 bytes."), "1.50 G"),
-        (MemoryError(), "does not suffice for 8 images."),
-        (RuntimeError("CUDA error: out of memory"), "does not suffice for 8 images."),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "for 8 images."),
-    ],
-)  # fmt: skip
-def test_too_little_memory_is_told_with_what_to_set(error: Exception, asked: str) -> None:
-    with pytest.raises(RunError) as told, explaining_memory("8 images", CPU, "Set --micro-batch 4."):
-        raise error
-    assert "the memory of cpu does not suffice for 8 images" in told.value.message and asked in told.value.message
-    assert told.value.hint == "Set --micro-batch 4."
-    assert told.value.__cause__ is error
-
-
-def test_other_errors_are_no_matter_of_memory() -> None:
-    with pytest.raises(RuntimeError, match=r"^shapes differ$"), explaining_memory("8 images", CPU, "-"):
-        raise RuntimeError("shapes differ")
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, when: set[int]) -> list[tuple[str, ...]]:
@@ -185,8 +160,8 @@ def test_a_run_whose_losses_stay_no_numbers_ends_and_its_last_checkpoint_is_soun
     commands: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spoil(monkeypatch, {4, 5, 6, 7, 8})
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # one after every iteration
+    monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "CHECKPOINT_SHARE", 1e9)  # one after every iteration
     message = commands.refused(
         1, commands.tiny(method="finetune", iterations=(20, 2)), "the loss cross_entropy is not a finite number",
         "at iteration 4 to 8 of step 0", "5 iterations in a row",
@@ -207,7 +182,7 @@ def test_what_is_taken_back_on_the_device_is_what_is_never_done_on_the_host(
         commands.out, commands.steps = commands.home / f"out of {place}", commands.home / f"steps of {place}"
         with monkeypatch.context() as patch:
             if place == "device":
-                patch.setattr(optimisation, "Undo", lambda *args, on_host: Undo(*args, on_host=False))
+                patch.setattr(optimisation, "GuardedUpdate", lambda *args, on_host: GuardedUpdate(*args, on_host=False))
             spoil(patch, {1, 4})
             commands.succeed([*words, *commands.places()])
         ends.append(commands.outcome())
@@ -229,24 +204,10 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_published(
 
     monkeypatch.setattr(FineTune, "losses", losses)
     if saved:
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
     iteration = 1 if saved else 3
     # Of three losses all but the first are no numbers: too few to end the step for their own sake.
     words = commands.tiny(method="finetune", iterations=(iteration + saved, 2))
     told = commands.refused(1, words, "the gradients overflowed", "--set optim.clip=1")
     assert f"the weights are not finite numbers after iteration {iteration} of step 0" in told
     assert not list(commands.steps.glob("work/*/checkpoint*")) and not list(commands.steps.glob("steps/*"))
-
-
-@pytest.mark.parametrize("place", ["forward", "to"])
-def test_a_run_without_enough_memory_says_what_to_set(
-    commands: Any, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    def ask(self: DeepLabV3, what: Any) -> Output:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.00 GiB. GPU 0 has a total")
-
-    monkeypatch.setattr(DeepLabV3, place, ask)
-    message = commands.refused(1, commands.tiny(method="finetune"), "4 images at once (batch 4, crop 32)",
-                               "12.00 GiB", "--micro-batch 2", "optim.precision=bf16", "data.crop")  # fmt: skip
-    assert "deeplabv3-tiny" in message
-    assert not commands.leftovers()

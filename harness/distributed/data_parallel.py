@@ -1,0 +1,37 @@
+"""The network as the processes of a group train it together."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cispbench.harness.distributed.group import Group
+
+# torch 2.13 renamed this option.
+OPTIONS = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in OPTIONS else "broadcast_buffers"
+
+
+def data_parallel(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
+    """Return the model wrapped in DDP, which averages gradients over the processes; unwrapped for a group of one.
+
+    Every process then has the first one's weights.
+    """
+    if group.size == 1:
+        return model
+    options: dict[str, Any] = {
+        # The buffers are statistics of batch norms. ``batch_norm.synchronise`` has made them the same everywhere.
+        SYNC_BUFFERS: False,
+        "device_ids": [device] if device.type == "cuda" else None,
+    }
+    return DistributedDataParallel(model, **options)
+
+
+def without_all_reduce(network: nn.Module) -> AbstractContextManager[Any]:
+    """Let backward passes add up gradients in this process alone; the next pass outside sends their sum."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

@@ -1,0 +1,74 @@
+"""An update that takes place only if the iteration is finite, without making the device wait for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class GuardedUpdate:
+    """Update weights and momenta, and keep the new buffers (statistics of batch norms), only if an iteration is finite.
+
+    ``on_host``: the answer is read first, and an update that is not wanted is not made. On the CPU this costs nothing.
+    A GPU would run out of work while the host reads; there the update is always made, and taken back on the device.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, on_host: bool) -> None:
+        self._optimizer, self._on_host = optimizer, on_host
+        self._buffers = list(model.buffers())
+        self._old_buffers = [tensor.clone() for tensor in self._buffers]
+        self._old_values: dict[tuple[int, str], Tensor] = {}
+
+    def remember_buffers(self) -> None:
+        """Copy the buffers, before the network's forward pass changes them."""
+        _copy(self._old_buffers, self._buffers)
+
+    def restore_buffers_unless(self, finite: Tensor) -> None:
+        """Put the buffers back if the iteration is not finite."""
+        if not self._on_host:
+            _restore_unless(finite, self._buffers, self._old_buffers)
+        elif not finite:
+            _copy(self._buffers, self._old_buffers)
+
+    @torch.no_grad()
+    def update_if(self, finite: Tensor, update: Callable[[], object]) -> None:
+        """Call ``update``, the optimiser's step; without any effect if the iteration is not finite."""
+        self.restore_buffers_unless(finite)
+        if self._on_host:
+            if finite:
+                update()
+            return
+        values = self._updated_values()
+        if self._old_values.keys() != values.keys():
+            self._old_values = {key: tensor.clone() for key, tensor in values.items()}
+        _copy(list(self._old_values.values()), list(values.values()))
+        update()
+        for key, tensor in self._updated_values().items():
+            # The optimiser makes the momenta in its first update. Taken back they are 0, as SGD starts them.
+            old = self._old_values[key] if key in self._old_values else torch.zeros_like(tensor)
+            _restore_unless(finite, [tensor], [old])
+
+    def _updated_values(self) -> dict[tuple[int, str], Tensor]:
+        """Return all that the optimiser changes: the parameters, and their momenta as far as there are any."""
+        values: dict[tuple[int, str], Tensor] = {}
+        for parameter in (p for group in self._optimizer.param_groups for p in group["params"]):
+            values[id(parameter), "value"] = parameter.data
+            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                values[id(parameter), "momentum"] = momentum
+        return values
+
+
+@torch.no_grad()
+def _copy(target: list[Tensor], source: list[Tensor]) -> None:
+    if target:
+        torch._foreach_copy_(target, source)
+
+
+@torch.no_grad()
+def _restore_unless(finite: Tensor, new: list[Tensor], old: list[Tensor]) -> None:
+    # Not by arithmetic such as new * finite: NaN times 0 is NaN.
+    for tensor, before in zip(new, old, strict=True):
+        torch.where(finite, tensor, before, out=tensor)

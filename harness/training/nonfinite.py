@@ -1,0 +1,150 @@
+"""Losses that are NaN or infinite: which iterations are skipped, how they are counted, when the step ends.
+
+The policy for fp32 and bf16:
+
+- An iteration is *finite* if the sum of its loss terms is finite in every process and, with ``optim.clip``, the norm
+  of the gradient is finite, too. All processes come to the same answer.
+- An iteration that is not finite is *skipped*: weights, momenta and the statistics of batch norms stay as they were
+  (``guarded_update.py``), and its terms stay out of the log. ``TrainingLog.skipped`` counts these iterations.
+- ``SKIPPED_IN_A_ROW`` of them in a row end the step with a RunError. So do, in all, more than ``SKIPPED_SHARE`` of the
+  step's iterations (and more than ``SKIPPED_IN_A_ROW``).
+- Without ``optim.clip`` nobody looks at the gradient, which may overflow although the loss is finite. Then the weights
+  become NaN; ``require_finite_weights`` ends the step before such weights are saved or published.
+
+The policy for fp16 differs, because gradients overflow until torch's GradScaler has found a scale for the loss:
+
+- GradScaler alone decides on the update. If a gradient is not finite, it leaves the update out and lowers the scale.
+  ``TrainingLog.skipped`` counts these overflows, and nothing else.
+- An overflow is part of the search for a scale, and no fault: the iteration stays finite and its terms are logged.
+  With a scale of 1 or less there is nothing left to search: then the iteration is not finite.
+- An iteration that is not finite, by its loss or by such an overflow, is kept out of the log and may end the step as
+  above. A loss that is not finite also puts the statistics of batch norms back.
+
+Whether an iteration is finite stays on the device until the losses are logged: reading it in every iteration would
+make the device wait. Exceptions: on the CPU reading costs nothing, and with fp16 GradScaler reads it anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from cispbench.harness.distributed.group import Group
+from cispbench.splits.errors import RunError
+
+SKIPPED_IN_A_ROW = 5
+SKIPPED_SHARE = 0.01
+IDS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class DeviceLosses:
+    """The losses of an iteration (from 1), not read yet: tensors on the device.
+
+    ``ids``: the images of this process's share. ``terms``: what this share adds to each term of the global batch.
+    ``finite``: a bool, the same in every process.
+    """
+
+    iteration: int
+    ids: tuple[str, ...]
+    terms: dict[str, Tensor]
+    finite: Tensor
+
+
+@dataclass(frozen=True)
+class HostLosses:
+    """The same losses once they are read: ``terms`` of the global batch.
+
+    ``share_finite``: whether what this process's share added to them is finite.
+    """
+
+    iteration: int
+    ids: tuple[str, ...]
+    terms: dict[str, float]
+    finite: bool
+    share_finite: bool
+
+
+def read_losses(pending: Sequence[DeviceLosses], group: Group) -> list[HostLosses]:
+    """Read losses from the device, every term summed over the processes.
+
+    It waits for the device, once. All processes call it for the same iterations.
+    """
+    names = list(dict.fromkeys(name for losses in pending for name in losses.terms))
+    names = list(dict.fromkeys(name for found in group.gather(names) for name in found))
+    zero = torch.zeros((), dtype=torch.float64, device=pending[0].finite.device)
+    # In float64, which holds the numbers of every other type exactly.
+    rows = [torch.stack([losses.terms.get(name, zero).double() for name in names]) for losses in pending]
+    share, finite = torch.stack(rows), torch.stack([losses.finite for losses in pending])
+    total = group.sum(share.clone())
+    read = []
+    for losses, own, summed, flag in zip(pending, share.tolist(), total.tolist(), finite.tolist(), strict=True):
+        terms = dict(zip(names, summed, strict=True))
+        if group.size == 1:  # An iteration may lack a term that another one has.
+            terms = {name: terms[name] for name in losses.terms}
+        read.append(HostLosses(losses.iteration, losses.ids, terms, flag, all(map(math.isfinite, own))))
+    return read
+
+
+@dataclass
+class SkippedIterations:
+    """Counts the iterations of a step that are not finite, and ends the step when there are too many."""
+
+    step: int
+    iterations: int
+    in_a_row: int = 0
+    in_all: int = 0
+    _row: list[HostLosses] = field(default_factory=list)
+
+    def count(self, losses: HostLosses, group: Group) -> None:
+        """Count the iteration if it is not finite. Raises RunError, in all processes, if that is one too many."""
+        if losses.finite:
+            self.in_a_row = 0
+            self._row.clear()
+            return
+        self.in_a_row += 1
+        self.in_all += 1
+        self._row = [*self._row, losses][-SKIPPED_IN_A_ROW:]
+        if self.in_a_row >= min(SKIPPED_IN_A_ROW, self.iterations):
+            raise self._error(f"{self.in_a_row} iterations in a row", group)
+        if self.in_all > max(SKIPPED_IN_A_ROW, SKIPPED_SHARE * self.iterations):
+            raise self._error(f"{self.in_all} of {self.iterations} iterations", group)
+
+    def _error(self, how_many: str, group: Group) -> RunError:
+        first, last = self._row[0], self._row[-1]
+        names = [name for name, value in first.terms.items() if not math.isfinite(value)]
+        what = f"the loss {names[0]} is not a finite number" if names else "the gradient's norm is not a finite number"
+        where = f"iteration {first.iteration}"
+        if last.iteration > first.iteration:
+            where += f" to {last.iteration}" if len(self._row) > 2 else f" and {last.iteration}"
+        ids = [name for own in group.gather(self._suspect_ids()) for name in own]
+        shown = ", ".join(ids[:IDS_SHOWN]) + (f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else "")
+        return RunError(
+            f"{what} at {where} of step {self.step} ({how_many} were skipped; the images of the last one: {shown}).",
+            hint="Lower the learning rate (--set optim.lr=...), clip gradients (--set optim.clip=1) or use --set "
+            "optim.precision=fp32; the last checkpoint is kept, and a changed recipe begins a step of its own.",
+        )
+
+    def _suspect_ids(self) -> tuple[str, ...]:
+        """Return this process's images of the last iteration, unless only another process's loss is not finite."""
+        last = self._row[-1]
+        only_elsewhere = last.share_finite and not all(map(math.isfinite, last.terms.values()))
+        return () if only_elsewhere else last.ids
+
+
+def require_finite_weights(model: nn.Module, step: int, iteration: int) -> None:
+    """Raise RunError if a parameter or buffer is NaN or infinite, so that it is neither saved nor published."""
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if bool(torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()):
+        return
+    broken = next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    raise RunError(
+        f"the weights are not finite numbers after iteration {iteration} of step {step} ({broken}): the gradients "
+        "overflowed.",
+        hint="Clip gradients (--set optim.clip=1) or lower the learning rate (--set optim.lr=...); the last "
+        "checkpoint is kept.",
+    )
