@@ -147,7 +147,7 @@ def panels(
 
 
 def _change(lost: float) -> str:
-    from cispbench.reports.tables.ranking import signed
+    from cispbench.reports.tables.numbers import signed
 
     return signed(-100 * lost, 0).replace("-", "\N{MINUS SIGN}") + " %"
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cispbench.reports.check.regression import PROTOCOL, data_fingerprint, measured_cells, recipe_digest
-from cispbench.reports.tables.aggregate import Cell, Spread
+from cispbench.reports.check.comparison import PROTOCOL
+from cispbench.reports.check.regression import data_fingerprint, measured_cells, recipe_digest
+from cispbench.reports.tables.cells import Cell, Spread
 from cispbench.reports.tables.runs import Selection
 from cispbench.results.baselines_files import (
     SCHEMA,
@@ -31,7 +32,7 @@ _DIGITS = 3
 
 @dataclass(frozen=True)
 class Update:
-    """What is told with new figures: ``reason`` for them, and what to change of ``machine`` and ``command``, if any."""
+    """Why the figures change, and the new ``machine`` and ``command`` of their file; None leaves those as they are."""
 
     reason: str
     machine: float | None = None
@@ -41,14 +42,14 @@ class Update:
 def update_baselines(store: Store, folder: Path, selection: Selection, update: Update) -> list[Path]:
     """Write the selected measured cells into the baselines of ``folder``, and return the files written.
 
-    Cells that the store says nothing of stay, unless the protocol has another version since; every change is added to
-    the file's history. Raises UsageError for a missing reason or where only runs on full data are there, StoreError for
-    runs that differ in a method's options, among which a baseline cannot choose.
+    Cells that the store has no runs of are kept, unless the protocol has changed its version; every change is added to
+    the file's history. Raises UsageError for a missing reason or if all runs are on full data, StoreError for runs that
+    differ in a method's options, among which a baseline cannot choose.
     """
     if not update.reason.strip():
         raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in measured_cells(store, selection).cells:
+    for cell in measured_cells(store, selection)[0]:
         if not cell.comparable:
             groups[cell.key.kind, cell.key.profile].append(cell)
     if not groups:

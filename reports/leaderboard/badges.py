@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cispbench.reports.tables.aggregate import Cell
+from cispbench.reports.tables.cells import Cell
 from cispbench.results.published_methods import MethodFacts
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cispbench.reports.ledger.lint import MEANING
-from cispbench.reports.tables.aggregate import SCORES, Cell, Run
+from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.grid import TITLES
+from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.protocols import unmet
-from cispbench.reports.tables.ranking import shown
+from cispbench.reports.tables.runs import SCORES, Run
 from cispbench.results.continual import METRICS
 from cispbench.results.conventions import Verdict
 from cispbench.results.protocols import Protocol
@@ -98,13 +99,13 @@ def _distinct(runs: Sequence[Run], told: Callable[[Run], str]) -> str:
 
 
 def _scores(run: Run) -> str:
-    return f"{run.facts.seed}: " + " / ".join(shown(run.number(name), 2) for name in SCORES)
+    return f"{run.facts.seed}: " + " / ".join(number_text(run.number(name), 2) for name in SCORES)
 
 
 def _continual(cell: Cell) -> str:
     known = {name: cell.numbers[name].mean for name in METRICS}
     return ", ".join(
-        f"{TITLES.get(name, name)} {shown(value, 2)}" for name, value in known.items() if not math.isnan(value)
+        f"{TITLES.get(name, name)} {number_text(value, 2)}" for name, value in known.items() if not math.isnan(value)
     )
 
 

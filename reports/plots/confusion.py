@@ -16,7 +16,7 @@ from cispbench.reports.plots.grid_cells import BLANK, Floats, draw_grid
 from cispbench.reports.plots.page import COLUMN, FULL, Entry, Page, new_page
 from cispbench.reports.plots.subject import ORANGE, VERMILION, Subject
 from cispbench.reports.plots.wording import shorten, thinned
-from cispbench.reports.tables.aggregate import Cell
+from cispbench.reports.tables.cells import Cell
 from cispbench.results.scan import scan_record
 
 _TICKS = (0, 1, 5, 10, 25, 50, 100)

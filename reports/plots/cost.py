@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from cispbench.reports.plots.page import FULL, Entry, Page, new_page
 from cispbench.reports.plots.subject import BLUE, SKY, Subject
 from cispbench.reports.plots.wording import shorten
-from cispbench.reports.tables.aggregate import Cell, Spread, spread
+from cispbench.reports.tables.cells import Cell, Spread, spread
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _GIB = 1024.0**3

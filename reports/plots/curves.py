@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from cispbench.reports.plots.page import COLUMN, Entry, Page, new_page
 from cispbench.reports.plots.subject import Style, Subject, common_steps, scores_after
-from cispbench.reports.tables.aggregate import Cell, spread
+from cispbench.reports.tables.cells import Cell, spread
 from cispbench.splits.settings import Setting
 
 _MOST_TICKS = 11

@@ -16,8 +16,9 @@ from cispbench.reports.plots.page import FORMATS, Page, drawing, render
 from cispbench.reports.plots.scatter import draw_scatter
 from cispbench.reports.plots.subject import Subject, common_steps, subjects
 from cispbench.reports.plots.wording import file_part
-from cispbench.reports.tables.aggregate import Cell, by_group, cells, load_runs
+from cispbench.reports.tables.cells import Cell, by_group, cells
 from cispbench.reports.tables.runs import Selection
+from cispbench.reports.tables.scoring import load_runs
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError, UsageError, nearest

@@ -19,8 +19,8 @@ from cispbench.reports.plots.grid_cells import BLANK, Floats, draw_grid
 from cispbench.reports.plots.page import COLUMN, FULL, Entry, Page, new_page
 from cispbench.reports.plots.subject import VERMILION, Subject, common_steps, scores_after, seeds_text
 from cispbench.reports.plots.wording import shorten
-from cispbench.reports.tables.aggregate import Cell
-from cispbench.reports.tables.ranking import signed
+from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.numbers import signed
 
 _LONGEST_PART = 52  # classes below each other; more of them stand in parts side by side
 _ROW = 0.118  # inches

@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple
 from matplotlib.lines import Line2D
 
 from cispbench.reports.plots.page import Words
-from cispbench.reports.tables.aggregate import Cell, Step
-from cispbench.reports.tables.grid import remark
+from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.runs import Group, comparable, comparison_warning
 from cispbench.results.scores import Scores
 from cispbench.splits.classes import class_names
@@ -105,7 +104,7 @@ def common_steps(cell: Cell) -> list[int]:
 
 def scores_after(cell: Cell, step: int) -> list[Scores]:
     """Return the scores of every run of a cell after a recorded step, by seed."""
-    return [_recorded(run.steps, step).scores for run in cell.runs]
+    return [next(found.scores for found in run.steps if found.step == step) for run in cell.runs]
 
 
 def seeds_text(cell: Cell) -> str:
@@ -114,16 +113,12 @@ def seeds_text(cell: Cell) -> str:
     return f"seed {runs[0].facts.seed}" if len(runs) == 1 else f"mean over {len(runs)} seeds"
 
 
-def _recorded(steps: Sequence[Step], number: int) -> Step:
-    return next(step for step in steps if step.step == number)
-
-
 def _labels(cells: Sequence[Cell]) -> dict[int, str]:
     """Return, by the identity of a cell, its method, with the model where the group has several, and what is odd."""
     several = len({cell.key.model for cell in cells if not cell.joint}) > 1
     labels = {}
     for cell in cells:
-        parts = [cell.key.model if several or cell.joint else "", remark(cell)]
+        parts = [cell.key.model if several or cell.joint else "", cell.key.remark()]
         told = ", ".join(part for part in parts if part)
         labels[id(cell)] = f"{cell.key.method} ({told})" if told else cell.key.method
     return labels

@@ -29,7 +29,8 @@ from cispbench.reports.plots.heat_map import class_rows, draw_heat_map
 from cispbench.reports.plots.page import COLUMN, DPI, FULL, Page, drawing, render
 from cispbench.reports.plots.scatter import draw_scatter
 from cispbench.reports.plots.subject import Subject, styles, subjects
-from cispbench.reports.tables.aggregate import Cell, cells, load_runs
+from cispbench.reports.tables.cells import Cell, cells
+from cispbench.reports.tables.scoring import load_runs
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, Memory, ModelUsed, Timing
 from cispbench.results.store import Store
