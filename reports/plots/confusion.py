@@ -12,8 +12,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from cispbench.reports.plots.grid_cells import BLANK, Floats, draw_grid
-from cispbench.reports.plots.page import COLUMN, FULL, Entry, Page, new_page
+from cispbench.reports.plots.heat_map import BLANK, Floats, draw_grid
+from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
 from cispbench.reports.plots.subject import ORANGE, VERMILION, Subject
 from cispbench.reports.plots.wording import shorten, thinned
 from cispbench.reports.tables.cells import Cell
@@ -25,7 +25,7 @@ _SMALL = 40  # classes; more of them take both columns of a paper
 
 @dataclass(frozen=True)
 class Shift:
-    """Where the pixels of background, old and new classes go, in percent; nan where there are no such pixels.
+    """Where the pixels of background, old and new classes go, in percent; NaN where there are no such pixels.
 
     ``old_to_background``, ``old_to_new``, ``new_to_background``, ``new_to_old``: mean over the classes of the share of
     a class's pixels; ``background_to_old``, ``background_to_new``: share of the background's pixels.
@@ -40,7 +40,7 @@ class Shift:
 
 
 def row_shares(counts: NDArray[np.int64]) -> Floats:
-    """Return the share of each row's pixels by prediction in percent, (C, C); nan for a class without pixels."""
+    """Return the share of each row's pixels by prediction in percent, (C, C); NaN for a class without pixels."""
     totals = counts.sum(axis=1, keepdims=True).astype(np.float64)
     shares: Floats = np.divide(100.0 * counts, totals, out=np.full(counts.shape, math.nan), where=totals > 0)
     return shares
@@ -126,10 +126,10 @@ def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f} %"
 
 
-def _legend(scored: bool, blank: bool) -> list[Entry]:
+def _legend(scored: bool, blank: bool) -> list[LegendEntry]:
     framed = [("old class to background", VERMILION), ("background to new class", ORANGE)][: 2 if scored else 1]
-    entries = [Entry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
-    return [*entries, Entry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
+    entries = [LegendEntry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
+    return [*entries, LegendEntry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
 
 
 def _name_classes(axes: Axes, names: tuple[str, ...], width: float) -> None:
