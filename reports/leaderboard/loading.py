@@ -1,4 +1,4 @@
-"""The leaderboard of a store and the ledger: which entries there are, and how each of their numbers stands."""
+"""Make the leaderboard of a store and the ledger: all entries, and the standing of each of their numbers."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _MEMORY = {True: "yes", False: "no", None: "-"}
 
 @dataclass(frozen=True)
 class WebPage:
-    """A page: its file, what it is called among the others, its title, and what has to be said before any number."""
+    """A page: its file, its name in the links of the others, its title, and a warning above all numbers."""
 
     file: str
     name: str
@@ -40,7 +40,7 @@ class WebPage:
     warning: str = ""
 
 
-# By kind of data; what may stand beside papers is on the first.
+# Numbers that compare with papers are on the first page; the others have a page for each kind of data.
 _PAPERS = WebPage("index.html", "Papers and full data", _TITLE)
 _OTHERS = {
     "full": WebPage("other.html", "Full data, other profiles", f"{_TITLE}, other profiles", _OTHER_PROFILE),

@@ -1,4 +1,4 @@
-"""Where a number comes from: what the ledger or the record says of it, as labels and texts. Nothing is made up."""
+"""Where a number comes from, by the ledger or the record, as labels and texts. What they do not say is left out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ORIGINS = {
 
 
 def published_provenance(row: Mapping[str, Any], verdict: Verdict, facts: MethodFacts) -> Pairs:
-    """Return what the ledger says of a row: its source, kind and arithmetic, and what is known of its method."""
+    """Return what the ledger says about a row: its source, kind and arithmetic, and the facts of its method."""
     pairs = [
         ("Kind", row["kind"]),
         ("Source", row["source"]),
@@ -45,7 +45,7 @@ def published_provenance(row: Mapping[str, Any], verdict: Verdict, facts: Method
 
 
 def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pairs:
-    """Return what the records of a cell's runs say of it: how they were made, on what, by what code."""
+    """Return what the records of a cell's runs say: how they were made, on what data and machine, by what code."""
     runs, last = cell.runs, cell.runs[0].facts
     pairs = [
         ("Kind", _ORIGINS[cell.key.origin]),
@@ -94,8 +94,8 @@ def _method_pairs(facts: MethodFacts) -> list[tuple[str, str | None]]:
     ]
 
 
-def _distinct(runs: Sequence[Run], told: Callable[[Run], str]) -> str:
-    return "; ".join(dict.fromkeys(told(run) for run in runs))
+def _distinct(runs: Sequence[Run], describe: Callable[[Run], str]) -> str:
+    return "; ".join(dict.fromkeys(map(describe, runs)))
 
 
 def _scores(run: Run) -> str:
@@ -110,7 +110,7 @@ def _continual(cell: Cell) -> str:
 
 
 def _steps(runs: Sequence[Run]) -> str:
-    """Say so where the records of earlier steps are missing."""
+    """Return how many steps are recorded, where some are missing; else ""."""
     if all(run.complete for run in runs):
         return ""
     return ", ".join(f"{len(run.steps)} of {run.facts.steps}" for run in runs)

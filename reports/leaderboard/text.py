@@ -24,17 +24,17 @@ _ALL = SCORES.index("all")
 
 
 def title(board: Board) -> str:
-    """Return the heading of a board: data set and scenario, and for data other than the papers' also what it is."""
+    """Return the heading of a board: data set and scenario; kind of data and profile where papers use others."""
     name = f"{datasets()[board.group.dataset].title}, {board.scenario}"
     return name if board.group.comparable else f"{name}: {board.group.kind} data, profile {board.group.profile}"
 
 
 def protocol_note(rules: Protocol) -> str:
-    """Return what has to be known of how numbers were counted, before any are compared."""
-    told = ", ".join(f"{name}: {value}" for name, value in switches(rules).items())
+    """Return how numbers were counted, which a reader must know before comparing any."""
+    listed = ", ".join(f"{name}: {value}" for name, value in switches(rules).items())
     return (
         f"Measured numbers are mIoU in percent after the last step under the protocol {rules.name} v{rules.version} "
-        f"({told}). Published numbers are as printed, and each follows its own paper's protocol: two rows may differ "
+        f"({listed}). Published numbers are as printed, and each follows its own paper's protocol: two rows may differ "
         "by a point or two in how they count alone. Whether a published number is reproduced is decided under the "
         "protocol that its own arithmetic points to, within the tolerance of cispbench check."
     )
@@ -122,7 +122,7 @@ def _words(entry: Entry) -> list[str]:
 
 
 def named(entry: Entry) -> str:
-    """Return the method of an entry with what sets it apart from others of that name."""
+    """Return the method of an entry, with the remark that distinguishes it from others of that name."""
     return entry.method + (f" ({entry.remark})" if entry.remark else "")
 
 
@@ -131,7 +131,7 @@ def _number(board: Board, place: SettingNumbers | None, score: int) -> str:
         return "" if place is None else "-"
     number = place.numbers[score]
     status = number.standing.status
-    # Where nothing can be verified the mark would say nothing.
+    # Where no number can be verified, a mark on each of them would say nothing.
     mark = MARKS.get(status, "") + number.standing.off if board.group.comparable or status != UNVERIFIED else ""
     return " ".join(part for part in (number.text, mark, INFERRED if place.inferred else "") if part)
 

@@ -1,4 +1,4 @@
-"""The lint of the ledger: which means old, new and all of each published row can be, counted and listed."""
+"""The lint of the ledger: over which classes old, new and all of each published row can be means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cispbench.results.conventions import conventions
 from cispbench.results.ledger import LABELS, READINGS, arithmetic, ledger_rows
 from cispbench.splits.errors import UsageError, nearest
 
-_SOURCE_WIDTH = {1: 36, 2: 26}  # by how many words the counts are named
+_SOURCE_WIDTH = {1: 36, 2: 26}  # characters; by the number of columns that name a count
 _BY = {"source": ("source",), "method": ("method",), "both": ("source", "method")}
 MEANING = {
     "without": "background is in neither old nor all",
@@ -70,7 +70,7 @@ def _totals(entries: Sequence[JudgedRow]) -> str:
             inferred = sum(verdict.inferred for verdict in likely)
             counts[1:] = map(str, (sum(verdict.ambiguous for verdict in named), len(likely), inferred))
         rows.append([name, *counts, MEANING[name]])
-    totals = [str(sum(int(row[place] or 0) for row in rows)) for place in range(1, 5)]
+    totals = [str(sum(int(row[column] or 0) for row in rows)) for column in range(1, 5)]
     undecided = sum(verdict.likely is None and verdict.label != "incomplete" for verdict in verdicts)
     rows.append(["in total", *totals, f"likely is undecided for {undecided} more" if undecided else ""])
     headers = ["reading", "rows", "ambiguous", "likely", "inferred", "meaning"]
@@ -113,7 +113,7 @@ def _grouped(entries: Sequence[JudgedRow], names: Sequence[str]) -> dict[tuple[s
 
 
 def _short(source: str, width: int) -> str:
-    """Return a source without what it says in brackets, cut in its middle where that is still long."""
+    """Return a source without its brackets, its middle cut out where that is still too long."""
     text = re.sub(r"\s*\([^)]*\)", "", source)
     return text if len(text) <= width else f"{text[: width - 15].rstrip()}…{text[-14:].lstrip()}"
 

@@ -1,4 +1,4 @@
-"""The confusion matrix after the last step, with background shift marked: old classes given up for background."""
+"""The confusion matrix after the last step, with background shift marked: old classes predicted as background."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ _SMALL = 40  # classes; more of them take both columns of a paper
 
 @dataclass(frozen=True)
 class Shift:
-    """Where the pixels of background, old and new classes go, in percent; NaN where there are no such pixels.
+    """As what the pixels of background, old and new classes are predicted, in percent; NaN where there are none.
 
     ``old_to_background``, ``old_to_new``, ``new_to_background``, ``new_to_old``: mean over the classes of the share of
-    a class's pixels; ``background_to_old``, ``background_to_new``: share of the background's pixels.
+    a class's pixels; ``background_to_new``: share of the background's pixels.
     """
 
     old_to_background: float
     old_to_new: float
     new_to_background: float
     new_to_old: float
-    background_to_old: float
     background_to_new: float
 
 
@@ -47,7 +46,7 @@ def row_shares(counts: NDArray[np.int64]) -> Floats:
 
 
 def background_shift(counts: NDArray[np.int64], first: int) -> Shift:
-    """Return the shift told by a confusion matrix, whose classes from index ``first`` on are new; 0 is background.
+    """Return the shift of a confusion matrix, whose classes from index ``first`` on are new; index 0 is background.
 
     >>> counts = np.array([[90, 0, 10], [40, 50, 10], [0, 5, 5]])
     >>> shift = background_shift(counts, first=2)
@@ -61,7 +60,6 @@ def background_shift(counts: NDArray[np.int64], first: int) -> Shift:
         _mean(shares[old, new].sum(axis=1)),
         _mean(shares[new, 0]),
         _mean(shares[new, old].sum(axis=1)),
-        float(shares[0, old].sum()),
         float(shares[0, new].sum()),
     )
 
@@ -99,7 +97,7 @@ def draw_confusion(subject: Subject, cell: Cell, label: str) -> Page:
 
 
 def _frame(axes: Axes, box: tuple[int, int, int, int], colour: str) -> None:
-    """Frame cells: the first column and row, how many columns and rows. The line lies around them, not on them."""
+    """Frame a part of the matrix, by its first column and row and how many of each; the line lies around it."""
     column, row, wide, high = box
     edge = 0.0 if len(axes.get_yticks()) <= _SMALL else 0.25
     place, size = (column - edge, row - edge), (wide + 2 * edge, high + 2 * edge)

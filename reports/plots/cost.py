@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
@@ -20,8 +20,8 @@ _DARK, _LIGHT, _HOST = BLUE, SKY, "#999999"
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What a run costs, over seeds: seconds of training step 0 and all later steps, peak bytes, parameters at the end.
+class RunCosts:
+    """The cost of a run, over seeds: seconds of training step 0 and all later steps, peak bytes, final parameters.
 
     ``on_device``: whether ``memory`` is the peak of an accelerator, not of the host.
     """
@@ -34,8 +34,8 @@ class Costs:
     parameters: int
 
 
-def costs(cell: Cell) -> Costs:
-    """Return what the runs of a cell cost: a step that several runs share counts whole in each of them."""
+def costs(cell: Cell) -> RunCosts:
+    """Return the cost of the runs of a cell; a step that several runs share counts whole in each of them."""
     by_step = [{step.step: step.cost for step in run.steps} for run in cell.runs]
     devices = [cost.peak_device_bytes for steps in by_step for cost in steps.values()]
     on_device = None not in devices
@@ -46,7 +46,7 @@ def costs(cell: Cell) -> Costs:
         for steps in by_step
     ]
     later = [whole - base for whole, base in zip(total, first, strict=True)]
-    return Costs(
+    return RunCosts(
         spread(first), spread(later), spread(total), spread(memory), on_device, cell.runs[0].facts.model.parameters
     )
 
@@ -86,7 +86,7 @@ def draw_cost(subject: Subject) -> Page:
     return page
 
 
-def _time(axes: Axes, found: Sequence[Costs]) -> None:
+def _time(axes: Axes, found: Sequence[RunCosts]) -> None:
     longest = max(cost.total.mean for cost in found)
     seconds, unit = next((entry for entry in _UNITS if longest >= entry[0]), _UNITS[-1])
     first, later = ([getattr(cost, name).mean / seconds for cost in found] for name in ("first", "later"))
@@ -96,14 +96,14 @@ def _time(axes: Axes, found: Sequence[Costs]) -> None:
     _finish(axes, f"training ({unit})", [cost.total for cost in found], seconds)
 
 
-def _memory(axes: Axes, found: Sequence[Costs]) -> None:
+def _memory(axes: Axes, found: Sequence[RunCosts]) -> None:
     host = {cost.on_device for cost in found} == {False}
     colours = [_DARK if cost.on_device or host else _HOST for cost in found]
     axes.barh(range(len(found)), [cost.memory.mean / _GIB for cost in found], height=0.6, color=colours)
     _finish(axes, f"peak memory{' of the host' if host else ''} (GiB)", [cost.memory for cost in found], _GIB)
 
 
-def _parameters(axes: Axes, found: Sequence[Costs]) -> None:
+def _parameters(axes: Axes, found: Sequence[RunCosts]) -> None:
     values = [float(cost.parameters) for cost in found]
     factor, unit = (1e6, "millions") if max(values) >= 1e6 else (1e3, "thousands")
     axes.barh(range(len(found)), [value / factor for value in values], height=0.6, color=_DARK)
@@ -115,7 +115,7 @@ def _finish(axes: Axes, title: str, values: Sequence[Spread], unit: float) -> No
     axes.set_xlabel(title)
     ends = []
     for place, value in enumerate(values):
-        mean, std = value.mean / unit, value.std / unit if value.std == value.std else 0.0
+        mean, std = value.mean / unit, 0.0 if math.isnan(value.std) else value.std / unit
         if std:
             axes.errorbar(mean, place, xerr=std, color="black", linewidth=0.8, capsize=1.5, capthick=0.8)
         axes.annotate(_number(mean), (mean + std, place), (3, 0), textcoords="offset points", fontsize=6, va="center")
@@ -128,13 +128,9 @@ def _number(value: float) -> str:
 
 
 def _machines(kept: Sequence[tuple[Cell, str]]) -> str:
-    """Say on what was measured; times of different machines do not compare."""
-    names = {_machine(run.facts.environment) for cell, _ in kept for run in cell.runs}
+    """Name the machine; times of different machines do not compare."""
+    environments = [run.facts.environment for cell, _ in kept for run in cell.runs]
+    names = {str(each.get("device_name") or each.get("cpu") or "a machine unknown") for each in environments}
     if len(names) > 1:
         return f"Measured on {len(names)} kinds of machines: times do not compare between them."
     return f"Measured on {names.pop()}." if names else ""
-
-
-def _machine(environment: dict[str, Any]) -> str:
-    named = environment.get("device_name") or environment.get("cpu") or "a machine unknown"
-    return str(named)

@@ -1,4 +1,4 @@
-"""mIoU after each step: a curve a method, its mean over seeds with a band of the standard deviation."""
+"""mIoU after each step: one curve per method, the mean over seeds with a band of the standard deviation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_TICKS = 11
 
 
 def draw_curves(subject: Subject) -> Page:
-    """Draw the mIoU ``all`` after each recorded step; joint training, which has no steps, is a level."""
+    """Draw the mIoU ``all`` after each recorded step; joint training, which has no steps, is a horizontal line."""
     entries = [LegendEntry(subject.styles[label].line(), label) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     band = "Lines: mean over seeds; bands: one standard deviation to either side." if several else ""

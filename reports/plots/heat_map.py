@@ -28,7 +28,7 @@ BLANK = "#dddddd"  # of numbers that are not defined
 _MOST_SHAPES = 4000  # cells; more of them are drawn as one image, which keeps an SVG small
 _LONGEST_PART = 52  # classes below each other; more of them stand in parts side by side
 _ROW = 0.118  # inches
-_SHARE, _NAME_OF_STEP = 0.66, 0.13  # of a part's width that its cells have; inches for the number of a step
+_SHARE, _NAME_OF_STEP = 0.66, 0.13  # share of a part's width for its cells; inches for the number of a step
 _WIDE = 3.0  # inches of a part with room for large cells
 _NUMBERS = 8  # steps; cells of more are too narrow for a number
 _NOTABLE = 10.0  # points that a class falls by to stand out
@@ -52,9 +52,9 @@ class ClassRows:
         return known
 
     def changes(self) -> list[float]:
-        """Return how far each class is, at the end, from its IoU after the first recorded step that knows it.
+        """Return the change of each class's IoU from the first recorded step that knows it to the last step.
 
-        NaN for what is learnt at the last step, and where it is undefined.
+        NaN for a class learnt at the last step, and where it is undefined.
         """
         first = [next((i for i, step in enumerate(self.steps) if step >= at), -1) for at in self.learnt]
         last = len(self.steps) - 1

@@ -29,7 +29,7 @@ _STRIPES = 24  # on the height of an image, where it is void
 class PanelRow:
     """An image, uint8 (H, W, 3), with its ground truth and a prediction for each step in class indices, uint8 (H, W).
 
-    255 is void; ``note``: a word that stands below the name.
+    255 is void; ``note``: words below the name.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PanelRow:
 
 
 def draw_panels(rows: Sequence[PanelRow], records: Sequence[StepRecord], *caption: str) -> Page:
-    """Return a page with a row an image: image, ground truth, the prediction after each recorded step.
+    """Return a page with one row per image: image, ground truth, the prediction after each recorded step.
 
     ``records``: of the run, one for each prediction of a row. Colours are the data set's own; the legend holds the
     classes that are seen, in order of learning, with the step that learns each in brackets.

@@ -1,4 +1,4 @@
-"""Old against new: what a method keeps and what it learns, on lines of equal harmonic mean."""
+"""Old against new classes: what a method keeps and what it learns, with lines of equal harmonic mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST = 20.0  # points that an axis spans
 
 
 def draw_scatter(subject: Subject) -> Page:
-    """Draw old against new mIoU after the last step: a large mark a method, a small one a seed."""
+    """Draw old against new mIoU after the last step: one large mark per method, a small one per seed."""
     entries = [LegendEntry(subject.styles[label].mark(), label) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     words = subject.words(
@@ -73,21 +73,16 @@ def _harmonic_lines(axes: Axes, across: Limits, up: Limits) -> None:
     """
     lowest, highest = (harmonic_mean(max(0.0, x), max(0.0, y)) for x, y in zip(across, up, strict=True))
     between = next(step for step in (1, 2, 5, 10, 20) if (highest - lowest) / step <= 7)
+    look: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "fontsize": 5.5, "color": GREY}
     for level in np.arange(between, highest, between):
         old = np.linspace(max(across[0], level / 2 + 0.01), across[1], 200)
         new = level * old / (2 * old - level)
         axes.plot(old, new, color="#cccccc", linewidth=0.6, zorder=1)
         right, top = (level * edge / (2 * edge - level) for edge in (across[1], up[1]))
         if up[0] <= right <= up[1]:
-            end, sides = (across[1], right), {"ha": "left", "va": "center"}
+            end, ha, va = (across[1], right), "left", "center"
         elif across[0] <= top <= across[1]:
-            end, sides = (top, up[1]), {"ha": "center", "va": "bottom"}
+            end, ha, va = (top, up[1]), "center", "bottom"
         else:
             continue
-        label: dict[str, Any] = {
-            "textcoords": "offset points",
-            "annotation_clip": False,
-            "fontsize": 5.5,
-            "color": GREY,
-        }
-        axes.annotate(f"{level:g}", end, (2, 1), **label, **sides)
+        axes.annotate(f"{level:g}", end, (2, 1), ha=ha, va=va, **look)

@@ -19,9 +19,9 @@ from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
 class Published:
     """A published row of a cell's method and setting.
 
-    ``row``: as the ledger holds it (``kind`` is reported, excerpted or reproduced); ``verdict``: which means its
-    numbers can be (``likely``, with ``inferred``, where its own arithmetic leaves a choice); ``setting_inferred``: its
-    source does not print setting and number together; ``same_backbone``: as far as the names tell;
+    ``row``: as the ledger holds it (``kind`` is reported, excerpted or reproduced); ``verdict``: over which classes its
+    numbers can be means (``likely``, with ``inferred``, where its own arithmetic leaves a choice);
+    ``setting_inferred``: its source does not print setting and number together; ``same_backbone``: by the names;
     ``differences``: measured mean minus printed number by old, new and all, None where either is missing.
     """
 
