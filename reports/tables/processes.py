@@ -50,7 +50,10 @@ def _spread(
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin) as pool:
         try:
-            return [result for results in pool.map(work, parts) for result in results]
+            # Not pool.map: at an error it cancels the other parts, and a pool whose workers are killed after that fails
+            # in a thread of its own.
+            futures = [pool.submit(work, part) for part in parts]
+            return [result for future in futures for result in future.result()]
         except BaseException:
             # Otherwise the end of the with block would wait for the work in progress, after Ctrl-C as well.
             for process in set(multiprocessing.active_children()) - others:
