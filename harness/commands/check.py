@@ -49,7 +49,8 @@ def check(
       cispbench check --out results
       cispbench check --out results --update --reason "a poly schedule from step 1 on"
     """
-    from cispbench.reports.check.regression import Rules, check_store
+    from cispbench.reports.check.comparison import CheckOptions
+    from cispbench.reports.check.regression import check_store
     from cispbench.reports.check.text import check_json, check_text
     from cispbench.reports.check.update import Update, update_baselines
     from cispbench.reports.tables.runs import Selection
@@ -69,6 +70,6 @@ def check(
         changes = Update(reason or "", machine, made_by)
         for path in update_baselines(Store(out), folder, selection, changes):
             click.echo(f"Written: {path}", err=as_json)
-    found = check_store(Store(out), read_baselines(folder), selection, Rules(tolerance, protocol))
+    found = check_store(Store(out), read_baselines(folder), selection, CheckOptions(tolerance, protocol))
     click.echo(check_json(found) if as_json else check_text(found))
     context.exit(1 if found.count("worse") or (complete and found.count("missing")) else 0)

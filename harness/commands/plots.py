@@ -65,12 +65,12 @@ def plots(
     if not out.is_dir():
         raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
     _load_matplotlib()
-    from cispbench.reports.plots.gallery import KINDS, Wanted, draw_store
+    from cispbench.reports.plots.gallery import KINDS, PlotOptions, draw_store
 
     kinds = KINDS if pictures is None else tuple(name.strip() for name in pictures.split(","))
     selection = Selection(method=method, setting=setting, run=run)
     written = []
-    for path in draw_store(Store(out), output or out / "plots", protocol, selection, Wanted(kinds, form)):
+    for path in draw_store(Store(out), output or out / "plots", protocol, selection, PlotOptions(kinds, form)):
         written.append(str(path))
         if not as_json:
             click.echo(path)
@@ -154,7 +154,7 @@ def panels(
 
 
 def _change(lost: float) -> str:
-    from cispbench.reports.tables.ranking import signed
+    from cispbench.reports.tables.numbers import signed
 
     return signed(-100 * lost, 0).replace("-", "\N{MINUS SIGN}") + " %"
 

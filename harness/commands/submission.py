@@ -172,7 +172,7 @@ def _named(record: StepRecord) -> str:
 
 
 def _scores(record: StepRecord, protocol: str) -> str:
-    from cispbench.reports.tables.markdown import number_text
+    from cispbench.reports.tables.numbers import number_text
     from cispbench.reports.tables.runs import score_record
 
     scores = score_record(record, protocol)

@@ -212,7 +212,7 @@ def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
 
 def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
     """Return what says how the first run of a step has scored after it."""
-    from cispbench.reports.tables.markdown import number_text
+    from cispbench.reports.tables.numbers import number_text
     from cispbench.reports.tables.runs import score_record
 
     def say(node: Node) -> str:
@@ -267,7 +267,8 @@ def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any
 
 
 def _run_table(rows: list[dict[str, Any]]) -> str:
-    from cispbench.reports.tables.markdown import markdown_table, number_text
+    from cispbench.reports.tables.markdown import markdown_table
+    from cispbench.reports.tables.numbers import number_text
     from cispbench.reports.tables.runs import comparable, comparison_warning
 
     def number(value: float | None) -> str:

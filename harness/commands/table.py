@@ -45,7 +45,7 @@ def table(
       cispbench table --published --output table.tex
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
-    from cispbench.reports.tables.grid import shown_columns
+    from cispbench.reports.tables.grid import table_options
     from cispbench.reports.tables.protocols import protocols_json, protocols_table
     from cispbench.reports.tables.render import choose_format, render_store, write_text
     from cispbench.reports.tables.runs import Selection
@@ -59,7 +59,7 @@ def table(
     form = choose_format(form, output, as_json)
     if compare_protocols and form not in ("markdown", "json"):
         raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has markdown and json.")
-    shown = shown_columns(columns, metrics, decimals, published, form)
+    options = table_options(columns, metrics, decimals, published, form)
     store, selection = Store(out), Selection(**selected)
     if not store.path.is_dir():
         raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
@@ -67,7 +67,7 @@ def table(
         text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection)
     else:
         marked = output is None and sys.stdout.isatty()
-        text = render_store(store, form, protocol, selection, shown=shown, each=each, marked=marked)
+        text = render_store(store, form, protocol, selection, options=options, each=each, marked=marked)
     if output is None:
         click.echo(text, nl=bool(text) and not text.endswith("\n"))
     else:

@@ -6,65 +6,63 @@ import json
 import math
 from typing import Any
 
-from cispbench.reports.check.regression import STATUSES, Check, Compared, Row
-from cispbench.reports.tables.markdown import markdown_table, number_text
+from cispbench.reports.check.comparison import STATUSES, Compared
+from cispbench.reports.check.regression import CheckedCell, CheckResult
+from cispbench.reports.tables.markdown import markdown_table
+from cispbench.reports.tables.numbers import json_number, number_text
 
 _MARKS = {"worse": " WORSE", "better": " better"}
 
 
-def check_text(check: Check) -> str:
-    """Return a table of all rows, the worst first, and how many there are of each status."""
-    rows = sorted(check.rows, key=lambda row: STATUSES.index(row.status))
+def check_text(check: CheckResult) -> str:
+    """Return a table of all cells, the worst first, and how many there are of each status."""
+    ordered = sorted(check.cells, key=lambda cell: STATUSES.index(cell.status))
     headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against", "note"]
     lines = [
         "Measured mIoU in percent, in brackets its reference and by how many points they may differ.",
         "",
-        markdown_table(headers, [_cells(row) for row in rows]),
+        markdown_table(headers, [_table_row(cell) for cell in ordered]),
         "",
         ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status)) + ".",
     ]
     if check.left_out:
-        lines.append(f"Not measured here, and not compared: {check.left_out} cells.")
+        lines.append(f"Not measured here, and not compared: {check.left_out} cell{'s' if check.left_out > 1 else ''}.")
     if check.count("better"):
         lines.append("Better than the tolerance may be a change worth keeping: --update --reason TEXT.")
     return "\n".join(lines)
 
 
-def check_json(check: Check) -> str:
-    """Return the rows with their scores, references and tolerances (null where there is none), and the counts."""
+def check_json(check: CheckResult) -> str:
+    """Return the cells with their scores, references and tolerances (null where there is none), and the counts."""
     counts = {status: check.count(status) for status in STATUSES}
-    rows = [_row_json(row) for row in check.rows]
-    return json.dumps({"counts": counts, "left_out": check.left_out, "cells": rows}, allow_nan=False)
+    cells = [_cell_json(cell) for cell in check.cells]
+    return json.dumps({"counts": counts, "left_out": check.left_out, "cells": cells}, allow_nan=False)
 
 
-def _cells(row: Row) -> list[str]:
-    method = f"{row.method} (variant {row.variant})" if row.variant else row.method
-    numbers = [_number(entry) for entry in row.compared]
-    return [row.status, row.setting, method, row.model, f"{row.kind}, {row.profile}", str(len(row.seeds)), *numbers,
-            row.against, row.note]  # fmt: skip
+def _table_row(cell: CheckedCell) -> list[str]:
+    method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
+    numbers = [_number(score) for score in cell.compared]
+    return [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds)),
+            *numbers, cell.against, cell.note]  # fmt: skip
 
 
-def _number(entry: Compared) -> str:
-    if math.isnan(entry.reference):
-        return number_text(entry.measured, 2)
-    allowed = "" if math.isnan(entry.tolerance) else f" ± {entry.tolerance:.2f}"
-    return f"{number_text(entry.measured, 2)} [{entry.reference:.2f}{allowed}]{_MARKS.get(entry.status, '')}"
+def _number(score: Compared) -> str:
+    if math.isnan(score.reference):
+        return number_text(score.measured, 2)
+    allowed = "" if math.isnan(score.tolerance) else f" ± {score.tolerance:.2f}"
+    return f"{number_text(score.measured, 2)} [{score.reference:.2f}{allowed}]{_MARKS.get(score.status, '')}"
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _cell_json(cell: CheckedCell) -> dict[str, Any]:
     scores = {
-        entry.name: {
-            "measured": _finite(entry.measured), "reference": _finite(entry.reference),
-            "tolerance": _finite(entry.tolerance), "status": entry.status,
+        score.name: {
+            "measured": json_number(score.measured), "reference": json_number(score.reference),
+            "tolerance": json_number(score.tolerance), "status": score.status,
         }
-        for entry in row.compared
+        for score in cell.compared
     }  # fmt: skip
     return {
-        "status": row.status, "data": row.kind, "profile": row.profile, "dataset": row.dataset,
-        "setting": row.setting, "method": row.method, "model": row.model, "variant": row.variant,
-        "seeds": list(row.seeds), "against": row.against, "note": row.note, "scores": scores,
+        "status": cell.status, "data": cell.kind, "profile": cell.profile, "dataset": cell.dataset,
+        "setting": cell.setting, "method": cell.method, "model": cell.model, "variant": cell.variant,
+        "seeds": list(cell.seeds), "against": cell.against, "note": cell.note, "scores": scores,
     }  # fmt: skip
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else value

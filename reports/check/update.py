@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cispbench.reports.check.regression import PROTOCOL, data_fingerprint, measured_cells, recipe_digest
-from cispbench.reports.tables.aggregate import Cell, Spread
-from cispbench.reports.tables.runs import Selection
+from cispbench.reports.check.comparison import PROTOCOL
+from cispbench.reports.check.regression import data_fingerprint, measured_cells, recipe_digest
+from cispbench.reports.tables.cells import Cell, Spread
+from cispbench.reports.tables.runs import SCORES, Selection
 from cispbench.results.baselines_files import (
     SCHEMA,
     BaselineCell,
@@ -31,7 +32,7 @@ _DIGITS = 3
 
 @dataclass(frozen=True)
 class Update:
-    """What is told with new figures: ``reason`` for them, and what to change of ``machine`` and ``command``, if any."""
+    """Why the figures change, and the new ``machine`` and ``command`` of their file; None leaves those as they are."""
 
     reason: str
     machine: float | None = None
@@ -41,14 +42,14 @@ class Update:
 def update_baselines(store: Store, folder: Path, selection: Selection, update: Update) -> list[Path]:
     """Write the selected measured cells into the baselines of ``folder``, and return the files written.
 
-    Cells that the store says nothing of stay, unless the protocol has another version since; every change is added to
-    the file's history. Raises UsageError for a missing reason or where only runs on full data are there, StoreError for
-    runs that differ in a method's options, among which a baseline cannot choose.
+    Cells that the store has no runs of are kept, unless the protocol has changed its version; every change is added to
+    the file's history. Raises UsageError for a missing reason or if all runs are on full data, StoreError for runs that
+    differ in a method's options, among which a baseline cannot choose.
     """
     if not update.reason.strip():
         raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in measured_cells(store, selection).cells:
+    for cell in measured_cells(store, selection)[0]:
         if not cell.comparable:
             groups[cell.key.kind, cell.key.profile].append(cell)
     if not groups:
@@ -57,11 +58,13 @@ def update_baselines(store: Store, folder: Path, selection: Selection, update: U
             hint="Runs on the full data are held against published numbers, not against baselines.",
         )
     known = {(found.kind, found.profile): found for found in read_baselines(folder)} if folder.is_dir() else {}
-    made = [_updated(known.get(place), place, members, update) for place, members in sorted(groups.items())]
+    made = [_updated(known.get(pair), pair, members, update) for pair, members in sorted(groups.items())]
     return [write_baselines(folder, baselines) for baselines in made]
 
 
-def _updated(before: Baselines | None, place: tuple[str, str], members: Sequence[Cell], update: Update) -> Baselines:
+def _updated(
+    before: Baselines | None, kind_and_profile: tuple[str, str], members: Sequence[Cell], update: Update
+) -> Baselines:
     new = [_baseline(cell) for cell in members]
     twice = [cell for cell in new if sum(other.identity == cell.identity for other in new) > 1]
     if twice:
@@ -76,30 +79,24 @@ def _updated(before: Baselines | None, place: tuple[str, str], members: Sequence
     machine = update.machine if update.machine is not None else before.machine if before else 0.0
     return Baselines(
         schema=SCHEMA,
-        kind=place[0],
-        profile=place[1],
+        kind=kind_and_profile[0],
+        profile=kind_and_profile[1],
         protocol=protocol,
         machine=machine,
         command=update.command or (before.command if before else ""),
-        # Figures under an older version of the protocol would pass for ones under this.
+        # Otherwise figures under an older version of the protocol would be taken for figures under this one.
         cells=merged(before.cells if before and before.protocol == protocol else (), new),
         history=(*(before.history if before else ()), change),
     )
 
 
 def _baseline(cell: Cell) -> BaselineCell:
+    key, seeds = cell.key, tuple(run.facts.seed for run in cell.runs)
+    old, new, total = (_figure(cell.numbers[name]) for name in SCORES)
     return BaselineCell(
-        dataset=cell.key.dataset,
-        setting=cell.setting,
-        method=cell.key.method,
-        model=cell.key.model,
-        recipe=recipe_digest(cell),
-        data=data_fingerprint(cell),
-        seeds=tuple(run.facts.seed for run in cell.runs),
-        old=_figure(cell.numbers["old"]),
-        new=_figure(cell.numbers["new"]),
-        all=_figure(cell.numbers["all"]),
-    )
+        key.dataset, cell.setting, key.method, key.model, recipe_digest(cell), data_fingerprint(cell), seeds,
+        old, new, total,
+    )  # fmt: skip
 
 
 def _figure(numbers: Spread) -> Figure | None:
@@ -109,6 +106,7 @@ def _figure(numbers: Spread) -> Figure | None:
 
 
 def _environment(cell: Cell) -> str:
-    told = cell.runs[0].facts.environment
-    parts = [told.get("device_name") or told.get("cpu"), f"torch {told.get('torch')}", f"{told.get('threads')} threads"]
+    known = cell.runs[0].facts.environment
+    machine = known.get("device_name") or known.get("cpu")
+    parts = [machine, f"torch {known.get('torch')}", f"{known.get('threads')} threads"]
     return ", ".join(str(part) for part in parts)

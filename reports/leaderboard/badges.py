@@ -1,15 +1,15 @@
-"""Badges: what makes rows unfair to compare, as far as the ledger or the record says so."""
+"""Badges: what makes a comparison with a row unfair, as far as the ledger or the record says so."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from cispbench.reports.tables.aggregate import Cell
+from cispbench.reports.tables.cells import Cell
 from cispbench.results.published_methods import MethodFacts
 
 
 class Badge(NamedTuple):
-    """What makes a row unfair to compare, in few words and in a sentence."""
+    """What makes a comparison with a row unfair, in few words and in a sentence."""
 
     name: str
     why: str

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cispbench.reports.leaderboard.badges import Badge
 from cispbench.reports.leaderboard.status import INCONSISTENT, Standing
-from cispbench.reports.tables.aggregate import SCORES
-from cispbench.reports.tables.ranking import ranks
-from cispbench.reports.tables.runs import Group, comparable
+from cispbench.reports.tables.numbers import ranks
+from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.protocols import Protocol
 from cispbench.results.published_methods import MethodFacts
 
@@ -20,7 +18,7 @@ DECIMALS = 2
 
 @dataclass(frozen=True)
 class Number:
-    """A number as shown ("-" where there is none), its value in percent (nan), and how it stands."""
+    """A number as shown, its value in percent, and its standing; "-" and NaN where there is none."""
 
     text: str
     value: float
@@ -28,7 +26,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Place:
+class SettingNumbers:
     """An entry's numbers on one setting, in the order of SCORES; ``provenance``: what is known of them, by label.
 
     ``inferred``: the source does not print setting and number together.
@@ -44,7 +42,7 @@ class Entry:
     """A row: what was published by one source, or measured by one method and recipe, on any of the board's settings.
 
     ``kind``: measured, submitted, predictions, or the ledger's reported, excerpted and reproduced; ``ranked``: whether
-    its numbers compete for best (not: upper bounds, and what nobody here has run).
+    its numbers compete for the best (not: upper bounds, and runs that nobody has repeated here).
     """
 
     method: str
@@ -54,13 +52,13 @@ class Entry:
     facts: MethodFacts
     badges: tuple[Badge, ...]
     ranked: bool
-    places: Mapping[str, Place]
+    by_setting: Mapping[str, SettingNumbers]
 
     def value(self, setting: str, score: int, competing: bool = False) -> float:
-        """Return a number, nan where there is none or, with ``competing``, where it does not compete."""
-        if setting not in self.places or (competing and not self.ranked):
+        """Return a number; NaN where there is none, or where ``competing`` is asked for and it is not ranked."""
+        if setting not in self.by_setting or (competing and not self.ranked):
             return math.nan
-        number = self.places[setting].numbers[score]
+        number = self.by_setting[setting].numbers[score]
         return math.nan if competing and number.standing.status == INCONSISTENT else number.value
 
 
@@ -74,14 +72,13 @@ class Board:
     entries: tuple[Entry, ...]
 
     @property
-    def comparable(self) -> bool:
-        """Whether papers' numbers may stand beside its own."""
-        return comparable(self.group.kind, self.group.profile)
-
-    @property
     def main(self) -> str:
-        """The setting with most numbers, by which entries are ordered."""
-        return main_setting(self.settings, self.entries)
+        """The setting with most numbers of all classes, by which entries are ordered; the first of equals."""
+        total = SCORES.index("all")
+        return max(
+            self.settings,
+            key=lambda setting: sum(not math.isnan(entry.value(setting, total)) for entry in self.entries),
+        )
 
     def ranks(self, setting: str, score: int) -> list[int]:
         """Return 1 for the best entry, 2 for the second, 0 for all others, in one column."""
@@ -94,14 +91,3 @@ class Leaderboard:
 
     protocol: Protocol
     boards: tuple[Board, ...]
-
-
-def main_setting(settings: tuple[str, ...], entries: Iterable[Entry]) -> str:
-    """Return the setting with most numbers of all classes, the first of equals."""
-    counts = Counter(
-        setting
-        for entry in entries
-        for setting, place in entry.places.items()
-        if not math.isnan(place.numbers[SCORES.index("all")].value)
-    )
-    return max(settings, key=lambda setting: (counts[setting], -settings.index(setting)))

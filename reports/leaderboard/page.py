@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
 from cispbench.reports.leaderboard.status import OFF, STATUSES
 from cispbench.reports.leaderboard.text import INFERRED, MARKS, legend, protocol_note, title
-from cispbench.reports.tables.aggregate import SCORES
-from cispbench.reports.tables.runs import comparison_warning
-from cispbench.reports.tables.terminal import printable
+from cispbench.reports.tables.html import load_template
+from cispbench.reports.tables.layout import one_line
+from cispbench.reports.tables.runs import SCORES, comparison_warning
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
 
@@ -32,8 +31,8 @@ _MEMORY = {True: "yes", False: "no", None: "-"}
 
 
 @dataclass(frozen=True)
-class Page:
-    """A page: its file, what it is called among the others, its title, and what has to be said before any number."""
+class WebPage:
+    """A page: its file, its name in the links of the others, its title, and a warning above all numbers."""
 
     file: str
     name: str
@@ -41,12 +40,12 @@ class Page:
     warning: str = ""
 
 
-# By kind of data; what may stand beside papers is on the first.
-_PAPERS = Page("index.html", "Papers and full data", _TITLE)
+# Numbers that compare with papers are on the first page; the others have a page for each kind of data.
+_PAPERS = WebPage("index.html", "Papers and full data", _TITLE)
 _OTHERS = {
-    "full": Page("other.html", "Full data, other profiles", f"{_TITLE}, other profiles", _OTHER_PROFILE),
-    "mini": Page("mini.html", "Mini data", f"{_TITLE}, mini data", comparison_warning("mini", "")),
-    "synthetic": Page("synthetic.html", "Synthetic scenes", f"{_TITLE}, synthetic scenes",
+    "full": WebPage("other.html", "Full data, other profiles", f"{_TITLE}, other profiles", _OTHER_PROFILE),
+    "mini": WebPage("mini.html", "Mini data", f"{_TITLE}, mini data", comparison_warning("mini", "")),
+    "synthetic": WebPage("synthetic.html", "Synthetic scenes", f"{_TITLE}, synthetic scenes",
                       comparison_warning("synthetic", "")),
 }  # fmt: skip
 FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
@@ -54,15 +53,11 @@ FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
 
 def render_pages(found: Leaderboard) -> dict[str, str]:
     """Return the pages that have boards, by file name, out of FILES; the same leaderboard gives the same bytes."""
-    boards: dict[Page, list[Board]] = {}
+    boards: dict[WebPage, list[Board]] = {}
     for board in found.boards:
-        boards.setdefault(_PAPERS if board.comparable else _OTHERS[board.group.kind], []).append(board)
+        boards.setdefault(_PAPERS if board.group.comparable else _OTHERS[board.group.kind], []).append(board)
     pages = [page for page in (_PAPERS, *_OTHERS.values()) if page in boards]
-    loader = Environment(
-        loader=PackageLoader("cispbench.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    template = loader.get_template("leaderboard.html.j2")
+    template = load_template("leaderboard.html.j2")
     style, script = ((_TEMPLATES / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     fixed = {
         "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": legend(),
@@ -75,7 +70,10 @@ def render_pages(found: Leaderboard) -> dict[str, str]:
 
 
 def _policy(style: str, script: str) -> str:
-    """Return the page's own rule: nothing is loaded, and no script runs but its own."""
+    """Return the Content-Security-Policy of a page: nothing is loaded, and no script runs but its own.
+
+    So a name in a record that slips through as markup still cannot run anything.
+    """
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return (
         f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
@@ -84,17 +82,17 @@ def _policy(style: str, script: str) -> str:
 
 
 def _content(boards: Sequence[Board]) -> dict[str, Any]:
-    names = [f"{place}-{board.group.dataset}-{board.scenario}" for place, board in enumerate(boards, start=1)]
-    if all(board.comparable for board in boards):
+    names = [f"{position}-{board.group.dataset}-{board.scenario}" for position, board in enumerate(boards, start=1)]
+    if all(board.group.comparable for board in boards):
         names = [f"{board.group.dataset}-{board.scenario}" for board in boards]
     entries = [entry for board in boards for entry in board.entries]
     choices = {
-        "backbones": sorted({_line(entry.backbone) for entry in entries}, key=str.lower),
+        "backbones": sorted({one_line(entry.backbone) for entry in entries}, key=str.lower),
         "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
         "kinds": list(dict.fromkeys(entry.kind for entry in sorted(entries, key=lambda entry: entry.kind))),
     }
     shown = [
-        {"id": name, "title": _line(title(board)), "settings": [_setting(setting) for setting in board.settings]}
+        {"id": name, "title": one_line(title(board)), "settings": [_setting(setting) for setting in board.settings]}
         for name, board in zip(names, boards, strict=True)
     ]
     return {"boards": shown, "choices": choices, "data": _Data().block(names, boards)}
@@ -105,12 +103,11 @@ def _setting(name: str) -> dict[str, str]:
     return {"name": name, "short": setting.task + ("" if setting.order == NATURAL_ORDER else f"-{setting.order}")}
 
 
-def _line(text: str) -> str:
-    return printable(" ".join(text.split()))
-
-
 class _Data:
-    """The data block of a page: texts and provenances once each, and referred to by their places."""
+    """The data of a page: each text and each provenance is there once, and rows refer to it by its index.
+
+    Most of them repeat from row to row: written out, the page would be several times as large.
+    """
 
     def __init__(self) -> None:
         self._texts: dict[str, int] = {}
@@ -130,30 +127,32 @@ class _Data:
         return Markup(text)
 
     def _text(self, text: str) -> int:
-        return self._texts.setdefault(_line(text), len(self._texts))
+        return self._texts.setdefault(one_line(text), len(self._texts))
 
     def _board(self, name: str, board: Board) -> dict[str, Any]:
         rows = [self._row(board, entry) for entry in board.entries]
         return {
-            "id": name, "settings": board.settings, "comparable": board.comparable, "rows": rows,
+            "id": name, "settings": board.settings, "comparable": board.group.comparable, "rows": rows,
             "main": board.settings.index(board.main), "total": SCORES.index("all"),
         }  # fmt: skip
 
     def _row(self, board: Board, entry: Entry) -> dict[str, Any]:
         year = entry.facts.year
         return {
-            "method": _line(entry.method), "remark": _line(entry.remark), "backbone": _line(entry.backbone),
+            "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
             "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
             "badges": [[self._text(badge.name), self._text(badge.why)] for badge in entry.badges],
             "ranked": entry.ranked,
-            "places": {board.settings.index(setting): self._place(place) for setting, place in entry.places.items()},
+            "places": {
+                board.settings.index(setting): self._numbers(found) for setting, found in entry.by_setting.items()
+            },
         }  # fmt: skip
 
-    def _place(self, place: Any) -> list[Any]:
+    def _numbers(self, found: SettingNumbers) -> list[Any]:
+        statuses = ["", *STATUSES]
         numbers = [
-            [number.text, ["", *STATUSES].index(number.standing.status), number.standing.off,
-             self._text(number.standing.why)]
-            for number in place.numbers
-        ]  # fmt: skip
-        pairs = tuple(self._text(text) for pair in place.provenance for text in pair)
-        return [numbers, self._sources.setdefault(pairs, len(self._sources)), place.inferred]
+            [number.text, statuses.index(number.standing.status), number.standing.off, self._text(number.standing.why)]
+            for number in found.numbers
+        ]
+        pairs = tuple(self._text(text) for pair in found.provenance for text in pair)
+        return [numbers, self._sources.setdefault(pairs, len(self._sources)), found.inferred]

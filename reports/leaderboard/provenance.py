@@ -1,4 +1,4 @@
-"""Where a number comes from: what the ledger or the record says of it, as labels and texts. Nothing is made up."""
+"""Where a number comes from, by the ledger or the record, as labels and texts. What they do not say is left out."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cispbench.reports.ledger.lint import MEANING
-from cispbench.reports.tables.aggregate import SCORES, Cell, Run
+from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.grid import TITLES
+from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.protocols import unmet
-from cispbench.reports.tables.ranking import shown
+from cispbench.reports.tables.runs import SCORES, Run
 from cispbench.results.continual import METRICS
 from cispbench.results.conventions import Verdict
 from cispbench.results.protocols import Protocol
@@ -28,7 +29,7 @@ _ORIGINS = {
 
 
 def published_provenance(row: Mapping[str, Any], verdict: Verdict, facts: MethodFacts) -> Pairs:
-    """Return what the ledger says of a row: its source, kind and arithmetic, and what is known of its method."""
+    """Return what the ledger says about a row: its source, kind and arithmetic, and the facts of its method."""
     pairs = [
         ("Kind", row["kind"]),
         ("Source", row["source"]),
@@ -44,7 +45,7 @@ def published_provenance(row: Mapping[str, Any], verdict: Verdict, facts: Method
 
 
 def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pairs:
-    """Return what the records of a cell's runs say of it: how they were made, on what, by what code."""
+    """Return what the records of a cell's runs say: how they were made, on what data and machine, by what code."""
     runs, last = cell.runs, cell.runs[0].facts
     pairs = [
         ("Kind", _ORIGINS[cell.key.origin]),
@@ -93,23 +94,23 @@ def _method_pairs(facts: MethodFacts) -> list[tuple[str, str | None]]:
     ]
 
 
-def _distinct(runs: Sequence[Run], told: Callable[[Run], str]) -> str:
-    return "; ".join(dict.fromkeys(told(run) for run in runs))
+def _distinct(runs: Sequence[Run], describe: Callable[[Run], str]) -> str:
+    return "; ".join(dict.fromkeys(map(describe, runs)))
 
 
 def _scores(run: Run) -> str:
-    return f"{run.facts.seed}: " + " / ".join(shown(run.number(name), 2) for name in SCORES)
+    return f"{run.facts.seed}: " + " / ".join(number_text(run.number(name), 2) for name in SCORES)
 
 
 def _continual(cell: Cell) -> str:
     known = {name: cell.numbers[name].mean for name in METRICS}
     return ", ".join(
-        f"{TITLES.get(name, name)} {shown(value, 2)}" for name, value in known.items() if not math.isnan(value)
+        f"{TITLES.get(name, name)} {number_text(value, 2)}" for name, value in known.items() if not math.isnan(value)
     )
 
 
 def _steps(runs: Sequence[Run]) -> str:
-    """Say so where the records of earlier steps are missing."""
+    """Return how many steps are recorded, where some are missing; else ""."""
     if all(run.complete for run in runs):
         return ""
     return ", ".join(f"{len(run.steps)} of {run.facts.steps}" for run in runs)

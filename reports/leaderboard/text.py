@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Place
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
 from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, UNVERIFIED
-from cispbench.reports.tables.aggregate import SCORES
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.protocols import switches
-from cispbench.reports.tables.runs import comparison_warning
+from cispbench.reports.tables.runs import SCORES
 from cispbench.results.protocols import Protocol
 from cispbench.splits.datasets import datasets
 from cispbench.splits.errors import UsageError
@@ -25,17 +24,17 @@ _ALL = SCORES.index("all")
 
 
 def title(board: Board) -> str:
-    """Return the heading of a board: data set and scenario, and for data other than the papers' also what it is."""
+    """Return the heading of a board: data set and scenario; kind of data and profile where papers use others."""
     name = f"{datasets()[board.group.dataset].title}, {board.scenario}"
-    return name if board.comparable else f"{name}: {board.group.kind} data, profile {board.group.profile}"
+    return name if board.group.comparable else f"{name}: {board.group.kind} data, profile {board.group.profile}"
 
 
 def protocol_note(rules: Protocol) -> str:
-    """Return what has to be known of how numbers were counted, before any are compared."""
-    told = ", ".join(f"{name}: {value}" for name, value in switches(rules).items())
+    """Return how numbers were counted, which a reader must know before comparing any."""
+    listed = ", ".join(f"{name}: {value}" for name, value in switches(rules).items())
     return (
         f"Measured numbers are mIoU in percent after the last step under the protocol {rules.name} v{rules.version} "
-        f"({told}). Published numbers are as printed, and each follows its own paper's protocol: two rows may differ "
+        f"({listed}). Published numbers are as printed, and each follows its own paper's protocol: two rows may differ "
         "by a point or two in how they count alone. Whether a published number is reproduced is decided under the "
         "protocol that its own arithmetic points to, within the tolerance of cispbench check."
     )
@@ -74,20 +73,20 @@ def readme_section(found: Leaderboard) -> str:
         "ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision)."
     ]
     for setting in SHORT:
-        board = next(board for board in found.boards if board.comparable and setting in board.settings)
-        rows = [_short_row(entry, entry.places[setting]) for entry in _best(board, setting)]
+        board = next(board for board in found.boards if board.group.comparable and setting in board.settings)
+        rows = [_short_row(entry, entry.by_setting[setting]) for entry in _best(board, setting)]
         headers = ["method", "backbone", "kind", *SCORES, "status of all"]
         parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)
 
 
-def replace_section(text: str, section: str, place: str) -> str:
-    """Return a text with what stands between the markers replaced. Raises UsageError naming ``place`` without them."""
+def replace_section(text: str, section: str, name: str) -> str:
+    """Return a text with all between the markers replaced. Raises UsageError with its ``name`` if they are missing."""
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end or START in rest or END in before + after:
         raise UsageError(
-            f"{place} has no place for the leaderboard.", hint=f"Put {START} and {END} once, each on a line."
+            f"{name} has no place for the leaderboard.", hint=f"Put {START} and {END} once, each on a line."
         )
     return f"{before}{start}\n\n{section}\n\n{end}{after}"
 
@@ -101,14 +100,15 @@ def _section(board: Board) -> Section:
             columns.append(Column(name, setting, right=True))
             places = board.ranks(setting, score)
             for row, entry, rank in zip(texts, board.entries, places, strict=True):
-                row.append(Text(_number(board, entry.places.get(setting), score), rank))
+                row.append(Text(_number(board, entry.by_setting.get(setting), score), rank))
     columns.append(Column("source"))
     for row, entry in zip(texts, board.entries, strict=True):
-        source = next((text for label, text in next(iter(entry.places.values())).provenance if label == "Source"), "")
+        source = next(
+            (text for label, text in next(iter(entry.by_setting.values())).provenance if label == "Source"), ""
+        )
         row.append(Text(f"[{sources.setdefault(source, len(sources) + 1)}]" if source else "this store"))
-    warning = [] if board.comparable else [comparison_warning(board.group.kind, board.group.profile)]
     listed = [f"[{number}] {source}" for source, number in sources.items()]
-    return Section(title(board), _intro(board), Table(columns, texts), [*warning, *listed])
+    return Section(title(board), _intro(board), Table(columns, texts), [*board.group.warnings, *listed])
 
 
 def _intro(board: Board) -> str:
@@ -122,23 +122,23 @@ def _words(entry: Entry) -> list[str]:
 
 
 def named(entry: Entry) -> str:
-    """Return the method of an entry with what sets it apart from others of that name."""
+    """Return the method of an entry, with the remark that distinguishes it from others of that name."""
     return entry.method + (f" ({entry.remark})" if entry.remark else "")
 
 
-def _number(board: Board, place: Place | None, score: int) -> str:
+def _number(board: Board, place: SettingNumbers | None, score: int) -> str:
     if place is None or math.isnan(place.numbers[score].value):
         return "" if place is None else "-"
     number = place.numbers[score]
     status = number.standing.status
-    # Where nothing can be verified the mark would say nothing.
-    mark = MARKS.get(status, "") + number.standing.off if board.comparable or status != UNVERIFIED else ""
+    # Where no number can be verified, a mark on each of them would say nothing.
+    mark = MARKS.get(status, "") + number.standing.off if board.group.comparable or status != UNVERIFIED else ""
     return " ".join(part for part in (number.text, mark, INFERRED if place.inferred else "") if part)
 
 
 def _best(board: Board, setting: str) -> list[Entry]:
     """Return the best row of each of the best published methods, and every measured row, the best first."""
-    there = [entry for entry in board.entries if setting in entry.places]
+    there = [entry for entry in board.entries if setting in entry.by_setting]
     there.sort(
         key=lambda entry: -entry.value(setting, _ALL) if not math.isnan(entry.value(setting, _ALL)) else math.inf
     )
@@ -150,7 +150,7 @@ def _best(board: Board, setting: str) -> list[Entry]:
     return [entry for entry in there if entry.kind == "measured" or any(entry is other for other in kept)]
 
 
-def _short_row(entry: Entry, place: Place) -> Sequence[str]:
+def _short_row(entry: Entry, place: SettingNumbers) -> Sequence[str]:
     badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
     texts = [number.text for number in place.numbers]
     status = place.numbers[_ALL].standing.words + (", setting inferred" if place.inferred else "")

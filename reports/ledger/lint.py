@@ -1,4 +1,4 @@
-"""The lint of the ledger: which means old, new and all of each published row can be, counted and listed."""
+"""The lint of the ledger: over which classes old, new and all of each published row can be means."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Sequence
 
-from cispbench.reports.ledger.rows import NUMBERS, Entry, Filter, nothing, number_texts, readings_text, select
-from cispbench.reports.tables.terminal import References, paragraph, plain_table
+from cispbench.reports.ledger.rows import Filter, JudgedRow, nothing, readings_text, references_text, select
+from cispbench.reports.tables.published import References, printed_texts
+from cispbench.reports.tables.runs import SCORES
+from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import conventions
 from cispbench.results.ledger import LABELS, READINGS, arithmetic, ledger_rows
 from cispbench.splits.errors import UsageError, nearest
 
-_SOURCE_WIDTH = {1: 36, 2: 26}  # by how many words the counts are named
+_SOURCE_WIDTH = {1: 36, 2: 26}  # characters; by the number of columns that name a count
 _BY = {"source": ("source",), "method": ("method",), "both": ("source", "method")}
 MEANING = {
     "without": "background is in neither old nor all",
@@ -43,10 +45,10 @@ def lint_json(chosen: Filter) -> str:
     content = _summary(entries)
     for name in ("source", "method"):
         content[f"by_{name}"] = {key: _summary(group) for (key,), group in _grouped(entries, (name,)).items()}
-    return json.dumps({**content, "each": [entry.plain() for entry in entries]}, allow_nan=False)
+    return json.dumps({**content, "each": [entry.as_json() for entry in entries]}, allow_nan=False)
 
 
-def _summary(entries: Sequence[Entry]) -> dict[str, object]:
+def _summary(entries: Sequence[JudgedRow]) -> dict[str, object]:
     verdicts = [entry.verdict for entry in entries]
     return {
         "rows": len(verdicts),
@@ -57,7 +59,7 @@ def _summary(entries: Sequence[Entry]) -> dict[str, object]:
     }
 
 
-def _totals(entries: Sequence[Entry]) -> str:
+def _totals(entries: Sequence[JudgedRow]) -> str:
     verdicts = [entry.verdict for entry in entries]
     rows = []
     for name in LABELS:
@@ -68,7 +70,7 @@ def _totals(entries: Sequence[Entry]) -> str:
             inferred = sum(verdict.inferred for verdict in likely)
             counts[1:] = map(str, (sum(verdict.ambiguous for verdict in named), len(likely), inferred))
         rows.append([name, *counts, MEANING[name]])
-    totals = [str(sum(int(row[place] or 0) for row in rows)) for place in range(1, 5)]
+    totals = [str(sum(int(row[column] or 0) for row in rows)) for column in range(1, 5)]
     undecided = sum(verdict.likely is None and verdict.label != "incomplete" for verdict in verdicts)
     rows.append(["in total", *totals, f"likely is undecided for {undecided} more" if undecided else ""])
     headers = ["reading", "rows", "ambiguous", "likely", "inferred", "meaning"]
@@ -80,7 +82,7 @@ def _totals(entries: Sequence[Entry]) -> str:
     return "\n\n".join([f"{len(entries)} published rows", plain_table(headers, rows, headers[1:5]), paragraph(note)])
 
 
-def _counts(entries: Sequence[Entry], names: Sequence[str]) -> str:
+def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
     kept = {source: kept.reading for (source, copied), kept in conventions(ledger_rows()).items() if not copied}
     rows = []
     for group in _grouped(entries, names).values():
@@ -103,20 +105,20 @@ def _counts(entries: Sequence[Entry], names: Sequence[str]) -> str:
     return f"{text}\n\n{note}" if "*" in text else text
 
 
-def _grouped(entries: Sequence[Entry], names: Sequence[str]) -> dict[tuple[str, ...], list[Entry]]:
-    groups: dict[tuple[str, ...], list[Entry]] = {}
+def _grouped(entries: Sequence[JudgedRow], names: Sequence[str]) -> dict[tuple[str, ...], list[JudgedRow]]:
+    groups: dict[tuple[str, ...], list[JudgedRow]] = {}
     for entry in sorted(entries, key=lambda entry: [entry.row[name].lower() for name in names]):
         groups.setdefault(tuple(entry.row[name] for name in names), []).append(entry)
     return groups
 
 
 def _short(source: str, width: int) -> str:
-    """Return a source without what it says in brackets, cut in its middle where that is still long."""
+    """Return a source without its brackets, its middle cut out where that is still too long."""
     text = re.sub(r"\s*\([^)]*\)", "", source)
     return text if len(text) <= width else f"{text[: width - 15].rstrip()}…{text[-14:].lstrip()}"
 
 
-def _misfits(entries: Sequence[Entry]) -> str:
+def _misfits(entries: Sequence[JudgedRow]) -> str:
     references, rows = References(), []
     for row, verdict in entries:
         found = arithmetic(row)
@@ -126,24 +128,24 @@ def _misfits(entries: Sequence[Entry]) -> str:
         gap = f"{float(min(found.gaps.values())):.2f}"
         likely = f"{verdict.likely}?" if verdict.likely else ""
         source = references.mark(row["kind"], row["source"], row["note"])
-        rows.append([row["setting"], row["method"], *number_texts(row), *computed, gap, likely, source])
+        rows.append([row["setting"], row["method"], *printed_texts(row), *computed, gap, likely, source])
     if not rows:
         return ""
-    headers = ["setting", "method", *NUMBERS, "without", "both", "background", "off by", "likely", "ref"]
+    headers = ["setting", "method", *SCORES, "without", "both", "background", "off by", "likely", "ref"]
     note = (
         "Inconsistent rows. without, both: the all that old and new give under that reading. background: the IoU of "
         "the background if all alone counts it. off by: how far all is from the nearest reading, beyond rounding."
     )
-    return "\n\n".join([paragraph(note), plain_table(headers, rows, headers[2:9]), references.text()])
+    return "\n\n".join([paragraph(note), plain_table(headers, rows, headers[2:9]), references_text(references)])
 
 
-def _each(entries: Sequence[Entry]) -> str:
+def _each(entries: Sequence[JudgedRow]) -> str:
     references, rows = References(), []
     for row, verdict in entries:
         fits = readings_text(verdict.readings) or verdict.label
         likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else ""
         words = [row["kind"], fits, likely, references.mark(row["source"])]
-        rows.append([row["setting"], row["method"], *number_texts(row), *words])
-    headers = ["setting", "method", *NUMBERS, "kind", "fits", "likely", "source"]
+        rows.append([row["setting"], row["method"], *printed_texts(row), *words])
+    headers = ["setting", "method", *SCORES, "kind", "fits", "likely", "source"]
     note = "Every row: all readings that fit (x/y: ambiguous), and the likely one (?: inferred from its table)."
-    return "\n\n".join([note, plain_table(headers, rows, NUMBERS), references.text()])
+    return "\n\n".join([note, plain_table(headers, rows, SCORES), references_text(references)])

@@ -1,4 +1,4 @@
-"""The ledger as text and JSON: which rows, in what order, and what is published on a method."""
+"""The ledger as text and JSON: its rows selected and ordered, and what is published on a method."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cispbench.reports.tables.runs import setting_pattern, sorted_settings
-from cispbench.reports.tables.terminal import References, paragraph, plain_table
+from cispbench.reports.tables.published import References, is_inferred, printed_texts
+from cispbench.reports.tables.runs import SCORES, setting_order, setting_pattern
+from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.ledger import KINDS, READINGS, ledger_rows, published_name
 from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError, nearest
-
-NUMBERS = ("old", "new", "all")
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,22 @@ class Filter:
         return ", ".join(f"{name} {value}" for name, value in vars(self).items() if value is not None)
 
 
-class Entry(NamedTuple):
+class JudgedRow(NamedTuple):
     """A published row with its verdict."""
 
     row: dict[str, Any]
     verdict: Verdict
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the row and its verdict as JSON holds them."""
-        verdict, assignment = self.verdict, self.row["assignment"]
+        verdict = self.verdict
         return self.row | {
             "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
-            "likely_inferred": verdict.inferred, "setting_inferred": _is_inferred(assignment),
+            "likely_inferred": verdict.inferred, "setting_inferred": is_inferred(self.row),
         }  # fmt: skip
 
 
-def select(chosen: Filter) -> list[Entry]:
+def select(chosen: Filter) -> list[JudgedRow]:
     """Return the rows that pass the filter, in the ledger's order; their verdicts are those of the whole ledger.
 
     Raises UsageError with the nearest name on a word that no row knows, StoreError on a broken ledger.
@@ -68,7 +67,7 @@ def select(chosen: Filter) -> list[Entry]:
     if not any(part in row["source"].lower() for row in rows):
         raise UsageError(f"no source of the ledger holds {chosen.source!r}.", hint="`--json` shows them in full.")
     return [
-        Entry(row, verdict)
+        JudgedRow(row, verdict)
         for row, verdict in zip(rows, judge(rows), strict=True)
         if method in (None, row["method"]) and home in (None, row["dataset"]) and chosen.kind in (None, row["kind"])
         if fnmatch.fnmatchcase(row["setting"], pattern) and part in row["source"].lower()
@@ -84,21 +83,19 @@ def show_text(chosen: Filter) -> str:
     if not entries:
         return nothing(chosen)
     references, rows = References(), []
-    for entry in entries:
-        row, assigned = entry.row, entry.row["assignment"]
-        source = (row["source"], row["note"], assigned and f"Assignment of the setting: {assigned}")
-        rows.append(
-            [row["setting"], *number_texts(row), (assigned or "").partition(" ")[0], row["kind"], row["backbone"],
-             _reading_text(entry.verdict), references.mark(*source)]
-        )  # fmt: skip
-    headers = ["setting", *NUMBERS, "assigned", "kind", "backbone", "reading", "ref"]
-    head = f"{entries[0].row['method']}: {len(rows)} published rows, mIoU in percent as printed."
-    return "\n\n".join([head, plain_table(headers, rows, NUMBERS), _legend(entries), references.text()])
+    for row, verdict in entries:
+        assigned = (row["assignment"] or "").partition(" ")[0]
+        words = [assigned, row["kind"], row["backbone"], _reading_text(verdict), references.mark_source(row)]
+        rows.append([row["setting"], *printed_texts(row), *words])
+    headers = ["setting", *SCORES, "assigned", "kind", "backbone", "reading", "ref"]
+    count = f"{len(rows)} published row{'s' if len(rows) > 1 else ''}"
+    head = f"{entries[0].row['method']}: {count}, mIoU in percent as printed."
+    return "\n\n".join([head, plain_table(headers, rows, SCORES), _legend(entries), references_text(references)])
 
 
 def show_json(chosen: Filter) -> str:
     """Return the rows of ``show_text`` as a JSON list, each with its readings. Raises as ``select`` does."""
-    return json.dumps([entry.plain() for entry in _in_order(select(chosen))], allow_nan=False)
+    return json.dumps([entry.as_json() for entry in _in_order(select(chosen))], allow_nan=False)
 
 
 def nothing(chosen: Filter) -> str:
@@ -106,9 +103,9 @@ def nothing(chosen: Filter) -> str:
     return f"The ledger holds no row of {chosen}."
 
 
-def number_texts(row: dict[str, Any]) -> list[str]:
-    """Return a row's old, new and all as printed, a dash where nothing is."""
-    return ["-" if row[name] is None else str(row[name]) for name in NUMBERS]
+def references_text(references: References) -> str:
+    """Return the numbered texts, one per paragraph."""
+    return "\n".join(paragraph(f"{f'[{n}]':<5}{text}.", " " * 5) for text, n in references.numbers.items())
 
 
 def readings_text(readings: Sequence[str]) -> str:
@@ -122,11 +119,7 @@ def _reading_text(verdict: Verdict) -> str:
     return verdict.likely or readings_text(verdict.readings) or verdict.label
 
 
-def _is_inferred(assignment: str | None) -> bool:
-    return assignment is not None and assignment.startswith("inferred")
-
-
-def _legend(entries: Iterable[Entry]) -> str:
+def _legend(entries: Iterable[JudgedRow]) -> str:
     lines = []
     if any(entry.row["assignment"] for entry in entries):
         lines.append(
@@ -141,11 +134,10 @@ def _legend(entries: Iterable[Entry]) -> str:
     return "\n".join(paragraph(line, "  ") for line in lines)
 
 
-def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+def _in_order(entries: Sequence[JudgedRow]) -> list[JudgedRow]:
     """Sort by data set and listed setting, then by how direct a number is and by backbone."""
-    chosen = list(entries)
-    places = {name: place for place, name in enumerate(sorted_settings({entry.row["setting"] for entry in chosen}))}
+    order = setting_order(row["setting"] for row, _ in entries)
     return sorted(
-        chosen,
-        key=lambda entry: (places[entry.row["setting"]], KINDS.index(entry.row["kind"]), entry.row["backbone"]),
+        entries,
+        key=lambda entry: (order[entry.row["setting"]], KINDS.index(entry.row["kind"]), entry.row["backbone"]),
     )

@@ -1,1 +1,1 @@
-"""Pictures of a store, drawn from its records alone by matplotlib's objects: no pyplot, no state, no torch."""
+"""Pictures of a store, drawn from its records by matplotlib's objects alone: pyplot would keep figures and state."""

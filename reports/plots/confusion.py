@@ -1,4 +1,4 @@
-"""The confusion matrix after the last step, with background shift marked: old classes given up for background."""
+"""The confusion matrix after the last step, with background shift marked: old classes predicted as background."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from cispbench.reports.plots.grid_cells import BLANK, Floats, draw_grid
-from cispbench.reports.plots.page import COLUMN, FULL, Entry, Page, new_page
+from cispbench.reports.plots.heat_map import BLANK, Floats, draw_grid
+from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
 from cispbench.reports.plots.subject import ORANGE, VERMILION, Subject
 from cispbench.reports.plots.wording import shorten, thinned
-from cispbench.reports.tables.aggregate import Cell
+from cispbench.reports.tables.cells import Cell
 from cispbench.results.scan import scan_record
 
 _TICKS = (0, 1, 5, 10, 25, 50, 100)
@@ -25,29 +25,28 @@ _SMALL = 40  # classes; more of them take both columns of a paper
 
 @dataclass(frozen=True)
 class Shift:
-    """Where the pixels of background, old and new classes go, in percent; nan where there are no such pixels.
+    """As what the pixels of background, old and new classes are predicted, in percent; NaN where there are none.
 
     ``old_to_background``, ``old_to_new``, ``new_to_background``, ``new_to_old``: mean over the classes of the share of
-    a class's pixels; ``background_to_old``, ``background_to_new``: share of the background's pixels.
+    a class's pixels; ``background_to_new``: share of the background's pixels.
     """
 
     old_to_background: float
     old_to_new: float
     new_to_background: float
     new_to_old: float
-    background_to_old: float
     background_to_new: float
 
 
 def row_shares(counts: NDArray[np.int64]) -> Floats:
-    """Return the share of each row's pixels by prediction in percent, (C, C); nan for a class without pixels."""
+    """Return the share of each row's pixels by prediction in percent, (C, C); NaN for a class without pixels."""
     totals = counts.sum(axis=1, keepdims=True).astype(np.float64)
     shares: Floats = np.divide(100.0 * counts, totals, out=np.full(counts.shape, math.nan), where=totals > 0)
     return shares
 
 
 def background_shift(counts: NDArray[np.int64], first: int) -> Shift:
-    """Return the shift told by a confusion matrix, whose classes from index ``first`` on are new; 0 is background.
+    """Return the shift of a confusion matrix, whose classes from index ``first`` on are new; index 0 is background.
 
     >>> counts = np.array([[90, 0, 10], [40, 50, 10], [0, 5, 5]])
     >>> shift = background_shift(counts, first=2)
@@ -61,7 +60,6 @@ def background_shift(counts: NDArray[np.int64], first: int) -> Shift:
         _mean(shares[old, new].sum(axis=1)),
         _mean(shares[new, 0]),
         _mean(shares[new, old].sum(axis=1)),
-        float(shares[0, old].sum()),
         float(shares[0, new].sum()),
     )
 
@@ -99,7 +97,7 @@ def draw_confusion(subject: Subject, cell: Cell, label: str) -> Page:
 
 
 def _frame(axes: Axes, box: tuple[int, int, int, int], colour: str) -> None:
-    """Frame cells: the first column and row, how many columns and rows. The line lies around them, not on them."""
+    """Frame a part of the matrix, by its first column and row and how many of each; the line lies around it."""
     column, row, wide, high = box
     edge = 0.0 if len(axes.get_yticks()) <= _SMALL else 0.25
     place, size = (column - edge, row - edge), (wide + 2 * edge, high + 2 * edge)
@@ -126,10 +124,10 @@ def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f} %"
 
 
-def _legend(scored: bool, blank: bool) -> list[Entry]:
+def _legend(scored: bool, blank: bool) -> list[LegendEntry]:
     framed = [("old class to background", VERMILION), ("background to new class", ORANGE)][: 2 if scored else 1]
-    entries = [Entry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
-    return [*entries, Entry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
+    entries = [LegendEntry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
+    return [*entries, LegendEntry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
 
 
 def _name_classes(axes: Axes, names: tuple[str, ...], width: float) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from cispbench.reports.plots.page import FULL, Entry, Page, new_page
+from cispbench.reports.plots.page import FULL, LegendEntry, Page, new_page
 from cispbench.reports.plots.subject import BLUE, SKY, Subject
 from cispbench.reports.plots.wording import shorten
-from cispbench.reports.tables.aggregate import Cell, Spread, spread
+from cispbench.reports.tables.cells import Cell, Spread, spread
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _GIB = 1024.0**3
@@ -20,34 +20,33 @@ _DARK, _LIGHT, _HOST = BLUE, SKY, "#999999"
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What a run costs, over seeds: seconds of training step 0 and all later steps, peak bytes, parameters at the end.
+class RunCosts:
+    """The cost of a run, over seeds: seconds of training step 0 and all steps, peak bytes, parameters at the end.
 
     ``on_device``: whether ``memory`` is the peak of an accelerator, not of the host.
     """
 
     first: Spread
-    later: Spread
     total: Spread
     memory: Spread
     on_device: bool
     parameters: int
 
 
-def costs(cell: Cell) -> Costs:
-    """Return what the runs of a cell cost: a step that several runs share counts whole in each of them."""
-    by_step = [{step.step: step.cost for step in run.steps} for run in cell.runs]
-    devices = [cost.peak_device_bytes for steps in by_step for cost in steps.values()]
-    on_device = None not in devices
-    first = [steps[0].train_seconds if 0 in steps else 0.0 for steps in by_step]
-    total = [sum(cost.train_seconds for cost in steps.values()) for steps in by_step]
+def costs(cell: Cell) -> RunCosts:
+    """Return the cost of the runs of a cell; a step that several runs share counts whole in each of them."""
+    by_run = [{step.step: step.cost for step in run.steps} for run in cell.runs]
+    on_device = all(cost.peak_device_bytes is not None for steps in by_run for cost in steps.values())
     memory = [
-        float(max((cost.peak_device_bytes or 0) if on_device else cost.peak_host_bytes for cost in steps.values()))
-        for steps in by_step
+        max(float((cost.peak_device_bytes or 0) if on_device else cost.peak_host_bytes) for cost in steps.values())
+        for steps in by_run
     ]
-    later = [whole - base for whole, base in zip(total, first, strict=True)]
-    return Costs(
-        spread(first), spread(later), spread(total), spread(memory), on_device, cell.runs[0].facts.model.parameters
+    return RunCosts(
+        first=spread([steps[0].train_seconds if 0 in steps else 0.0 for steps in by_run]),
+        total=spread([sum(cost.train_seconds for cost in steps.values()) for steps in by_run]),
+        memory=spread(memory),
+        on_device=on_device,
+        parameters=cell.runs[0].facts.model.parameters,
     )
 
 
@@ -62,9 +61,9 @@ def draw_cost(subject: Subject) -> Page:
     found = [costs(cell) for cell, _ in kept]
     several = any(len(cell.runs) > 1 for cell, _ in kept)
     mixed = len({cost.on_device for cost in found}) > 1
-    legend = [Entry(Patch(color=_DARK), "step 0"), Entry(Patch(color=_LIGHT), "later steps")]
+    legend = [LegendEntry(Patch(color=_DARK), "step 0"), LegendEntry(Patch(color=_LIGHT), "later steps")]
     if mixed:
-        legend.append(Entry(Patch(color=_HOST), "memory of the host, not of a device"))
+        legend.append(LegendEntry(Patch(color=_HOST), "memory of the host, not of a device"))
     words = subject.words(
         "Cost of a run",
         "Time of training, testing left out; a step shared with other runs counts whole in each."
@@ -78,63 +77,41 @@ def draw_cost(subject: Subject) -> Page:
     time.set_yticks(range(len(labels)), labels)
     time.invert_yaxis()
     time.set_ylim(len(labels) - 0.4, -0.6)
-    _time(time, found)
-    _memory(memory, found)
-    _parameters(parameters, found)
+    longest = max(cost.total.mean for cost in found)
+    unit, name = next((entry for entry in _UNITS if longest >= entry[0]), _UNITS[-1])
+    _bars(time, f"training ({name})", [cost.total for cost in found], unit, [_LIGHT] * len(found))
+    time.barh(range(len(found)), [cost.first.mean / unit for cost in found], height=0.6, color=_DARK)
+    host = not any(cost.on_device for cost in found)
+    colours = [_DARK if cost.on_device or host else _HOST for cost in found]
+    name = f"peak memory{' of the host' if host else ''} (GiB)"
+    _bars(memory, name, [cost.memory for cost in found], _GIB, colours)
+    unit, name = (1e6, "millions") if max(cost.parameters for cost in found) >= 1e6 else (1e3, "thousands")
+    values = [spread([float(cost.parameters)]) for cost in found]
+    _bars(parameters, f"parameters ({name})", values, unit, [_DARK] * len(found))
     for axes in (time, memory, parameters):
         axes.tick_params(axis="y", length=0)
     return page
 
 
-def _time(axes: Axes, found: Sequence[Costs]) -> None:
-    longest = max(cost.total.mean for cost in found)
-    seconds, unit = next((entry for entry in _UNITS if longest >= entry[0]), _UNITS[-1])
-    first, later = ([getattr(cost, name).mean / seconds for cost in found] for name in ("first", "later"))
-    places = range(len(found))
-    axes.barh(places, first, height=0.6, color=_DARK)
-    axes.barh(places, later, height=0.6, left=first, color=_LIGHT)
-    _finish(axes, f"training ({unit})", [cost.total for cost in found], seconds)
-
-
-def _memory(axes: Axes, found: Sequence[Costs]) -> None:
-    host = {cost.on_device for cost in found} == {False}
-    colours = [_DARK if cost.on_device or host else _HOST for cost in found]
-    axes.barh(range(len(found)), [cost.memory.mean / _GIB for cost in found], height=0.6, color=colours)
-    _finish(axes, f"peak memory{' of the host' if host else ''} (GiB)", [cost.memory for cost in found], _GIB)
-
-
-def _parameters(axes: Axes, found: Sequence[Costs]) -> None:
-    values = [float(cost.parameters) for cost in found]
-    factor, unit = (1e6, "millions") if max(values) >= 1e6 else (1e3, "thousands")
-    axes.barh(range(len(found)), [value / factor for value in values], height=0.6, color=_DARK)
-    _finish(axes, f"parameters ({unit})", [spread([value]) for value in values], factor)
-
-
-def _finish(axes: Axes, title: str, values: Sequence[Spread], unit: float) -> None:
-    """Name the axis, and write each value behind its bar and its whisker."""
-    axes.set_xlabel(title)
+def _bars(axes: Axes, title: str, values: Sequence[Spread], unit: float, colours: Sequence[str]) -> None:
+    """Draw a bar for each value, in so many units, with the value behind the bar and its whisker."""
     ends = []
-    for place, value in enumerate(values):
-        mean, std = value.mean / unit, value.std / unit if value.std == value.std else 0.0
+    for row, (value, colour) in enumerate(zip(values, colours, strict=True)):
+        mean, std = value.mean / unit, 0.0 if math.isnan(value.std) else value.std / unit
+        axes.barh(row, mean, height=0.6, color=colour)
         if std:
-            axes.errorbar(mean, place, xerr=std, color="black", linewidth=0.8, capsize=1.5, capthick=0.8)
-        axes.annotate(_number(mean), (mean + std, place), (3, 0), textcoords="offset points", fontsize=6, va="center")
+            axes.errorbar(mean, row, xerr=std, color="black", linewidth=0.8, capsize=1.5, capthick=0.8)
+        text = f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}"
+        axes.annotate(text, (mean + std, row), (3, 0), textcoords="offset points", fontsize=6, va="center")
         ends.append(mean + std)
+    axes.set_xlabel(title)
     axes.set_xlim(0, max(ends) * 1.22 or 1.0)
 
 
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _machines(kept: Sequence[tuple[Cell, str]]) -> str:
-    """Say on what was measured; times of different machines do not compare."""
-    names = {_machine(run.facts.environment) for cell, _ in kept for run in cell.runs}
+    """Name the machine; times of different machines do not compare."""
+    environments = [run.facts.environment for cell, _ in kept for run in cell.runs]
+    names = {str(each.get("device_name") or each.get("cpu") or "a machine unknown") for each in environments}
     if len(names) > 1:
         return f"Measured on {len(names)} kinds of machines: times do not compare between them."
     return f"Measured on {names.pop()}." if names else ""
-
-
-def _machine(environment: dict[str, Any]) -> str:
-    named = environment.get("device_name") or environment.get("cpu") or "a machine unknown"
-    return str(named)

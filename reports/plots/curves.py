@@ -1,4 +1,4 @@
-"""mIoU after each step: a curve a method, its mean over seeds with a band of the standard deviation."""
+"""mIoU after each step: one curve per method, the mean over seeds with a band of the standard deviation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 
 from matplotlib.axes import Axes
 
-from cispbench.reports.plots.page import COLUMN, Entry, Page, new_page
+from cispbench.reports.plots.page import COLUMN, LegendEntry, Page, new_page
 from cispbench.reports.plots.subject import Style, Subject, common_steps, scores_after
-from cispbench.reports.tables.aggregate import Cell, spread
+from cispbench.reports.tables.cells import Cell, spread
 from cispbench.splits.settings import Setting
 
 _MOST_TICKS = 11
 
 
 def draw_curves(subject: Subject) -> Page:
-    """Draw the mIoU ``all`` after each recorded step; joint training, which has no steps, is a level."""
-    entries = [Entry(subject.styles[label].line(), label) for label in subject.labels]
+    """Draw the mIoU ``all`` after each recorded step; joint training, which has no steps, is a horizontal line."""
+    entries = [LegendEntry(subject.styles[label].line(), label) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     band = "Lines: mean over seeds; bands: one standard deviation to either side." if several else ""
     level = "Dotted: joint training, tested after its only step." if any(cell.joint for cell in subject.cells) else ""

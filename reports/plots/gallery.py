@@ -1,4 +1,4 @@
-"""All pictures of a store: which there are, in which files, and drawn one after the other."""
+"""All pictures of a store: which ones there are, in which files, and how they are drawn one after the other."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from cispbench.reports.plots.page import FORMATS, Page, drawing, render
 from cispbench.reports.plots.scatter import draw_scatter
 from cispbench.reports.plots.subject import Subject, common_steps, subjects
 from cispbench.reports.plots.wording import file_part
-from cispbench.reports.tables.aggregate import Cell, by_group, cells, load_runs
+from cispbench.reports.tables.cells import Cell, by_group, cells
 from cispbench.reports.tables.runs import Selection
+from cispbench.reports.tables.scoring import load_runs
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError, UsageError, nearest
@@ -26,7 +27,7 @@ KINDS = ("curves", "classes", "scatter", "confusion", "cost")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlotOptions:
     """Which pictures, in which format."""
 
     kinds: tuple[str, ...] = KINDS
@@ -40,7 +41,7 @@ class Wanted:
 
 
 class Picture(NamedTuple):
-    """A picture to be drawn: its file below the folder of pictures, without an ending, and what draws it."""
+    """A picture to draw: its file below the folder of pictures, without an ending, and the function that draws it."""
 
     path: Path
     draw: Callable[[], Page]
@@ -48,18 +49,18 @@ class Picture(NamedTuple):
 
 def draw_store(
     store: Store, folder: Path, protocol: str = "strict", selection: Selection | None = None,
-    wanted: Wanted | None = None,
+    options: PlotOptions | None = None,
 ) -> Iterator[Path]:  # fmt: skip
     """Draw the selected finished runs of a store into a folder, and yield each file once it is written.
 
-    One kind of data and one profile a picture. A file of the same name is replaced. Raises StoreError if there is
-    nothing to draw or a file cannot be read or written, UsageError as ``load_runs`` does.
+    Each picture holds one kind of data and one profile. A file of the same name is replaced. Raises StoreError if there
+    is nothing to draw or a file cannot be read or written, UsageError as ``load_runs`` does.
     """
-    chosen = wanted or Wanted()
-    for path, draw in plan_pictures(store, protocol, selection, chosen.kinds):
+    options = options or PlotOptions()
+    for path, draw in plan_pictures(store, protocol, selection, options.kinds):
         with drawing():
-            content = render(draw(), chosen.form)
-        target = folder / path.with_name(f"{path.name}.{chosen.form}")
+            content = render(draw(), options.form)
+        target = folder / path.with_name(f"{path.name}.{options.form}")
         make_folder(target.parent)
         write_atomic(target, content)
         yield target
@@ -100,7 +101,7 @@ def _of_setting(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
 
 
 def _of_methods(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
-    """Return the pictures that are of one method each."""
+    """Return the pictures of one method each."""
     pictures = []
     for cell, label in zip(subject.cells, subject.labels, strict=True):
         folder = _folder(subject) / _name(cell)
@@ -118,6 +119,6 @@ def _folder(subject: Subject) -> Path:
 
 def _name(cell: Cell) -> str:
     key = cell.key
-    parts = [key.method, key.model, *(part for part in (key.variant, key.origin if key.origin != "measured" else "",
-                                                       "imported" if key.imported else "") if part)]  # fmt: skip
-    return "@".join(map(file_part, parts))  # a sign that no part can hold
+    origin = "" if key.origin == "measured" else key.origin
+    parts = filter(None, (key.variant, origin, "imported" if key.imported else ""))
+    return "@".join(map(file_part, (key.method, key.model, *parts)))  # no part can hold an @

@@ -12,19 +12,23 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
-from cispbench.reports.plots.grid_cells import BLANK, Floats, draw_grid
-from cispbench.reports.plots.page import COLUMN, FULL, Entry, Page, new_page
+from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
 from cispbench.reports.plots.subject import VERMILION, Subject, common_steps, scores_after, seeds_text
 from cispbench.reports.plots.wording import shorten
-from cispbench.reports.tables.aggregate import Cell
-from cispbench.reports.tables.ranking import signed
+from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.numbers import signed
 
+Floats = NDArray[np.float64]
+
+BLANK = "#dddddd"  # of numbers that are not defined
+_MOST_SHAPES = 4000  # cells; more of them are drawn as one image, which keeps an SVG small
 _LONGEST_PART = 52  # classes below each other; more of them stand in parts side by side
 _ROW = 0.118  # inches
-_SHARE, _NAME_OF_STEP = 0.66, 0.13  # of a part's width that its cells have; inches for the number of a step
+_SHARE, _NAME_OF_STEP = 0.66, 0.13  # share of a part's width for its cells; inches for the number of a step
 _WIDE = 3.0  # inches of a part with room for large cells
 _NUMBERS = 8  # steps; cells of more are too narrow for a number
 _NOTABLE = 10.0  # points that a class falls by to stand out
@@ -32,7 +36,7 @@ _NOTABLE = 10.0  # points that a class falls by to stand out
 
 @dataclass(frozen=True)
 class ClassRows:
-    """IoU in percent, (classes, steps), mean over seeds: nan before a class is learnt, or where it is undefined.
+    """IoU in percent, (classes, steps), mean over seeds: NaN before a class is learnt, or where it is undefined.
 
     Rows in order of learning; ``learnt``: the step that learns each; ``steps``: the recorded ones.
     """
@@ -48,9 +52,9 @@ class ClassRows:
         return known
 
     def changes(self) -> list[float]:
-        """Return how far each class is, at the end, from its IoU after the first recorded step that knows it.
+        """Return the change of each class's IoU from the first recorded step that knows it to the last step.
 
-        nan for what is learnt at the last step, and where it is undefined.
+        NaN for a class learnt at the last step, and where it is undefined.
         """
         first = [next((i for i, step in enumerate(self.steps) if step >= at), -1) for at in self.learnt]
         last = len(self.steps) - 1
@@ -85,7 +89,7 @@ def draw_heat_map(subject: Subject, cell: Cell, label: str) -> Page:
         f"In percent, {seeds_text(cell)}; classes in order of learning, lines between those of different steps, blank "
         f"before a class is learnt. Change: from the step that learnt the class to the last one.",
     )
-    legend = [Entry(Patch(facecolor=BLANK), "no ground truth")] if absent else []
+    legend = [LegendEntry(Patch(facecolor=BLANK), "no ground truth")] if absent else []
     page = new_page(width, longest * _ROW + 0.75, words, legend)
     axes = page.figure.subplots(1, parts, squeeze=False)[0]
     norm = Normalize(0, 100)
@@ -96,6 +100,22 @@ def draw_heat_map(subject: Subject, cell: Cell, label: str) -> Page:
     bar.set_label("IoU (%)", labelpad=1)
     bar.outline.set_visible(False)
     return page
+
+
+def draw_grid(axes: Axes, values: Floats, colours: Colormap, norm: Normalize) -> ScalarMappable:
+    """Draw values (R, C) as cells of side 1, the first row at the top; NaN leaves the page's white.
+
+    Cell (r, c) fills c to c + 1 and r to r + 1.
+    """
+    rows, columns = values.shape
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.tick_params(length=0, pad=2)
+    axes.spines[:].set_visible(False)
+    shown = np.ma.masked_invalid(values)
+    if values.size <= _MOST_SHAPES:
+        return axes.pcolormesh(shown, cmap=colours, norm=norm, linewidth=0)
+    extent = (0, columns, rows, 0)
+    return axes.imshow(shown, cmap=colours, norm=norm, interpolation="none", extent=extent, aspect="auto")
 
 
 def _part(

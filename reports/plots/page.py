@@ -1,7 +1,7 @@
 """The page of a picture: heading, body, legend and caption below each other, and the same bytes every time.
 
-The body's axes are laid out between heading and legend, so that neither ever covers data. A text is shown as it is:
-no ``$`` starts a formula, whatever a method is called.
+The axes are laid out between heading and legend, so that neither ever covers data. A text is shown as it is: no ``$``
+starts a formula, whatever a method is called.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from cispbench.reports.plots.wording import clean, shorten, text_width, wrap
-from cispbench.splits.errors import UsageError, nearest
+from cispbench.reports.plots.wording import shorten, text_width, wrap
+from cispbench.reports.tables.layout import one_line
 
 COLUMN, FULL = 3.4, 7.0  # inches: one column of a paper with two, and both of them
 FORMATS = ("svg", "png")
 DPI = 300
 GREY = "#555555"
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[str, Any] = {  # beside matplotlib's defaults; svg.hashsalt: the same ids in every SVG
     "text.parse_math": False, "svg.hashsalt": "cispbench", "svg.fonttype": "path", "font.family": ["DejaVu Sans"],
     "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
@@ -38,10 +38,11 @@ _TITLE, _SMALL, _LEGEND = 8.0, 6.2, 6.5  # points
 _LEADING = 1.3
 _PAD = 0.05  # inches, around and between the parts
 _HANDLE, _GAP = 2.6, 1.4  # a legend's line and what is between its columns, in sizes of its letters
+_BESIDE = (_HANDLE + 0.6 + _GAP) * _LEGEND / 72  # inches of a legend's entry beside its words
 _FEW = 4  # entries that may stand below each other, however long they are
 
 
-class Entry(NamedTuple):
+class LegendEntry(NamedTuple):
     """A line of the legend: an artist that looks like what it explains, and its words."""
 
     artist: Artist
@@ -50,7 +51,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Words:
-    """What stands around a picture: its title, a line of what it is of, and paragraphs below it."""
+    """The words around a picture: its title, a line about what it shows, and paragraphs below it."""
 
     title: str
     subtitle: str
@@ -67,6 +68,7 @@ class Page(NamedTuple):
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw under our own settings, whatever a matplotlibrc says; figures are made and rendered within."""
+    # Not matplotlib.style.context(["default", ...]): importing it would make a folder in the user's home.
     usual: dict[Any, Any] = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
     }
@@ -76,53 +78,55 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_page(width: float, height: float, words: Words, legend: Sequence[Entry] = (), gap: float = 0.02) -> Page:
+def new_page(width: float, height: float, words: Words, legend: Sequence[LegendEntry] = (), gap: float = 0.02) -> Page:
     """Return a page ``width`` inches wide with room of ``height`` inches for axes, all other parts in place.
 
-    ``gap``: between axes side by side, as a share of their width.
+    ``gap``: between axes side by side, as a share of their width. matplotlib's own titles (``suptitle``, ``supxlabel``,
+    a legend ``outside``) would take their room from the axes, and lie on each other at the lower edge.
     """
     figure = Figure()
     FigureCanvasAgg(figure)
     room = width - 2 * _PAD
-    title, subtitle = wrap(clean(words.title), room, _TITLE, bold=True), wrap(clean(words.subtitle), room, _SMALL)
-    caption = [line for part in words.caption for line in wrap(clean(part), room, _SMALL)]
-    columns = _columns(legend, room)
-    head = _lines(title, _TITLE) + _lines(subtitle, _SMALL) + 2 * _PAD
-    rows = -(-len(legend) // columns)
+    title, subtitle = wrap(words.title, room, _TITLE, bold=True), wrap(words.subtitle, room, _SMALL)
+    caption = [line for part in words.caption for line in wrap(part, room, _SMALL)]
+    labels = _labels(legend, room)
+    columns = _columns(labels, room)
+    rows = -(-len(labels) // columns)
+    # The heights of the parts, in inches.
+    head = _height(title, _TITLE) + _height(subtitle, _SMALL) + 2 * _PAD
     explained = rows * _LEGEND * 1.5 / 72 + (2 * _PAD if rows else 0)
-    foot = _lines(caption, _SMALL) + _PAD
+    foot = _height(caption, _SMALL) + _PAD
     total = head + height + explained + foot
     figure.set_size_inches(width, total)
-    top = total - _PAD
-    for lines, size, weight, colour in ((title, _TITLE, "bold", "black"), (subtitle, _SMALL, "normal", GREY)):
-        _write(figure, lines, top, size, weight, colour)
-        top -= _lines(lines, size)
-    _write(figure, caption, foot, _SMALL, "normal", GREY)
+    _write(figure, title, total - _PAD, _TITLE, fontweight="bold")
+    _write(figure, subtitle, total - _PAD - _height(title, _TITLE), _SMALL, color=GREY)
+    _write(figure, caption, foot, _SMALL, color=GREY)
     if legend:
-        _explain(figure, legend, columns, (foot + explained / 2) / total)
-    bottom = (foot + explained) / total
-    body = _PAD / width, bottom, 1 - 2 * _PAD / width, height / total
+        _explain(figure, legend, labels, columns, (foot + explained / 2) / total)
+    body = _PAD / width, (foot + explained) / total, 1 - 2 * _PAD / width, height / total
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=body, w_pad=0.02, h_pad=0.02, wspace=gap))
     return Page(figure, words)
 
 
 def render(page: Page, form: str) -> bytes:
-    """Return a page as SVG or PNG: the same bytes for the same records. Raises UsageError on another format."""
-    if form not in FORMATS:
-        raise UsageError(f"unknown format {form!r}.", hint=nearest(form, FORMATS))
+    """Return a page in one of ``FORMATS``: the same bytes for the same records."""
     figure, words = page
-    _settle(figure)
-    title, told = clean(words.title), " ".join(clean(part) for part in (words.subtitle, *words.caption))
+    _fix_layout(figure)
     # No date, no version: they would differ where the picture does not.
     left_out = {"svg": ("Date", "Creator"), "png": ("Software",)}[form]
-    metadata = {"Title": title, "Description": told, **dict.fromkeys(left_out)}
+    description = " ".join(one_line(part) for part in (words.subtitle, *words.caption))
+    metadata = {"Title": one_line(words.title), "Description": description, **dict.fromkeys(left_out)}
     content = io.BytesIO()
     figure.savefig(content, format=form, dpi=DPI, metadata=metadata)
     return content.getvalue()
 
 
-def _settle(figure: Figure) -> None:
-    """Lay the axes out, once, and round where they lie: the solver's last digits change with the memory it gets."""
+def _fix_layout(figure: Figure) -> None:
+    """Lay the axes out once, and round their positions.
+
+    The layout's solver is not exact: its last digits depend on where its objects lie in memory, so that two processes
+    would write different bytes.
+    """
     figure.set_dpi(DPI)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -131,37 +135,35 @@ def _settle(figure: Figure) -> None:
         axes.set_position((left, bottom, width, height))
 
 
-def _lines(lines: Sequence[str], size: float) -> float:
+def _height(lines: Sequence[str], size: float) -> float:
     return len(lines) * size * _LEADING / 72
 
 
-def _write(figure: Figure, lines: Sequence[str], top: float, size: float, weight: str, colour: str) -> None:
+def _write(figure: Figure, lines: Sequence[str], top: float, size: float, **look: Any) -> None:
     """Write lines below each other, the upper edge of the first one ``top`` inches above the page's lower edge."""
     width, height = figure.get_size_inches()
-    for place, line in enumerate(lines):
-        y = (top - place * size * _LEADING / 72) / height
-        figure.text(_PAD / width, y, line, fontsize=size, fontweight=weight, color=colour, va="top", ha="left")
+    for index, line in enumerate(lines):
+        y = (top - _height(lines[:index], size)) / height
+        figure.text(_PAD / width, y, line, fontsize=size, va="top", ha="left", **look)
 
 
-def _columns(legend: Sequence[Entry], room: float) -> int:
-    """Return how many columns of a legend fit beside each other."""
-    beside = (_HANDLE + 0.6 + _GAP) * _LEGEND / 72
-    widths = [text_width(label, _LEGEND) + beside for label in _labels(legend, room)]
-    for columns in range(len(legend), 1, -1):
-        rows = -(-len(legend) // columns)
-        if sum(max(widths[start : start + rows]) for start in range(0, len(legend), rows)) <= room:
+def _labels(legend: Sequence[LegendEntry], room: float) -> list[str]:
+    """Return the words of a legend, cut to what leaves room for two columns where there are many."""
+    share = room if len(legend) <= _FEW else room / 2
+    return [shorten(entry.label, share - _BESIDE, _LEGEND) for entry in legend]
+
+
+def _columns(labels: Sequence[str], room: float) -> int:
+    """Return how many columns of a legend fit beside each other: matplotlib has to be told."""
+    widths = [text_width(label, _LEGEND) + _BESIDE for label in labels]
+    for columns in range(len(labels), 1, -1):
+        rows = -(-len(labels) // columns)
+        if sum(max(widths[start : start + rows]) for start in range(0, len(labels), rows)) <= room:
             return columns
     return 1
 
 
-def _labels(legend: Sequence[Entry], room: float) -> list[str]:
-    """Return the words of a legend, cut to what leaves room for two columns where there are many."""
-    share = room if len(legend) <= _FEW else room / 2
-    return [shorten(entry.label, share - (_HANDLE + 0.6 + _GAP) * _LEGEND / 72, _LEGEND) for entry in legend]
-
-
-def _explain(figure: Figure, legend: Sequence[Entry], columns: int, middle: float) -> None:
-    room = figure.get_size_inches()[0] - 2 * _PAD
+def _explain(figure: Figure, legend: Sequence[LegendEntry], labels: Sequence[str], columns: int, middle: float) -> None:
     # The words are set afterwards: matplotlib leaves out entries whose label starts with an underscore.
     made = figure.legend(
         [entry.artist for entry in legend], ["x"] * len(legend), loc="center", bbox_to_anchor=(0.5, middle),
@@ -169,5 +171,5 @@ def _explain(figure: Figure, legend: Sequence[Entry], columns: int, middle: floa
         borderpad=0, labelspacing=0.35, borderaxespad=0,
     )  # fmt: skip
     made.set_in_layout(False)
-    for text, label in zip(made.get_texts(), _labels(legend, room), strict=True):
+    for text, label in zip(made.get_texts(), labels, strict=True):
         text.set_text(label)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from cispbench.reports.plots.page import COLUMN, FULL, GREY, Entry, Page, Words, new_page
+from cispbench.reports.plots.page import COLUMN, FULL, GREY, LegendEntry, Page, Words, new_page
 from cispbench.reports.plots.wording import shorten, text_width
 from cispbench.results.record import StepRecord
 from cispbench.splits.classes import class_names, palette
@@ -29,7 +29,7 @@ _STRIPES = 24  # on the height of an image, where it is void
 class PanelRow:
     """An image, uint8 (H, W, 3), with its ground truth and a prediction for each step in class indices, uint8 (H, W).
 
-    255 is void; ``note``: a word that stands below the name.
+    255 is void; ``note``: words below the name.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PanelRow:
 
 
 def draw_panels(rows: Sequence[PanelRow], records: Sequence[StepRecord], *caption: str) -> Page:
-    """Return a page with a row an image: image, ground truth, the prediction after each recorded step.
+    """Return a page with one row per image: image, ground truth, the prediction after each recorded step.
 
     ``records``: of the run, one for each prediction of a row. Colours are the data set's own; the legend holds the
     classes that are seen, in order of learning, with the step that learns each in brackets.
@@ -105,7 +105,7 @@ def _painted(mask: Pixels, colours: Pixels) -> Pixels:
     return painted
 
 
-def _legend(rows: Sequence[PanelRow], setting: Setting, joint: bool) -> list[Entry]:
+def _legend(rows: Sequence[PanelRow], setting: Setting, joint: bool) -> list[LegendEntry]:
     masks = [mask for row in rows for mask in (row.truth, *row.predictions)]
     found = sorted({int(index) for mask in masks for index in np.unique(mask)})
     names, colours = class_names(setting.dataset), _colours(setting)
@@ -114,10 +114,10 @@ def _legend(rows: Sequence[PanelRow], setting: Setting, joint: bool) -> list[Ent
     for index in found:
         if index == VOID:
             patch = Patch(facecolor="white", edgecolor=GREY, hatch="//////", linewidth=0.4)
-            entries.append(Entry(patch, "void"))
+            entries.append(LegendEntry(patch, "void"))
             continue
         name = names[setting.learning_order[index]]
         label = name if joint or index == 0 else f"{name} ({learnt[index]})"
         colour = tuple(channel / 255 for channel in colours[index].tolist())
-        entries.append(Entry(Patch(facecolor=colour, edgecolor=GREY, linewidth=0.4), label))
+        entries.append(LegendEntry(Patch(facecolor=colour, edgecolor=GREY, linewidth=0.4), label))
     return entries

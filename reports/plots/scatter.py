@@ -1,16 +1,16 @@
-"""Old against new: what a method keeps and what it learns, on lines of equal harmonic mean."""
+"""Old against new classes: what a method keeps and what it learns, with lines of equal harmonic mean."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from cispbench.reports.plots.page import COLUMN, GREY, Entry, Page, new_page
+from cispbench.reports.plots.page import COLUMN, GREY, LegendEntry, Page, new_page
 from cispbench.reports.plots.subject import Subject
 from cispbench.results.scores import harmonic_mean
 
@@ -20,8 +20,8 @@ _LEAST = 20.0  # points that an axis spans
 
 
 def draw_scatter(subject: Subject) -> Page:
-    """Draw old against new mIoU after the last step: a large mark a method, a small one a seed."""
-    entries = [Entry(subject.styles[label].mark(), label) for label in subject.labels]
+    """Draw old against new mIoU after the last step: one large mark per method, a small one per seed."""
+    entries = [LegendEntry(subject.styles[label].mark(), label) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     words = subject.words(
         "Old against new classes",
@@ -67,27 +67,22 @@ def _ticks(span: Limits) -> list[float]:
 
 
 def _harmonic_lines(axes: Axes, across: Limits, up: Limits) -> None:
-    """Draw lines of equal harmonic mean, each named where it leaves the axes."""
-    ends = harmonic_mean(max(0.0, across[0]), max(0.0, up[0])), harmonic_mean(across[1], up[1])
-    apart = next(step for step in (1, 2, 5, 10, 20) if (ends[1] - ends[0]) / step <= 7)
-    for level in np.arange(apart, ends[1], apart):
-        x = np.linspace(max(across[0], level / 2 + 0.01), across[1], 200)
-        y = level * x / (2 * x - level)
-        axes.plot(x, y, color="#cccccc", linewidth=0.6, zorder=1)
-        for place, words in _exits(float(level), across, up):
-            axes.annotate(
-                f"{level:g}", place, (2, 1), textcoords="offset points", annotation_clip=False, fontsize=5.5,
-                color=GREY, **words,
-            )  # fmt: skip
+    """Draw lines of equal harmonic mean, each with its value where it leaves the axes: to the right, else at the top.
 
-
-def _exits(level: float, across: Limits, up: Limits) -> Iterator[tuple[tuple[float, float], dict[str, Any]]]:
-    """Yield where the line of a harmonic mean leaves the axes to the right or at the top, if it does."""
-    right = across[1], level * across[1] / (2 * across[1] - level)
-    if 2 * across[1] > level and up[0] <= right[1] <= up[1]:
-        yield right, {"ha": "left", "va": "center"}
-        return
-    if 2 * up[1] > level:
-        top = level * up[1] / (2 * up[1] - level), up[1]
-        if across[0] <= top[0] <= across[1]:
-            yield top, {"ha": "center", "va": "bottom"}
+    ``contour`` would write the values into the lines, where marks may cover them.
+    """
+    lowest, highest = (harmonic_mean(max(0.0, x), max(0.0, y)) for x, y in zip(across, up, strict=True))
+    between = next(step for step in (1, 2, 5, 10, 20) if (highest - lowest) / step <= 7)
+    look: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "fontsize": 5.5, "color": GREY}
+    for level in np.arange(between, highest, between):
+        old = np.linspace(max(across[0], level / 2 + 0.01), across[1], 200)
+        new = level * old / (2 * old - level)
+        axes.plot(old, new, color="#cccccc", linewidth=0.6, zorder=1)
+        right, top = (level * edge / (2 * edge - level) for edge in (across[1], up[1]))
+        if up[0] <= right <= up[1]:
+            end, ha, va = (across[1], right), "left", "center"
+        elif across[0] <= top <= across[1]:
+            end, ha, va = (top, up[1]), "center", "bottom"
+        else:
+            continue
+        axes.annotate(f"{level:g}", end, (2, 1), ha=ha, va=va, **look)

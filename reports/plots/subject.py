@@ -1,4 +1,4 @@
-"""What a picture is of: the runs of one setting that may stand together, how each is called and how it looks."""
+"""What a picture shows: the runs of one setting that may stand together, the name of each and its look."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Literal, NamedTuple
 from matplotlib.lines import Line2D
 
 from cispbench.reports.plots.page import Words
-from cispbench.reports.tables.aggregate import Cell, Step
-from cispbench.reports.tables.grid import remark
-from cispbench.reports.tables.runs import Group, comparable, comparison_warning
+from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.runs import Group
 from cispbench.results.scores import Scores
 from cispbench.splits.classes import class_names
 from cispbench.splits.settings import Setting, parse_setting
 
-# Told apart by the colour-blind (Okabe and Ito), and by marker and dash where there are no colours.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish; markers and dashes do it without colours.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -41,7 +40,7 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A setting on one kind of data, under one profile and protocol. ``labels``: by cell, in its order of ``cells``.
+    """A setting on one kind of data, under one profile and protocol; ``labels`` in the order of ``cells``.
 
     ``styles`` by label: the same in every picture of the group.
     """
@@ -60,16 +59,15 @@ class Subject:
         return tuple(known[number] for number in self.setting.learning_order)
 
     def words(self, what: str, *caption: str, scored: bool = True) -> Words:
-        """Return the words of a picture: which data and profile are among them, and whether numbers compare.
+        """Return the words of a picture, with its data and profile, and the warning where numbers do not compare.
 
-        ``scored``: whether the protocol has a part in what is shown.
+        ``scored``: whether the numbers depend on the protocol.
         """
         kind, profile, dataset = self.group
         models = {cell.key.model for cell in self.cells}
         parts = [dataset, f"{kind} data", f"profile {profile}", f"protocol {self.protocol}" if scored else ""]
         subtitle = ", ".join(part for part in (*parts, models.pop() if len(models) == 1 else "") if part)
-        warning = [] if comparable(kind, profile) else [comparison_warning(kind, profile)]
-        return Words(f"{what}, {self.setting.name}", subtitle, [*(part for part in caption if part), *warning])
+        return Words(f"{what}, {self.setting.name}", subtitle, [*filter(None, caption), *self.group.warnings])
 
 
 def subjects(group: Group, cells: Sequence[Cell], protocol: str) -> list[Subject]:
@@ -105,7 +103,7 @@ def common_steps(cell: Cell) -> list[int]:
 
 def scores_after(cell: Cell, step: int) -> list[Scores]:
     """Return the scores of every run of a cell after a recorded step, by seed."""
-    return [_recorded(run.steps, step).scores for run in cell.runs]
+    return [next(found.scores for found in run.steps if found.step == step) for run in cell.runs]
 
 
 def seeds_text(cell: Cell) -> str:
@@ -114,16 +112,12 @@ def seeds_text(cell: Cell) -> str:
     return f"seed {runs[0].facts.seed}" if len(runs) == 1 else f"mean over {len(runs)} seeds"
 
 
-def _recorded(steps: Sequence[Step], number: int) -> Step:
-    return next(step for step in steps if step.step == number)
-
-
 def _labels(cells: Sequence[Cell]) -> dict[int, str]:
-    """Return, by the identity of a cell, its method, with the model where the group has several, and what is odd."""
+    """Return, by the identity of a cell, its method, with the model where the group has several, and its remark."""
     several = len({cell.key.model for cell in cells if not cell.joint}) > 1
     labels = {}
     for cell in cells:
-        parts = [cell.key.model if several or cell.joint else "", remark(cell)]
-        told = ", ".join(part for part in parts if part)
-        labels[id(cell)] = f"{cell.key.method} ({told})" if told else cell.key.method
+        parts = [cell.key.model if several or cell.joint else "", cell.key.remark()]
+        words = ", ".join(filter(None, parts))
+        labels[id(cell)] = f"{cell.key.method} ({words})" if words else cell.key.method
     return labels

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cispbench.reports.tables.aggregate import NUMBERS, SCORES, Cell, Run
+from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.numbers import json_number
 from cispbench.reports.tables.published import Published, closest, printed_range, published
-from cispbench.reports.tables.runs import run_json, scores_json
+from cispbench.reports.tables.runs import NUMBERS, SCORES, Run, run_json, scores_json
 from cispbench.results.continual import METRICS
 
 # What a spreadsheet takes for the start of a formula, full-width forms included.
@@ -23,53 +22,41 @@ def cell_data(cell: Cell) -> dict[str, Any]:
 
     ``seed`` and ``run_key`` are null where there are several runs: ``runs`` has them all.
     """
-    only = cell.runs[0].facts if len(cell.runs) == 1 else None
-    key = cell.key._asdict()
-    return {
-        **{"data" if name == "kind" else name: value for name, value in key.items()},
-        "setting": cell.setting, "joint": cell.joint, "protocol": cell.runs[0].protocol,
-        "seeds": len(cell.runs), "seed": only and only.seed, "run_key": only and only.run_key,
-        "superseded": cell.superseded, "comparable": cell.comparable,
-        **{name: _number(cell.numbers[name].mean) for name in NUMBERS},
-        **{f"{name}_std": _number(cell.numbers[name].std) for name in NUMBERS},
-        "runs": [_brief(run) for run in cell.runs],
-        "published": [_published_data(entry) for entry in published(cell)],
-    }  # fmt: skip
+    runs = [
+        {
+            "seed": run.facts.seed, "run_key": run.facts.run_key, "created": run.facts.created,
+            "commit": run.facts.git.commit, **{name: json_number(run.number(name)) for name in NUMBERS},
+        }
+        for run in cell.runs
+    ]  # fmt: skip
+    return {**_cell_numbers(cell), "runs": runs, "published": [_published_data(entry) for entry in published(cell)]}
 
 
 def run_data(run: Run) -> dict[str, Any]:
-    """Return a run as JSON holds it: what identifies it, and its numbers."""
+    """Return a run as JSON and CSV hold it: what identifies it, and its numbers."""
     return {
         **run_json(run.facts), "protocol": run.protocol, **scores_json(run.scores),
-        **{name: _number(run.number(name)) for name in METRICS},
+        **{name: json_number(run.number(name)) for name in METRICS},
         "origin": run.facts.origin, "imported": run.imported,
     }  # fmt: skip
 
 
-def cells_json(cells: Sequence[Cell]) -> str:
-    """Return cells as a JSON list."""
-    return json.dumps([cell_data(cell) for cell in cells], allow_nan=False)
-
-
-def runs_json(runs: Sequence[Run]) -> str:
-    """Return runs as a JSON list."""
-    return json.dumps([run_data(run) for run in runs], allow_nan=False)
-
-
-def cells_csv(cells: Sequence[Cell]) -> str:
-    """Return cells as CSV, one a row, beside the lowest and highest published number of the same backbone."""
-    rows = []
-    for cell in cells:
-        row = {name: value for name, value in cell_data(cell).items() if name not in ("runs", "published")}
-        facts = [run.facts for run in cell.runs]
-        row["seed"], row["run_key"] = " ".join(str(run.seed) for run in facts), " ".join(run.run_key for run in facts)
-        rows.append(row | _closest_columns(closest(cell)))
-    return write_csv(rows)
-
-
-def runs_csv(runs: Sequence[Run]) -> str:
-    """Return runs as CSV, one a row."""
-    return write_csv([run_data(run) for run in runs])
+def cell_csv_row(cell: Cell) -> dict[str, Any]:
+    """Return a cell as a row of CSV, with the lowest and highest published number of the same backbone."""
+    facts = [run.facts for run in cell.runs]
+    seeds, keys = " ".join(str(run.seed) for run in facts), " ".join(run.run_key for run in facts)
+    rows = closest(cell)
+    row = _cell_numbers(cell) | {"seed": seeds, "run_key": keys}
+    for name in SCORES:
+        low, high = printed_range(rows, name) or (None, None)
+        differences = [value for entry in rows if (value := entry.differences[name]) is not None]
+        row |= {
+            f"published_{name}_lowest": low, f"published_{name}_highest": high,
+            f"difference_{name}_lowest": min(differences, default=None),
+            f"difference_{name}_highest": max(differences, default=None),
+        }  # fmt: skip
+    sources = "; ".join(dict.fromkeys(entry.row["source"] for entry in rows))
+    return row | {"published_kind": rows[0].row["kind"] if rows else None, "published_sources": sources or None}
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -86,6 +73,19 @@ def write_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
+def _cell_numbers(cell: Cell) -> dict[str, Any]:
+    only = cell.runs[0].facts if len(cell.runs) == 1 else None
+    key = cell.key._asdict()
+    return {
+        **{"data" if name == "kind" else name: value for name, value in key.items()},
+        "setting": cell.setting, "joint": cell.joint, "protocol": cell.runs[0].protocol,
+        "seeds": len(cell.runs), "seed": only and only.seed, "run_key": only and only.run_key,
+        "superseded": cell.superseded, "comparable": cell.comparable,
+        **{name: json_number(cell.numbers[name].mean) for name in NUMBERS},
+        **{f"{name}_std": json_number(cell.numbers[name].std) for name in NUMBERS},
+    }  # fmt: skip
+
+
 def _field(value: Any) -> str:
     if isinstance(value, str):
         text = value.replace("\0", "\\x00")
@@ -93,22 +93,6 @@ def _field(value: Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _closest_columns(rows: Sequence[Published]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in SCORES:
-        low, high = printed_range(rows, name) or (None, None)
-        known = [value for entry in rows if (value := entry.differences[name]) is not None]
-        found |= {
-            f"published_{name}_lowest": low, f"published_{name}_highest": high,
-            f"difference_{name}_lowest": min(known, default=None),
-            f"difference_{name}_highest": max(known, default=None),
-        }  # fmt: skip
-    return found | {
-        "published_kind": rows[0].row["kind"] if rows else None,
-        "published_sources": "; ".join(dict.fromkeys(entry.row["source"] for entry in rows)) or None,
-    }
 
 
 def _published_data(entry: Published) -> dict[str, Any]:
@@ -119,15 +103,3 @@ def _published_data(entry: Published) -> dict[str, Any]:
         "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
         "likely_inferred": verdict.inferred, "differences": dict(entry.differences),
     }  # fmt: skip
-
-
-def _brief(run: Run) -> dict[str, Any]:
-    facts = run.facts
-    return {
-        "seed": facts.seed, "run_key": facts.run_key, "created": facts.created, "commit": facts.git.commit,
-        **{name: _number(run.number(name)) for name in NUMBERS},
-    }  # fmt: skip
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

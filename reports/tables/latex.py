@@ -1,4 +1,8 @@
-"""Sections as LaTeX tables with the rules of booktabs, for a document that pdflatex compiles."""
+"""Sections as LaTeX tables with the rules of booktabs, for a document that pdflatex compiles.
+
+Written by hand, as no library at hand gives the same: neither tabulate nor pandas draws a ``\\cmidrule`` below each
+setting, escapes a ``[`` at the start of a row, or makes minus signs and accents that pdflatex prints.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from cispbench.reports.tables.layout import Section, Table, Text
-from cispbench.reports.tables.terminal import printable
+from cispbench.reports.tables.layout import Section, Table, Text, one_line, plain
 
 _RANKED = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 _SPECIAL = {
@@ -28,12 +31,12 @@ _HEAD = (
 
 
 def escape_latex(text: str) -> str:
-    r"""Return a text that LaTeX prints as it is; a letter beyond Latin with accents becomes its code point, U+4E00.
+    r"""Return a text that LaTeX prints as it is; a letter that is not Latin becomes its code point, U+4E00.
 
     >>> print(escape_latex("a_b & 50%"), escape_latex("-0.50"))
     a\_b \& 50\% $-$0.50
     """
-    line = printable(" ".join(text.split()))
+    line = one_line(text)
     minus = "$-$" if re.match(r"-\d", line) else ""
     escaped = "".join(_character(character) for character in (line[1:] if minus else line))
     return minus + re.sub(r"([ ,\[]|\{\[\})-(?=\d)", r"\1$-$", escaped).replace("--", "-{}-").replace("--", "-{}-")
@@ -56,15 +59,13 @@ def _character(character: str) -> str:
 
 
 def _section(section: Section) -> str:
-    table = section.table
-    notes = [*section.notes, *(["Bold: the best of a column; underlined: the second."] if table.ranked else [])]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
-            *(f"  {line}" for line in _tabular(table)),
-            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in notes),
+            *(f"  {line}" for line in _tabular(section.table)),
+            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in section.all_notes),
             r"\end{table}",
         ]
     )
@@ -73,24 +74,23 @@ def _section(section: Section) -> str:
 def _tabular(table: Table) -> list[str]:
     shape = "".join("r" if column.right else "l" for column in table.columns)
     lines = [rf"\begin{{tabular}}{{{shape}}}", r"  \toprule"]
-    if any(column.over for column in table.columns):
-        lines += _overs(table)
-    lines += [_row([Text(column.name) for column in table.columns]), r"  \midrule"]
-    for place, row in enumerate(table.rows):
-        lines += [r"  \midrule"] if place in table.rules else []
+    lines += [*_headings(table), _row(plain([column.name for column in table.columns])), r"  \midrule"]
+    for index, row in enumerate(table.rows):
+        lines += [r"  \midrule"] if index in table.rules else []
         lines.append(_row(row))
     return [*lines, r"  \bottomrule", r"\end{tabular}"]
 
 
-def _overs(table: Table) -> list[str]:
-    texts, rules, place = [], [], 1
-    for over, count in table.spans():
+def _headings(table: Table) -> list[str]:
+    """Return the line of shared headings and the rules below them, if there are any."""
+    if not table.spans:
+        return []
+    texts, rules, first = [], [], 1
+    for over, count in table.spans:
+        texts.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(over)}}}" if over else " & " * (count - 1))
         if over:
-            texts.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(over)}}}")
-            rules.append(rf"\cmidrule(lr){{{place}-{place + count - 1}}}")
-        else:
-            texts += [""] * count
-        place += count
+            rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
     return [f"  {' & '.join(texts)} \\\\", f"  {' '.join(rules)}"]
 
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 
 class Text(NamedTuple):
-    """What a cell of a table shows; ``rank``: 1 best of its column, 2 second, 0 neither."""
+    """What a table shows in one row and column; ``rank``: 1 best of its column, 2 second, 0 neither."""
 
     text: str
     rank: int = 0
 
 
 class Column(NamedTuple):
-    """A column's ``name``, and what it and its neighbours are below (``over``, for example the setting)."""
+    """A column's ``name``; ``over``: the heading that it shares with its neighbours (the setting, for example).
+
+    ``right``: whether its texts are aligned to the right, as numbers are.
+    """
 
     name: str
     over: str = ""
     right: bool = False
 
-    @property
-    def whole(self) -> str:
-        """The name with what it is below, on one line."""
-        return f"{self.over} {self.name}".strip()
-
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts below columns; a rule stands above each row whose place is in ``rules``."""
+    """Rows of texts below columns; ``rules``: the indices of rows that have a line above them."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Text]]
@@ -37,30 +37,54 @@ class Table:
 
     @property
     def ranked(self) -> bool:
-        """Whether any cell is marked as best or second."""
-        return any(cell.rank for row in self.rows for cell in row)
+        """Whether any text is marked as best or second."""
+        return any(text.rank for row in self.rows for text in row)
 
+    @property
     def spans(self) -> list[tuple[str, int]]:
-        """Return what the columns are below, from left to right, each with its number of columns."""
-        found: list[tuple[str, int]] = []
-        for column in self.columns:
-            if found and found[-1][0] == column.over:
-                found[-1] = (column.over, found[-1][1] + 1)
-            else:
-                found.append((column.over, 1))
-        return found
+        """The shared headings from left to right, each with its number of columns; empty if no column has one."""
+        if not any(column.over for column in self.columns):
+            return []
+        return [(over, len(list(columns))) for over, columns in groupby(self.columns, lambda column: column.over)]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table with its ``heading``, a line of what it shows, and notes below it; texts, none of them escaped."""
+    """A table with its ``heading``, a line about it, and notes below it; plain texts, none of them escaped."""
 
     heading: str
     intro: str
     table: Table
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+
+    @property
+    def all_notes(self) -> list[str]:
+        """The notes, and what the marks of best and second mean if there are any."""
+        return [*self.notes, *(["Bold: the best of a column; underlined: the second."] if self.table.ranked else [])]
 
 
 def plain(texts: Sequence[str]) -> list[Text]:
-    """Return a row in which nothing is ranked."""
+    """Return a row without ranks."""
     return [Text(text) for text in texts]
+
+
+def printable(text: str) -> str:
+    """Return a text with its control and other invisible characters spelled out.
+
+    Names in records may come from anybody. Printed as they are, such characters could control the terminal or hide a
+    part of the text.
+
+    >>> printable("mib\\x1b[2J")
+    'mib\\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character)[0] == "C" else character
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a text as one printable line; runs of white space become one space."""
+    return printable(" ".join(text.split()))

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from cispbench.reports.tables.layout import Section, Text
-from cispbench.reports.tables.terminal import printable
+from cispbench.reports.tables.layout import Section, one_line
 
-# What Markdown would take for markup. Kept as it is, because it reads better: an underscore within a word, and brackets
-# that make no link.
+# What Markdown would take for markup. An underscore within a word and brackets that make no link are left as they are:
+# that reads better.
 _MARKUP = re.compile(r"[\\|`*<]|~~|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\[(?=[^\]]*\][(\[:])|&(?=[A-Za-z0-9#]+;)")
 _RANKED = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a GitHub table whose cells show exactly the given texts."""
+    """Return a GitHub table that shows exactly the given texts."""
     return _table([escape(text) for text in headers], [[escape(text) for text in row] for row in rows])
 
 
 def escape(text: str) -> str:
-    """Return a text as one line that no table takes for two cells and no page for markup."""
-    return _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
+    """Return a text as one line in which Markdown finds no markup and no border of a table.
 
-
-def number_text(value: float, digits: int) -> str:
-    """Return a number, or a dash where there is none (nan)."""
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    tabulate does not escape anything: a ``|`` in a name would break its table.
+    """
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def render_markdown(sections: Sequence[Section]) -> str:
@@ -38,19 +34,10 @@ def render_markdown(sections: Sequence[Section]) -> str:
 
 
 def _section(section: Section) -> str:
-    table = section.table
-    headers = [escape(column.whole) for column in table.columns]
-    lines = [
-        f"### {escape(section.heading)}", "", escape(section.intro), "",
-        _table(headers, [[_cell(cell) for cell in row] for row in table.rows]),
-    ]  # fmt: skip
-    for note in (*section.notes, *(["Bold: the best of a column; underlined: the second."] if table.ranked else [])):
-        lines += ["", escape(note)]
-    return "\n".join(lines)
-
-
-def _cell(cell: Text) -> str:
-    return _RANKED[cell.rank].format(escape(cell.text))
+    headers = [escape(f"{column.over} {column.name}".strip()) for column in section.table.columns]
+    rows = [[_RANKED[rank].format(escape(text)) for text, rank in row] for row in section.table.rows]
+    parts = [f"### {escape(section.heading)}", escape(section.intro), _table(headers, rows)]
+    return "\n\n".join([*parts, *map(escape, section.all_notes)])
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

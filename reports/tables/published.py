@@ -1,4 +1,4 @@
-"""What is published beside a cell of measured runs, and how far the measured numbers are from it."""
+"""What is published on the method and setting of a cell, and how far the measured numbers are from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import cache
 from itertools import combinations
 from typing import Any
 
-from cispbench.reports.tables.aggregate import SCORES, Cell
+from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.runs import SCORES
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
 
@@ -18,9 +19,9 @@ from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
 class Published:
     """A published row of a cell's method and setting.
 
-    ``row``: as the ledger holds it (``kind`` is reported, excerpted or reproduced); ``verdict``: which means its
-    numbers can be (``likely``, with ``inferred``, where its own arithmetic leaves a choice); ``setting_inferred``: its
-    source does not print setting and number together; ``same_backbone``: as far as the names tell;
+    ``row``: as the ledger holds it (``kind`` is reported, excerpted or reproduced); ``verdict``: over which classes its
+    numbers can be means (``likely``, with ``inferred``, where its own arithmetic leaves a choice);
+    ``setting_inferred``: its source does not print setting and number together; ``same_backbone``: by the names;
     ``differences``: measured mean minus printed number by old, new and all, None where either is missing.
     """
 
@@ -29,6 +30,23 @@ class Published:
     setting_inferred: bool
     same_backbone: bool
     differences: Mapping[str, float | None]
+
+
+class References:
+    """Numbers for the texts that rows refer to, in the order in which they come up."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def mark(self, *texts: str | None) -> str:
+        """Return ``[n]`` for the texts joined; None and "" are left out."""
+        whole = ". ".join(" ".join(text.split()).rstrip(".") for text in texts if text)
+        return f"[{self.numbers.setdefault(whole, len(self.numbers) + 1)}]"
+
+    def mark_source(self, row: Mapping[str, Any]) -> str:
+        """Return ``[n]`` for the source of a published row, its note, and how its setting was assigned."""
+        assigned = row["assignment"] and f"Assignment of the setting: {row['assignment']}"
+        return self.mark(row["source"], row["note"], assigned)
 
 
 def published(cell: Cell) -> list[Published]:
@@ -55,23 +73,32 @@ def printed_range(rows: Sequence[Published], name: str) -> tuple[float, float] |
     return (min(values), max(values)) if values else None
 
 
+def printed_texts(row: Mapping[str, Any]) -> list[str]:
+    """Return a row's old, new and all as printed, a dash where nothing is printed."""
+    return ["-" if row[name] is None else str(row[name]) for name in SCORES]
+
+
 def same_backbone(model: str, backbone: str) -> bool:
-    """Say whether every word of a published backbone is a run of parts of the model's name.
+    """Say whether every word of a published backbone is found in the model's name, as one part or several in a row.
 
     >>> same_backbone("segmenter-vit-b16", "ViT-B/16 (Segmenter)"), same_backbone("segmenter-vit-b16", "ViT-B")
     (True, False)
     """
     parts = model.lower().split("-")
-    runs = {"".join(parts[start:end]) for start, end in combinations(range(len(parts) + 1), 2)}
+    joined = {"".join(parts[start:end]) for start, end in combinations(range(len(parts) + 1), 2)}
     words = backbone.lower().translate(str.maketrans("", "", "-/()")).split()
-    return set(words) <= runs
+    return set(words) <= joined
+
+
+def is_inferred(row: Mapping[str, Any]) -> bool:
+    """Say whether a row's setting is inferred: its source does not print the number together with its setting."""
+    return (row["assignment"] or "").startswith("inferred")
 
 
 def _beside(cell: Cell, row: dict[str, Any]) -> Published:
-    differences = {name: _difference(cell.numbers[name].mean, row[name]) for name in SCORES}
-    inferred = (row["assignment"] or "").startswith("inferred")
     verdict = verdicts()[tuple(row.values())]
-    return Published(row, verdict, inferred, same_backbone(cell.key.model, row["backbone"]), differences)
+    differences = {name: _difference(cell.numbers[name].mean, row[name]) for name in SCORES}
+    return Published(row, verdict, is_inferred(row), same_backbone(cell.key.model, row["backbone"]), differences)
 
 
 def _difference(measured: float, printed: float | None) -> float | None:
@@ -82,4 +109,5 @@ def _difference(measured: float, printed: float | None) -> float | None:
 def verdicts() -> dict[tuple[Any, ...], Verdict]:
     """Return the verdict of every row of the ledger; rows that say the same have the same."""
     rows = ledger_rows()
+    # By the row's values: a row is a dict, which cannot be a key.
     return {tuple(row.values()): verdict for row, verdict in zip(rows, judge(rows), strict=True)}

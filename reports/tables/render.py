@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cispbench.reports.tables.aggregate import SCORES, cells, latest, load_runs
-from cispbench.reports.tables.data import cells_csv, cells_json, runs_csv, runs_json
-from cispbench.reports.tables.grid import Shown, run_sections, sections
+from cispbench.reports.tables.cells import cells, latest
+from cispbench.reports.tables.data import cell_csv_row, cell_data, run_data, write_csv
+from cispbench.reports.tables.grid import TableOptions, run_sections, sections
 from cispbench.reports.tables.html import render_html
 from cispbench.reports.tables.latex import render_latex
-from cispbench.reports.tables.markdown import markdown_table, number_text, render_markdown
-from cispbench.reports.tables.runs import Selection, comparable, comparison_warning, score_record
+from cispbench.reports.tables.markdown import markdown_table, render_markdown
+from cispbench.reports.tables.numbers import number_text
+from cispbench.reports.tables.published import printed_texts
+from cispbench.reports.tables.runs import SCORES, Selection, comparable, comparison_warning, score_record
+from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal
 from cispbench.results.atomic import write_atomic
 from cispbench.results.ledger import reported_rows
@@ -43,8 +47,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
     ]  # fmt: skip
     published = reported_rows(last.setting, last.method.name)
     for row in published:
-        numbers = ["-" if row[name] is None else str(row[name]) for name in SCORES]
-        rows.append([row["method"], *numbers, row["kind"], row["backbone"], _short(row["source"])])
+        rows.append([row["method"], *printed_texts(row), row["kind"], row["backbone"], _short(row["source"])])
     lines = [
         f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",
@@ -68,48 +71,33 @@ def step_line(record: StepRecord, protocol: str = "strict") -> str:
     return f"step {record.step}/{record.steps - 1}  {numbers}  {cost}"
 
 
-def store_table(store: Store, protocol: str = "strict", selection: Selection | None = None) -> str:
-    """Return a Markdown table of the selected finished runs for each kind of data, profile and data set.
-
-    Cells are the mean over seeds +- the sample standard deviation (from two seeds on), with the number of seeds
-    beside. Of several runs of one seed the newest counts; a note says how many were superseded. On full data the
-    published numbers of the same method and backbone stand in brackets.
-    """
-    return render_store(store, "markdown", protocol, selection)
-
-
-def store_json(store: Store, protocol: str = "strict", selection: Selection | None = None) -> str:
-    """Return the selected finished runs as a JSON list: what identifies a run, and its scores (null if undefined)."""
-    return render_store(store, "json", protocol, selection, each=True)
-
-
 def render_store(
     store: Store,
     form: str,
     protocol: str = "strict",
     selection: Selection | None = None,
     *,
-    shown: Shown | None = None,
+    options: TableOptions | None = None,
     each: bool = False,
     marked: bool = False,
 ) -> str:
-    """Return the selected finished runs of a store in one of ``FORMATS``, put together by their seeds.
+    """Return the selected finished runs of a store in one of ``FORMATS``, one row for all seeds.
 
-    ``shown``: which columns, decimals and published numbers the formats for people show (JSON and CSV hold all,
-    unrounded); ``each``: one row a run instead; ``marked``: best and second by the terminal's own bold and underline.
+    ``options``: which columns, decimals and published numbers the formats for people show (JSON and CSV hold all,
+    unrounded); ``each``: one row per run instead; ``marked``: the terminal shows the best bold, the second underlined.
     Raises UsageError on an unknown format or protocol, or if nothing is selected; StoreError on a broken file.
     """
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}.", hint=nearest(form, FORMATS))
-    chosen = shown or Shown()
     runs = load_runs(store, protocol, selection)
     if form in DATA_FORMATS:
-        by_form = {"json": (runs_json, cells_json), "csv": (runs_csv, cells_csv)}
-        of_runs, of_cells = by_form[form]
-        return of_runs(latest(runs)) if each else of_cells(cells(runs))
+        of_cell = cell_data if form == "json" else cell_csv_row
+        rows = [run_data(run) for run in latest(runs)] if each else [of_cell(cell) for cell in cells(runs)]
+        return json.dumps(rows, allow_nan=False) if form == "json" else write_csv(rows)
     if not runs:
         return _nothing(store, form)
-    made = run_sections(latest(runs), protocol, chosen) if each else sections(cells(runs), protocol, chosen)
+    options = options or TableOptions()
+    made = run_sections(latest(runs), protocol, options) if each else sections(cells(runs), protocol, options)
     if form == "terminal":
         return render_terminal(made, marked)
     return {"markdown": render_markdown, "latex": render_latex, "html": render_html}[form](made)
@@ -118,7 +106,7 @@ def render_store(
 def choose_format(form: str | None, output: Path | None, as_json: bool = False) -> str:
     """Return the format asked for by name, by ``--json`` or by the ending of the output file, else Markdown.
 
-    Raises UsageError if these disagree, on an unknown name, and on an ending that says nothing.
+    Raises UsageError if these disagree, on an unknown name, and on an ending that stands for no format.
     """
     if form is not None and form not in FORMATS:
         raise UsageError(f"unknown format {form!r}.", hint=nearest(form, FORMATS))

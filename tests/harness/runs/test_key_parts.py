@@ -59,7 +59,7 @@ def test_the_key_has_no_part_that_is_never_named(tmp_path: Path) -> None:
 
 def test_options_are_named_as_set_takes_them(tmp_path: Path) -> None:
     before = planned(tmp_path)[1].made_of
-    now = planned(tmp_path, "later.lr=0.5", "method.pod=0.5", "data.flip=false")[1].made_of
+    now = planned(tmp_path, "later.lr=0.5", "method.pod=0.5", "data.flip=0.25")[1].made_of
     changes = changed_parts(before, now, 1)
     assert sorted(change.split(" is ")[0] for change in changes) == ["data.flip", "later.lr", "method.pod"]
 

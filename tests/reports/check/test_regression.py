@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from cispbench.harness.cli import main
-from cispbench.reports.check.regression import Check, Row, Rules, check_store, tolerance
+from cispbench.reports.check.comparison import CheckOptions
+from cispbench.reports.check.regression import CheckedCell, CheckResult, check_store, tolerance
 from cispbench.reports.check.text import check_json, check_text
 from cispbench.reports.check.update import Update, update_baselines
-from cispbench.reports.tables.aggregate import spread
+from cispbench.reports.tables.cells import spread
 from cispbench.reports.tables.runs import Selection
 from cispbench.results.baselines_files import Figure, read_baselines, write_baselines
 from cispbench.results.record import StepRecord
@@ -77,16 +78,16 @@ def later(tmp_path: Path) -> Store:
     return Store(tmp_path / "later")
 
 
-def check(store: Store, folder: Path, selection: Selection = ANY, **rules: Any) -> Check:
-    return check_store(store, read_baselines(folder), selection, Rules(**rules))
+def check(store: Store, folder: Path, selection: Selection = ANY, **rules: Any) -> CheckResult:
+    return check_store(store, read_baselines(folder), selection, CheckOptions(**rules))
 
 
-def only(found: Check) -> Row:
-    (row,) = found.rows
+def only(found: CheckResult) -> CheckedCell:
+    (row,) = found.cells
     return row
 
 
-def statuses(row: Row) -> list[str]:
+def statuses(row: CheckedCell) -> list[str]:
     return [entry.status for entry in row.compared]
 
 
@@ -124,11 +125,11 @@ def test_a_cell_stands_as_its_worst_score(
 def test_a_switched_off_part_is_the_same_cell_and_another_recipe_is_not(put: Put, folder: Path, later: Store) -> None:
     put(later, (62, 54), (62, 54))
     put(later, (10, 54), (10, 54), options={"distillation": 0.0}, created="2025-03-01T00:00:00+00:00")
-    good, off = check(later, folder).rows
+    good, off = check(later, folder).cells
     assert (good.variant, good.status, off.status, off.seeds) == ("", "ok", "worse", (0, 1))
     assert off.variant and f"mib (variant {off.variant})" in check_text(check(later, folder))
     other = put(Store(later.path / "other"), (10, 10), recipe={"optim": {"lr": 0.2}})
-    unknown, missing = check(other, folder).rows
+    unknown, missing = check(other, folder).cells
     assert (unknown.status, unknown.note) == ("no reference", "another recipe than the baseline's")
     assert (missing.status, missing.note, missing.seeds) == ("missing", "no run of its recipe", ())
     assert check(other, folder, Selection(method="mi*", setting="overlapped-15-*")).count("missing") == 1
@@ -141,7 +142,7 @@ def test_only_what_was_measured_here_is_compared(put: Put, folder: Path, later: 
     put(later, (1, 1), origin="submitted", created="2025-03-01T00:00:00+00:00")
     found = check(later, folder)
     assert only(found).status == "ok" and found.left_out == 1
-    assert "not compared: 1 cells" in check_text(found)
+    assert "not compared: 1 cell." in check_text(found)
     with pytest.raises(StoreError, match="no finished run"):
         check(Store(later.path / "none"), folder)
 
@@ -152,7 +153,7 @@ def test_real_data_are_compared_with_the_same_data_alone(put: Put, later: Store,
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["mini-mini.json"]
     assert only(check(later, tmp_path / "b")).status == "ok"
     other = put(Store(tmp_path / "other"), (62, 54), profile="mini", data=replace(MINI, fingerprint="f3"))
-    assert [row.status for row in check(other, tmp_path / "b").rows] == ["no reference", "missing"]
+    assert [row.status for row in check(other, tmp_path / "b").cells] == ["no reference", "missing"]
 
 
 def test_an_update_keeps_other_cells_and_every_reason(put: Put, folder: Path, later: Store) -> None:
@@ -251,7 +252,7 @@ def test_between_sources_that_differ_nothing_is_worse(put: Put, folder: Path, la
 def test_a_named_protocol_decides_and_an_unknown_method_has_no_reference(put: Put, folder: Path, later: Store) -> None:
     for method in ("mib", "mine"):
         put(later, (46, 13), method=method, setting="disjoint-15-1", **PAPER)
-    mib, mine = check(later, folder, Selection(setting="disjoint-15-1"), protocol="strict").rows
+    mib, mine = check(later, folder, Selection(setting="disjoint-15-1"), protocol="strict").cells
     assert statuses(mine) == ["no reference"] * 3 and mine.note == "nothing published on this backbone"
     assert statuses(mib) == ["ok", "ok", "better"]  # the background counts in all, and is mostly right
 

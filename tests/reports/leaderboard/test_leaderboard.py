@@ -62,7 +62,7 @@ def entry(board: Board, method: str, kind: str = "measured") -> Entry:
 
 
 def standings(entry: Entry, setting: str) -> list[tuple[str, str]]:
-    return [(number.standing.status, number.standing.off) for number in entry.places[setting].numbers]
+    return [(number.standing.status, number.standing.off) for number in entry.by_setting[setting].numbers]
 
 
 def data_block(page: str) -> Any:
@@ -82,7 +82,7 @@ def test_no_published_number_is_lost(found: Leaderboard) -> None:
     shown = sorted(
         (setting, entry.method, entry.kind, entry.backbone,
          *("None" if math.isnan(number.value) else number.text for number in place.numbers))
-        for board in found.boards for entry in board.entries for setting, place in entry.places.items()
+        for board in found.boards for entry in board.entries for setting, place in entry.by_setting.items()
         if entry.kind in ("reported", "excerpted", "reproduced")
     )  # fmt: skip
     assert shown == wanted
@@ -92,40 +92,40 @@ def test_measured_numbers_stand_as_the_check_would_say(found: Leaderboard) -> No
     voc = board(found, "voc", "disjoint")
     # The only reported row of MiB with ResNet-101: 46.2, 12.9 and 37.9, background in neither mean.
     assert standings(entry(voc, "mib"), "disjoint-15-1") == [("reproduced", "")] * 3
-    why = entry(voc, "mib").places["disjoint-15-1"].numbers[2].standing.why
+    why = entry(voc, "mib").by_setting["disjoint-15-1"].numbers[2].standing.why
     assert all(words in why for words in ("37.75 under mib20 over 2 seeds", "printed 37.9", "difference -0.15", "0.50"))
     (printed,) = (
         row for row in ledger_rows()
         if (row["method"], row["setting"], row["kind"]) == ("LwF", "disjoint-15-1", "reported")
     )  # fmt: skip
-    lwf = entry(voc, "lwf").places["disjoint-15-1"].numbers
+    lwf = entry(voc, "lwf").by_setting["disjoint-15-1"].numbers
     assert [number.standing.status for number in lwf] == ["off", "off", "off"]
     assert float(lwf[0].standing.off) == pytest.approx(20 - printed["old"])
     assert lwf[0].standing.words == f"off by {20 - printed['old']:+.2f}"
     assert standings(entry(voc, "mine"), "disjoint-15-1") == [("unverified", "")] * 3
     for method in ("mib", "ilt"):
-        submitted = entry(voc, method, "submitted").places["disjoint-15-1"].numbers
+        submitted = entry(voc, method, "submitted").by_setting["disjoint-15-1"].numbers
         assert {number.standing.status for number in submitted} == {"unverified"}
         assert all("Submitted by somebody" in number.standing.why for number in submitted)
-    ilt = [entry for entry in voc.entries if entry.method == "ILT" and "disjoint-15-1" in entry.places]
+    ilt = [entry for entry in voc.entries if entry.method == "ILT" and "disjoint-15-1" in entry.by_setting]
     for entry_ in ilt:
         assert {status for status, _ in standings(entry_, "disjoint-15-1")} <= {"reported only", "inconsistent", ""}
 
 
 def test_published_numbers_stand_by_what_was_measured_and_by_their_own_arithmetic(found: Leaderboard) -> None:
     voc = board(found, "voc", "disjoint")
-    mib = [entry for entry in voc.entries if entry.method == "MiB" and "disjoint-15-1" in entry.places]
-    statuses = {entry.kind: entry.places["disjoint-15-1"].numbers[0].standing for entry in mib}
+    mib = [entry for entry in voc.entries if entry.method == "MiB" and "disjoint-15-1" in entry.by_setting]
+    statuses = {entry.kind: entry.by_setting["disjoint-15-1"].numbers[0].standing for entry in mib}
     assert statuses["reported"].status == "reproduced"
     for board_ in found.boards:
         for entry_ in (entry for entry in board_.entries if entry.method == "SDR"):
-            assert {status for place in entry_.places for status, _ in standings(entry_, place)} <= {
+            assert {status for place in entry_.by_setting for status, _ in standings(entry_, place)} <= {
                 "reported only", "inconsistent", "",
             }  # fmt: skip
     rows = ledger_rows()
     wrong = [row for row, verdict in zip(rows, judge(rows), strict=True) if verdict.label == "inconsistent"]
     marked = [
-        entry.method for board in found.boards for entry in board.entries for place in entry.places.values()
+        entry.method for board in found.boards for entry in board.entries for place in entry.by_setting.values()
         if all(number.standing.status == "inconsistent" for number in place.numbers)
     ]  # fmt: skip
     assert sorted(marked) == sorted(row["method"] for row in wrong) and wrong
@@ -139,7 +139,7 @@ def test_what_cannot_be_trusted_or_compared_is_not_ranked(found: Leaderboard) ->
     assert best and all(entry.ranked and entry.method != "Joint" for entry in best)
     for board_ in found.boards:
         for entry_ in board_.entries:
-            for setting, place in entry_.places.items():
+            for setting, place in entry_.by_setting.items():
                 if place.numbers[2].standing.status == "inconsistent":
                     assert math.isnan(entry_.value(setting, 2, competing=True))
 
@@ -163,11 +163,11 @@ def test_other_data_have_pages_of_their_own(found: Leaderboard, pages: dict[str,
 def test_every_number_says_where_it_comes_from(found: Leaderboard) -> None:
     for board_ in found.boards:
         for entry_ in board_.entries:
-            for place in entry_.places.values():
+            for place in entry_.by_setting.values():
                 told = dict(place.provenance)
                 if entry_.kind in ("reported", "excerpted", "reproduced"):
                     assert {"Kind", "Source", "Backbone", "Arithmetic"} <= set(told)
-    told = dict(entry(board(found, "voc", "disjoint"), "mib").places["disjoint-15-1"].provenance)
+    told = dict(entry(board(found, "voc", "disjoint"), "mib").by_setting["disjoint-15-1"].provenance)
     wanted = ("Protocol", "Seeds", "Run keys", "Recipe", "Quirks in force", "Profile", "Data", "Git commit", "Time",
               "Hardware", "Versions", "Model", "Steps recorded")  # fmt: skip
     assert not set(wanted) - set(told)

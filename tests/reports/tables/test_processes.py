@@ -137,14 +137,15 @@ in_order(sleep, range(100), 10)
 def test_a_store_read_in_several_processes_is_the_same(mixed_store: Store) -> None:
     script = f"""
 from pathlib import Path
-from cispbench.reports.tables import aggregate
-from cispbench.reports.tables import data as table_data
+from cispbench.reports.tables import scoring
+from cispbench.reports.tables.cells import cells
+from cispbench.reports.tables.data import cell_data, run_data
 from cispbench.results.store import Store
 
 texts = []
-for aggregate._LEAST in (1, 10**9):
-    runs = aggregate.load_runs(Store(Path({str(mixed_store.path)!r})))
-    texts.append([table_data.runs_json(runs), table_data.cells_json(aggregate.cells(runs))])
+for scoring._LEAST in (1, 10**9):
+    runs = scoring.load_runs(Store(Path({str(mixed_store.path)!r})))
+    texts.append([json.dumps([run_data(run) for run in runs]), json.dumps([cell_data(cell) for cell in cells(runs)])])
 print(json.dumps(texts))
 """
     several, one = run(script)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cispbench.reports.tables.protocols import protocols_json, protocols_table, unmet
-from cispbench.reports.tables.render import store_json, store_table
+from cispbench.reports.tables.render import render_store
 from cispbench.reports.tables.runs import Selection
 from cispbench.results.protocols import load_protocol, protocol_names
 from cispbench.results.record import StepRecord
@@ -142,7 +142,7 @@ def test_as_json(store: Store) -> None:
 def test_side_by_side_is_what_each_protocol_gives_alone(store: Store) -> None:
     runs = json.loads(protocols_json(store))["runs"]
     for name in protocol_names():
-        alone = json.loads(store_json(store, name))
+        alone = json.loads(render_store(store, "json", name, each=True))
         assert [row["run_key"] for row in alone] == [run["run_key"] for run in runs]
         for row, run in zip(alone, runs, strict=True):
             assert row["all"] == run["protocols"][name]["all"]
@@ -186,7 +186,9 @@ def test_another_recipe_is_named_as_a_variant(store: Store, make_record: Maker) 
 def test_runs_are_selected(store: Store, chosen: dict[str, str], found: set[str]) -> None:
     selection = Selection(**chosen)
     assert {run["run_key"][0] for run in json.loads(protocols_json(store, selection))["runs"]} == found
-    assert {run["run_key"][0] for run in json.loads(store_json(store, "mbs24", selection))} == found
+    assert {
+        run["run_key"][0] for run in json.loads(render_store(store, "json", "mbs24", selection, each=True))
+    } == found
     assert protocols_table(store, selection).count("### ") == len(found)
 
 
@@ -205,7 +207,7 @@ def test_a_selection_without_runs_is_an_error(store: Store, chosen: dict[str, st
             show(store, Selection(**chosen))
         assert all(text in str(caught.value) for text in says)
     with pytest.raises(UsageError):
-        store_table(store, "strict", Selection(**chosen))
+        render_store(store, "markdown", "strict", Selection(**chosen))
     with pytest.raises(SettingError):
         Selection(setting="overlapped-15-7")
 

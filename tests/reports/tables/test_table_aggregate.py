@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from cispbench.reports.tables.aggregate import METRICS, NUMBERS, by_group, cells, latest, load_runs, spread
+from cispbench.reports.tables.cells import by_group, cells, latest, spread
 from cispbench.reports.tables.published import closest, published, same_backbone
-from cispbench.reports.tables.render import store_table
-from cispbench.reports.tables.runs import Selection
-from cispbench.results.continual import continual_metrics
+from cispbench.reports.tables.render import render_store
+from cispbench.reports.tables.runs import NUMBERS, Selection
+from cispbench.reports.tables.scoring import load_runs
+from cispbench.results.continual import METRICS, continual_metrics
 from cispbench.results.ledger import reported_rows
 from cispbench.results.protocols import protocol_names
 from cispbench.results.record import StepRecord
@@ -164,7 +165,7 @@ def test_a_strangers_joint_run_is_no_reference_and_no_rival(tmp_path: Path, make
     assert {cell.key.method: cell.ranked for cell in cells(load_runs(store))} == {
         "mib": True, "evil": False, "joint": False,
     }  # fmt: skip
-    text = store_table(store)
+    text = render_store(store, "markdown")
     assert "shown, not ranked" in text and "**" not in next(line for line in text.splitlines() if "evil" in line)
 
 

@@ -17,10 +17,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cispbench.harness.cli import main
-from cispbench.reports.tables.aggregate import METRICS, NUMBERS, cells, load_runs
+from cispbench.reports.tables.cells import cells
+from cispbench.reports.tables.numbers import number_text, ranks, signed
 from cispbench.reports.tables.published import closest
-from cispbench.reports.tables.ranking import ranks, shown, signed
 from cispbench.reports.tables.render import DATA_FORMATS, FORMATS, render_store
+from cispbench.reports.tables.runs import NUMBERS
+from cispbench.reports.tables.scoring import load_runs
+from cispbench.results.continual import METRICS
 from cispbench.results.ledger import reported_rows
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, ModelUsed
@@ -105,7 +108,7 @@ def test_ranks_go_by_what_is_shown() -> None:
 
 
 def test_numbers_as_shown() -> None:
-    assert [shown(value, 1) for value in (77.25, -0.04, float("nan"))] == ["77.2", "0.0", "-"]
+    assert [number_text(value, 1) for value in (77.25, -0.04, float("nan"))] == ["77.2", "0.0", "-"]
     assert [signed(value, 1) for value in (0.04, 1.0, -1.0)] == ["0.0", "+1.0", "-1.0"]
 
 
@@ -209,7 +212,7 @@ def test_columns_decimals_and_metrics(store: Store) -> None:
                      "harmonic mean", "seeds"]  # fmt: skip
     assert rows_of(text)["a\\|b\\<c>"][7] == "<ins>80.00</ins>"  # intransigence: the lower, the better
     assert rows_of(text)["mib"][7].startswith("**48.00")
-    assert "the better the lower" in text
+    assert "lower is better" in text
 
 
 def test_latex_has_no_seeds_unless_asked(store: Store) -> None:

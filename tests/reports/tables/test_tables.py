@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cispbench.reports.tables.render import run_table, step_line, store_table
+from cispbench.reports.tables.render import render_store, run_table, step_line
 from cispbench.results.ledger import reported_rows
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, ModelUsed, Timing
@@ -109,9 +109,9 @@ def test_a_joint_run_is_scored_over_all_classes(make_record: Maker) -> None:
 
 def test_an_empty_store_has_no_table(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
-    assert store_table(store) == f"No finished runs in {tmp_path}."
+    assert render_store(store, "markdown") == f"No finished runs in {tmp_path}."
     store.write(make_record(step=3))
-    assert store_table(store) == f"No finished runs in {tmp_path}."
+    assert render_store(store, "markdown") == f"No finished runs in {tmp_path}."
 
 
 def test_seeds_are_averaged_and_counted(tmp_path: Path, make_record: Maker) -> None:
@@ -122,7 +122,7 @@ def test_seeds_are_averaged_and_counted(tmp_path: Path, make_record: Maker) -> N
         )
     store.write(make_record("overlapped-19-1", step=1, run_key="run9", confusion=matrix(30), data=FULL, model=RESNET))
     store.write(make_record(step=0, seed=3, run_key="unfinished", data=FULL, model=RESNET))
-    text = store_table(store, "mib20")
+    text = render_store(store, "markdown", "mib20")
     header = lines_with(text, "seeds")[0]
     assert header[:6] == ["method", "model", *(f"overlapped-19-1 {what}" for what in ("old", "new", "all", "seeds"))]
     (row,) = lines_with(text, "deeplabv3-resnet101")
@@ -143,7 +143,7 @@ def test_published_numbers_stand_beside_the_same_backbone_on_full_data_alone(
         store.write(make_record(step=5, data=FULL, model=model, profile="paper"))
     store.write(make_record(step=5, data=MINI, model=RESNET, profile="mini", run_key="mini"))
     store.write(make_record(step=5, model=RESNET, run_key="synthetic"))
-    full, mini, synthetic = store_table(store).split("\n\n### ")
+    full, mini, synthetic = render_store(store, "markdown").split("\n\n### ")
     assert "voc, full data, profile paper" in full
     assert "[60.9]" in lines_with(full, "segmenter-vit-b16")[0][4]
     assert "[29.29 to 33.53]" in lines_with(full, "deeplabv3-resnet101")[0][4]
@@ -160,7 +160,7 @@ def test_the_newest_run_of_a_seed_counts(tmp_path: Path, make_record: Maker) -> 
     times = {"new": "2025-03-01T00:00:00+00:00", "old": "2025-01-01T00:00:00Z", "older": "2024-12-31T23:59:59Z"}
     for right, (name, created) in zip((70, 20, 10), times.items(), strict=True):
         store.write(make_record(step=5, run_key=name, created=created, confusion=matrix(right)))
-    text = store_table(store, "mib20")
+    text = render_store(store, "markdown", "mib20")
     (row,) = lines_with(text, "mib ")
     assert row[2:] == ["70.00", "70.00", "70.00", "1"]
     assert "Superseded by a newer run of the same seed, and not counted: 2." in text
@@ -173,7 +173,7 @@ def test_methods_and_models_have_rows_of_their_own_and_odd_names_stay_in_their_c
     store.write(make_record(step=5, run_key="a", method="b|ad", model=ModelUsed("m|1", 1, "none", None)))
     store.write(make_record("disjoint-15-1", step=5, run_key="b"))
     store.write(joint_record(make_record, run_key="c"))
-    text = store_table(store)
+    text = render_store(store, "markdown")
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert any("b\\|ad" in line and "m\\|1" in line for line in table)
@@ -190,7 +190,7 @@ def test_a_missing_number_is_a_dash(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
     for seed in (0, 1):
         store.write(make_record(step=5, seed=seed, run_key=f"r{seed}", confusion=rows))
-    assert lines_with(store_table(store), "mib")[0][2:4] == ["50.00 ± 0.00", "-"]
+    assert lines_with(render_store(store, "markdown"), "mib")[0][2:4] == ["50.00 ± 0.00", "-"]
 
 
 def test_runs_of_another_recipe_are_not_counted_as_seeds(make_record: Maker, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_runs_of_another_recipe_are_not_counted_as_seeds(make_record: Maker, tmp
     store.write(make_record(**usual, seed=1, run_key="b" * 16, key="b"))
     later = {"created": "2031-01-01T00:00:00+00:00", "step": 5, "seed": 0}
     store.write(make_record(**{**later, "recipe": {"lr": 2}}, run_key="c" * 16, key="c"))
-    rows = [line.split("|") for line in store_table(store).splitlines() if line.startswith("| mib")]
+    rows = [line.split("|") for line in render_store(store, "markdown").splitlines() if line.startswith("| mib")]
     assert [row[1].strip().split(" ")[0] for row in rows] == ["mib", "mib"]
     assert [row[6].strip() for row in rows] == ["2", "1"]
     assert "(variant " in rows[1][1]
