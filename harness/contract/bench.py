@@ -6,6 +6,7 @@ monitored, and nothing else is special.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.runs.execute import RunOptions, execute
 from cispbench.harness.runs.plan import plan_run
 from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.training.loop import StoppedError
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
 from cispbench.splits.errors import DataError, MethodError, StoreError, UsageError
@@ -122,7 +124,7 @@ class Bench:
     @property
     def main(self) -> RecordedTraining:
         """The training that most rules examine, up to its end or its failure."""
-        return self._run(self.sizes.setting, self._folder / "main", repeat_calls=True)
+        return self._run(self.sizes.setting, self._folder / "main")
 
     @property
     def finished(self) -> RecordedTraining:
@@ -145,22 +147,23 @@ class Bench:
         if self.difference() is not None:
             raise Unchecked("not judged: two equal trainings differ already")
 
-    def difference(self, *, new_instances: bool = False, scramble: bool = False) -> str | None:
+    def difference(self, *, interrupt: bool = False, scramble: bool = False) -> str | None:
         """Repeat the main training and return the first difference, None if the two agree bit for bit.
 
-        ``new_instances``: with a new instance of the method for each step, as after an interruption. ``scramble``:
-        with the labels of other classes scrambled in the data. Raises Unchecked if a plain repetition differs too.
+        ``interrupt``: interrupted within and after each step, and resumed by a new instance of the method each time.
+        ``scramble``: with the labels of other classes scrambled in the data. Raises Unchecked if a plain repetition
+        differs, too.
         """
         # One training answers three rules for most methods: no difference with both changes means none with either.
-        if self._compare(new_instances=True, scramble=True) is None:
+        if self._compare(interrupt=True, scramble=True) is None:
             return None
-        if new_instances or scramble:
+        if interrupt or scramble:
             self.require_repeatable()
-        return self._compare(new_instances, scramble)
+        return self._compare(interrupt, scramble)
 
-    def _compare(self, new_instances: bool, scramble: bool) -> str | None:
-        folder = self._folder / f"repeated-{new_instances:d}{scramble:d}"
-        repeated = self._run(self.sizes.setting, folder, new_instances=new_instances, scramble=scramble)
+    def _compare(self, interrupt: bool, scramble: bool) -> str | None:
+        folder = self._folder / f"repeated-{interrupt:d}{scramble:d}"
+        repeated = self._run(self.sizes.setting, folder, interrupt=interrupt, scramble=scramble)
         return self.finished.first_difference(repeated)
 
     def second_step_of(self, setting: str) -> RecordedTraining:
@@ -169,28 +172,36 @@ class Bench:
         return self._run(setting, self._folder / "main", last=1)
 
     def _run(
-        self, setting: str, folder: Path, *, last: int | None = None, scramble: bool = False,
-        repeat_calls: bool = False, new_instances: bool = False,
-    ) -> RecordedTraining:  # fmt: skip
-        """Train up to the step ``last`` what the folder does not hold yet, once; see ``recorder``."""
+        self, setting: str, folder: Path, *, last: int | None = None, interrupt: bool = False, scramble: bool = False
+    ) -> RecordedTraining:
+        """Train up to the step ``last`` what the folder does not hold yet, once; the models of "main" are kept."""
         key = (setting, folder)
         if key in self._trainings:
             return self._trainings[key]
         chosen = parse_setting(setting)
         training = self._trainings[key] = RecordedTraining(self.model, chosen.name)
-        make = partial(self.make, setting)
-        method = recorder(make, training, repeat_calls=repeat_calls, new_instances=new_instances)
-        plan = plan_run(setting=chosen, method=method, recipe=self.recipe(setting), profile="quick", seed=SEED,
-                        source=self.scenes, weights_sha256=None)  # fmt: skip
 
         def on_step(record: StepRecord) -> None:
             if record.step == last:
                 raise _LastStepDone
 
-        stores = Store(folder / "out"), StepStore(folder / "steps")
+        def stop() -> bool:
+            # A shared step 0 is plain cross-entropy, which needs no state.
+            plain = self.cls.shared_base and len(training.steps) == 1
+            return interrupt and not plain and len(training.steps[-1].calls) == 1
+
         try:
             with monitored_sources(training, scramble):
-                execute(plan, RunOptions(*stores, torch.device("cpu"), ProgressView(), on_step=on_step))
+                while True:
+                    method = recorder(partial(self.make, setting), training, keep_models=folder.name == "main",
+                                      new_instances=interrupt)  # fmt: skip
+                    plan = plan_run(setting=chosen, method=method, recipe=self.recipe(setting), profile="quick",
+                                    seed=SEED, source=self.scenes, weights_sha256=None)  # fmt: skip
+                    options = RunOptions(Store(folder / "out"), StepStore(folder / "steps"), torch.device("cpu"),
+                                         ProgressView(), on_step=on_step, stop=stop)  # fmt: skip
+                    with suppress(StoppedError):
+                        execute(plan, options)
+                        break
         except _LastStepDone:
             pass
         except NOT_THE_METHOD:

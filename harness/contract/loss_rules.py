@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 
 import torch
 
-from cispbench.harness.contract.bench import Bench
+from cispbench.harness.contract.bench import SEED, Bench
 from cispbench.harness.contract.diagnosis import call_violations, failure_violation, rule_of_failure
-from cispbench.harness.contract.probe import first_batch, own_steps, train_again
-from cispbench.harness.contract.recorded import differing_terms, listed
+from cispbench.harness.contract.probe import first_batch, last_step, own_steps, train_again
+from cispbench.harness.contract.recorded import copy_batch, differing_terms, listed
 from cispbench.harness.contract.rules import rule
-from cispbench.harness.contract.verdict import NotApplicable, Violation
-from cispbench.harness.method import VOID, Batch
+from cispbench.harness.contract.verdict import NotApplicable, Unchecked, Violation
+from cispbench.harness.method import VOID, Batch, StepContext
 
 PARTS_TOLERANCE = 1e-4  # relative, of sums in another order
 PLAIN_TOLERANCE = 1e-5  # relative, of a loss that must be plain cross-entropy
@@ -36,8 +36,7 @@ def hands_off(bench: Bench) -> Iterator[Violation | str]:
     """`losses` only computes: it changes no parameter, leaves no gradient and does not switch the training mode."""
     training = bench.main
     for call, place in training.calls():
-        # Which parameters require gradients is not a matter of this rule.
-        changed = tuple(n for n in call.changed if n.startswith("model.") and not n.endswith(".requires_grad"))
+        changed = tuple(name for name in call.changed if name.startswith("model."))
         if changed:
             yield Violation(
                 f"losses changed {listed(changed)}",
@@ -147,18 +146,34 @@ def halves_add_up(bench: Bench) -> Iterator[Violation | str]:
     The training uses the same means for micro-batches and on several devices. A term that `counts` does not name is
     weighted by the number of images.
     """
-    for call, place in bench.finished.calls():
-        if call.parts is None:
-            continue
-        if isinstance(call.parts, str):
+    training = bench.finished
+    if bench.difference(interrupt=True) is not None:
+        raise Unchecked("not judged: what the method keeps beside its state may differ between the halves")
+    if any(name.startswith("state.") for call, _ in training.calls() for name in call.changed):
+        raise NotApplicable("its state changes in `losses`, and the training refuses to divide batches then")
+    for number in sorted({0, last_step(bench)}):
+        step = training.steps[number]
+        # Mostly void in its first half, so that a mean over labelled pixels is not one over images.
+        batch = copy_batch(step.calls[-1].batch)
+        size = len(batch.ids)
+        batch.target[: size // 2, : 3 * batch.target.shape[1] // 4] = VOID
+        again = partial(train_again, bench, number, [batch], from_end=True, prepare=_freeze_mode)
+        whole, halves = again(), again(micro_batch=size // 2)
+        if halves.failure is not None:
             advice = "Support batches of any number of images, with any share of void."
-            yield Violation(f"with a part of a batch it fails: {call.parts}", place, advice)
+            yield Violation(f"with a batch in two halves {halves.failure}", halves.location, advice)
             return
-        if call.parts.random:
-            raise NotApplicable("its losses are drawn at random")
-        for name, found in differing_terms(call.parts.whole, call.parts.combined, PARTS_TOLERANCE):
+        for name, found in differing_terms(whole.logged, halves.logged, PARTS_TOLERANCE):
+            if again(seed=SEED + 1).logged != whole.logged:
+                raise NotApplicable("its losses are drawn at random")
             yield Violation(
                 f"{found} when put together from halves of a batch",
-                replace(place, term=name),
+                training.at(step, term=name),
                 f"Let `counts` return, as {name!r}, how many things it is a mean over (labelled pixels?).",
             )
+
+
+def _freeze_mode(context: StepContext) -> None:
+    """Keep the model out of training mode: batch norms and dropout depend on which images are together in a batch."""
+    model = context.model.eval()
+    vars(model)["train"] = lambda mode=True: model

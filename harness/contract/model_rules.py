@@ -28,7 +28,7 @@ def previous_untouched(bench: Bench) -> Iterator[Violation | str]:
     """The previous model, its outputs and the batch stay as they are, and no gradient flows into any of them."""
     training = bench.main
     for call, place in training.calls():
-        changed = tuple(name for name in call.changed if not name.startswith("model."))
+        changed = tuple(name for name in call.changed if name.startswith(("batch.", "previous.")))
         if changed:
             yield Violation(f"losses changed {listed(changed)} in place", place, "Work on a copy.")
     yield from _changed_previous(training)

@@ -16,8 +16,8 @@ from cispbench.harness.contract.recorder import recorder
 from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
-from cispbench.harness.method import Batch, Method, StepContext
-from cispbench.harness.recipes.fields import OptimRecipe, Precision
+from cispbench.harness.method import Batch, StepContext
+from cispbench.harness.recipes.fields import Precision
 from cispbench.harness.training.loop import StepTraining, TrainingJob
 from cispbench.splits.settings import Setting
 
@@ -31,6 +31,7 @@ def train_again(
     setting: Setting | None = None,
     precision: Precision = "fp32",
     seed: int | None = None,
+    micro_batch: int | None = None,
     from_end: bool = False,
     previous_learns: bool = False,
     prepare: Callable[[StepContext], None] | None = None,
@@ -42,47 +43,33 @@ def train_again(
     require gradients. ``prepare`` is called last before the training, and may change the models.
     """
     seen, training = bench.finished.steps[step], RecordedTraining(bench.model, bench.setting.name)
-    method = recorder(bench.make, training)
-    context = replace(
-        seen.context,
-        setting=setting or bench.setting,
-        model=copy.deepcopy(seen.context.model),
-        previous=copy.deepcopy(seen.context.previous),
-    )
-    if context.previous is not None:
-        context.previous.requires_grad_(previous_learns)
     phase = replace(bench.recipe().phase(step), iterations=len(batches), epochs=None, precision=precision)
     loader = _FixedLoader(measured or seen.measured or [call.batch for call in seen.calls], batches)
     seed = derive_seed(SEED, "training", step) if seed is None else seed
+
     try:
+        method = recorder(bench.make, training)
+        model, previous = copy.deepcopy((seen.context.model, seen.context.previous))
+        if previous is not None:
+            previous.requires_grad_(previous_learns)
+        context = replace(seen.context, setting=setting or bench.setting, model=model, previous=previous)
         if seen.state_before is not None:
             method.load_state_dict(copy_state(seen.state_before))
         method.initialise(context)
         if from_end:
-            context.model.load_state_dict(seen.end)
+            model.load_state_dict(seen.end)
         if prepare is not None:
             prepare(context)
-        _run_loop(method, context, loader, phase, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            # The one place here that knows how the training loop is called.
+            job = TrainingJob(method=method, context=context, loader=loader, phase=phase, device=torch.device("cpu"),
+                              seed=seed, checkpoint=Path(folder) / "none", view=ProgressView(), images=len(batches),
+                              micro_batch=micro_batch)  # fmt: skip
+            log = StepTraining(job).run()
+        training.logged = {name: values[-1] for name, values in log.terms.items()}
     except Exception as error:  # noqa: BLE001 (whatever a plug-in raises is a violation)
         training.error = error
     return training
-
-
-def _run_loop(method: Method, context: StepContext, loader: _FixedLoader, phase: OptimRecipe, seed: int) -> None:
-    """Run the training loop of ``harness/training``, the one place here that knows how it is called."""
-    with tempfile.TemporaryDirectory() as folder:
-        job = TrainingJob(
-            method=method,
-            context=context,
-            loader=loader,
-            phase=phase,
-            device=torch.device("cpu"),
-            seed=seed,
-            checkpoint=Path(folder) / "none",
-            view=ProgressView(),
-            images=len(loader),
-        )
-        StepTraining(job).run()
 
 
 class _FixedLoader(TrainLoader):

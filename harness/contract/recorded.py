@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from cispbench.harness.contract.verdict import Location
@@ -18,27 +19,14 @@ Snapshot = Mapping[str, Tensor | bool]
 Numbers = dict[str, float]
 
 
-@dataclass(frozen=True)
-class PartsResult:
-    """The terms of a batch: computed at once (``whole``), and as weighted means of those of its parts (``combined``).
-
-    ``random``: whether the terms of the whole batch differ with another RNG state.
-    """
-
-    whole: Numbers
-    combined: Numbers
-    random: bool
-
-
 @dataclass
 class RecordedCall:
     """One call of ``losses``, and the gradients that the loop computed from it.
 
     ``terms``: what was returned, with tensors copied; ``differentiable``: whether any term requires a gradient.
-    ``changed``: what the call changed of the batch, the previous model's output and the model. ``plain``: the
-    cross-entropy over non-void pixels. ``repeated``: the terms that a restored copy of the method returns for the same
-    arguments; ``parts``: the terms put together from parts of the batch. Both are a message if that failed, and None
-    where it was not tried. ``gradients``: for each parameter with a gradient after backward(), whether it is finite.
+    ``changed``: names of what the call changed, beginning with ``batch.``, ``previous.`` (the previous model's output),
+    ``model.`` or ``state.`` (the method's). ``plain``: the cross-entropy over non-void pixels. ``gradients``: for each
+    parameter with a gradient after backward(), whether it is finite.
     """
 
     batch: Batch
@@ -46,8 +34,6 @@ class RecordedCall:
     differentiable: bool
     changed: tuple[str, ...]
     plain: float
-    repeated: State | str | None = None
-    parts: PartsResult | str | None = None
     gradients: dict[str, bool] | None = None
 
     @property
@@ -60,8 +46,8 @@ class RecordedCall:
 class RecordedStep:
     """One step of a training.
 
-    ``context``: with the grown model as it was before ``initialise``, and the previous model (copies, if the step is
-    trained again later). ``state_before``, ``state_after``: the method's state when the step begins and ends;
+    ``context``: with the grown model as it was before ``initialise``, and the previous model (copies, if models are
+    kept). ``state_before``, ``state_after``: the method's state when the step begins and ends;
     ``state_fault``: why the latter cannot be stored. ``initial``, ``end``: the model's weights after ``initialise`` and
     after the training. ``measured``: the batches of ``before_training``. ``test_reads``: reads of test images.
     ``previous_changed``: what differs of the previous model at the end.
@@ -84,6 +70,7 @@ class RecordedTraining:
     """A training up to its end, or up to ``error``.
 
     ``calling`` is the call of the method that is running, or that raised the error; ``location`` says where.
+    ``logged``: the terms of the last iteration as the training loop logs them.
     """
 
     model: str
@@ -91,6 +78,7 @@ class RecordedTraining:
     steps: list[RecordedStep] = field(default_factory=list)
     error: Exception | None = None
     calling: str | None = None
+    logged: Numbers = field(default_factory=dict)
     location: Location = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +132,8 @@ def _same(one: Tensor | bool, other: Tensor | bool) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     # NaN is the same as NaN here: a value that was NaN before has not changed.
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    same_kind = one.shape == other.shape and one.dtype == other.dtype
+    return same_kind and (torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
 
 
 def copy_batch(batch: Batch) -> Batch:
@@ -155,6 +144,22 @@ def copy_batch(batch: Batch) -> Batch:
 def copy_state(state: Mapping[str, Tensor]) -> State:
     """Return copies of all tensors."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def state_fault(state: Any) -> str | None:
+    """Return why the step store cannot hold what ``state_dict`` returned, None if it can."""
+    if not isinstance(state, dict):
+        return f"it is a {type(state).__name__}"
+    for name, value in state.items():
+        if not isinstance(name, str):
+            return f"the key {name!r} is no string"
+        if not isinstance(value, Tensor):
+            return f"{name} is a {type(value).__name__}"
+    try:
+        save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    except Exception as error:  # noqa: BLE001 (whatever the library raises for this state)
+        return f"it cannot be written: {describe(error)}"
+    return None
 
 
 def describe(error: Exception) -> str:

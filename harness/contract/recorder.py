@@ -21,9 +21,8 @@ from cispbench.harness.contract.recorded import (
     changes,
     copy_batch,
     copy_state,
+    state_fault,
 )
-from cispbench.harness.contract.restored import CPU, SavedCall, attempt, saved, state_fault
-from cispbench.harness.machine.seeds import random_states
 from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
 from cispbench.splits.settings import Setting
 
@@ -31,17 +30,16 @@ FACTS = ("name", "version", "joint", "shared_base", "Options")  # class attribut
 
 
 def recorder(
-    make: Callable[[], Method], training: RecordedTraining, *, repeat_calls: bool = False, new_instances: bool = False
+    make: Callable[[], Method], training: RecordedTraining, *, keep_models: bool = False, new_instances: bool = False
 ) -> Method:
     """Return a method that does what an instance from ``make`` does, and records it in ``training``.
 
-    ``repeat_calls``: calls of ``losses`` are repeated on restored copies of the method, and the models are copied at
-    the start of each step, so that the step can be trained again. ``new_instances``: from step 1 on, each step has a
-    new instance, which knows nothing but the state that the step before stored, as after an interruption.
+    ``keep_models``: the models are copied at the start of each step, so that the step can be trained again.
+    ``new_instances``: each step has a new instance, which knows nothing but the state that the step before stored.
     """
     inner = make()
     cls = type("Recorder", (_Recorder,), {name: getattr(inner, name) for name in FACTS})
-    recording: Method = cls(inner, make, training, repeat_calls, new_instances)
+    recording: Method = cls(inner, training, keep_models, make if new_instances else None)
     return recording
 
 
@@ -49,12 +47,10 @@ class _Recorder(Method):
     name = "recorder"
 
     def __init__(
-        self, inner: Method, make: Callable[[], Method], training: RecordedTraining, repeat_calls: bool,
-        new_instances: bool,
-    ) -> None:  # fmt: skip
+        self, inner: Method, training: RecordedTraining, keep_models: bool, renew: Callable[[], Method] | None
+    ) -> None:
         super().__init__(inner.options)
-        self._inner, self._make, self._training = inner, make, training
-        self._repeat_calls, self._new_instances = repeat_calls, new_instances
+        self._inner, self._training, self._keep_models, self._renew = inner, training, keep_models, renew
         self._state_before: State | None = None
         self._previous_before: Snapshot = {}
 
@@ -73,20 +69,22 @@ class _Recorder(Method):
         return self._inner.unsupported(setting, model)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        # The harness calls this before each step but the first.
-        if self._new_instances:
-            self._inner = self._make()
+        # Between two steps; within a step, a resumed process makes the new instance.
+        if self._renew is not None and self._training.steps and self._step.end:
+            self._inner = self._renew()
         self._state_before = copy_state(state)
         with self._calling("load_state_dict"):
             self._inner.load_state_dict(state)
 
     def initialise(self, context: StepContext) -> None:
-        self._previous_before = _copied(_seen_of_model(context.previous))
+        self._previous_before = _copied(_snapshot_of_previous(context.previous))
         kept = context
-        if self._repeat_calls:
+        if self._keep_models:
             model, previous = copy.deepcopy((context.model, context.previous))
             kept = replace(context, model=model, previous=previous)
-        self._training.steps.append(RecordedStep(kept, self._state_before))
+        # A step that is resumed after an interruption is recorded as one step.
+        if not self._training.steps or self._step.context.step != context.step:
+            self._training.steps.append(RecordedStep(kept, self._state_before))
         self._training.location = self._training.at(self._step)
         with self._calling("initialise"):
             self._inner.initialise(context)
@@ -104,9 +102,7 @@ class _Recorder(Method):
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         self._record_gradients(context)
         step, original = self._step, copy_batch(batch)
-        # Saved before the call, which may change the method's state, the RNG state and its arguments.
-        saved_call = self._save_call(original, output, previous, context)
-        before = _copied(_seen_by_losses(batch, previous, context.model))
+        before = _copied(self._seen(batch, previous, context))
         self._training.location = self._training.at(step, len(step.calls))
         with self._calling("losses"):
             terms: Any = self._inner.losses(batch, output, previous, context)
@@ -115,29 +111,23 @@ class _Recorder(Method):
             batch=original,
             terms={**terms, **copy_state(tensors)} if isinstance(terms, dict) else terms,
             differentiable=any(term.requires_grad for term in tensors.values()),
-            changed=changes(before, _seen_by_losses(batch, previous, context.model)),
+            changed=changes(before, self._seen(batch, previous, context)),
             plain=_plain_cross_entropy(output, original),
         )
         step.calls.append(call)
-        if isinstance(saved_call, SavedCall):
-            call.repeated = attempt(saved_call.terms)
-            if len(step.calls) == 2:  # once a step is enough
-                call.parts = attempt(saved_call.parts)
-        else:
-            call.repeated = saved_call
         return cast(dict[str, Tensor], terms)
 
-    def _save_call(
-        self, batch: Batch, output: Output, previous: Output | None, context: StepContext
-    ) -> SavedCall | str | None:
-        """Return what repeats this call; None for the first call of a step, where many a loss is still 0."""
-        if not self._repeat_calls or not self._step.calls:
-            return None
-        state = attempt(lambda: saved(self._inner.state_dict()))
-        if isinstance(state, str):
-            return state
-        arguments = (batch, output, copy.deepcopy(previous))
-        return SavedCall(self._make, self._step, context, *arguments, state, random_states(CPU))
+    def _seen(self, batch: Batch, previous: Output | None, context: StepContext) -> Snapshot:
+        """Return what a call of ``losses`` might change; buffers are left out, as any forward pass may change them."""
+        found = {"batch.images": batch.images, "batch.target": batch.target}
+        for part in fields(Output) if previous is not None else ():
+            value = getattr(previous, part.name)
+            tensors = {"": value} if isinstance(value, Tensor) else {f"[{i}]": item for i, item in enumerate(value)}
+            found |= {f"previous.{part.name}{index}": tensor for index, tensor in tensors.items()}
+        state: Any = self.state_dict()
+        kept = {f"state.{n}": t for n, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
+        model = {f"model.{name}": value for name, value in _snapshot_of_model(context.model).items()}
+        return {**found, **_flags(found), **kept, **model}
 
     def _record_gradients(self, context: StepContext) -> None:
         """Record the gradients that the last iteration has left in the model."""
@@ -155,7 +145,7 @@ class _Recorder(Method):
         with self._calling("after_training"):
             self._inner.after_training(context)
         self._step.end = copy_state(context.model.state_dict())
-        self._step.previous_changed = changes(self._previous_before, _seen_of_model(context.previous))
+        self._step.previous_changed = changes(self._previous_before, _snapshot_of_previous(context.previous))
 
     def state_dict(self) -> dict[str, Tensor]:
         with self._calling("state_dict"):
@@ -166,28 +156,21 @@ class _Recorder(Method):
         return state
 
 
-def _seen(tensors: Mapping[str, Tensor]) -> Snapshot:
-    """Return tensors by name, with their gradients and requires_grad flags; nothing is copied."""
-    flags = {f"{name}.requires_grad": tensor.requires_grad for name, tensor in tensors.items()}
-    gradients = {f"{name}.grad": t.grad for name, t in tensors.items() if t.is_leaf and t.grad is not None}
-    return {**tensors, **gradients, **flags}
+def _snapshot_of_model(model: nn.Module) -> Snapshot:
+    """Return parameters, their gradients and the training mode by name; nothing is copied."""
+    parameters = dict(model.named_parameters())
+    gradients = {f"{name}.grad": p.grad for name, p in parameters.items() if p.grad is not None}
+    return {**parameters, **gradients, "training": model.training}
 
 
-def _seen_of_model(model: nn.Module | None) -> Snapshot:
+def _snapshot_of_previous(model: nn.Module | None) -> Snapshot:
     if model is None:
         return {}
-    return {**_seen({**dict(model.named_parameters()), **dict(model.named_buffers())}), "training": model.training}
+    return {**_snapshot_of_model(model), **dict(model.named_buffers()), **_flags(dict(model.named_parameters()))}
 
 
-def _seen_by_losses(batch: Batch, previous: Output | None, model: nn.Module) -> Snapshot:
-    """Return all that ``losses`` must not change: buffers are not among it, as any forward pass may change them."""
-    found = {"batch.images": batch.images, "batch.target": batch.target}
-    for part in fields(Output) if previous is not None else ():
-        value = getattr(previous, part.name)
-        tensors = {"": value} if isinstance(value, Tensor) else {f"[{i}]": item for i, item in enumerate(value)}
-        found |= {f"previous.{part.name}{index}": tensor for index, tensor in tensors.items()}
-    parameters = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-    return {**_seen({**found, **parameters}), "model.training": model.training}
+def _flags(tensors: Mapping[str, Tensor]) -> Snapshot:
+    return {f"{name}.requires_grad": tensor.requires_grad for name, tensor in tensors.items()}
 
 
 def _copied(snapshot: Snapshot) -> Snapshot:

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from cispbench.harness.contract.bench import Bench
 from cispbench.harness.contract.diagnosis import failure_violation, rule_of_failure
 from cispbench.harness.contract.probe import first_batch, train_again
-from cispbench.harness.contract.recorded import RecordedCall, differing_terms, listed
+from cispbench.harness.contract.recorded import listed
 from cispbench.harness.contract.rules import rule
 from cispbench.harness.contract.verdict import Violation
-
-STATE_ADVICE = "Return from `state_dict` all that later losses depend on, and take it back in `load_state_dict`."
 
 
 @rule
@@ -48,24 +46,10 @@ def state_exact(bench: Bench) -> Iterator[Violation | str]:
             return
     if rule_of_failure(training) == "state-exact":
         yield failure_violation(training)
-    for call, place in training.calls():
-        found = _repetition_fault(call)
-        if found is not None:
-            bench.require_repeatable()
-            yield Violation(f"restored within the step, {found}", place, STATE_ADVICE)
-            return
-    difference = bench.difference(new_instances=True)
+    difference = bench.difference(interrupt=True)
     if difference is not None:
-        yield Violation(f"with a new instance for each step, {difference}", training.at(), STATE_ADVICE)
-
-
-def _repetition_fault(call: RecordedCall) -> str | None:
-    if isinstance(call.repeated, str):
-        return f"the method fails: {call.repeated}"
-    if call.repeated is None:
-        return None
-    repeated = {name: float(term) for name, term in call.repeated.items()}
-    return next((found for _, found in differing_terms(call.values, repeated)), None)
+        advice = "Return from `state_dict` all that later losses depend on, and take it back in `load_state_dict`."
+        yield Violation(f"resumed by a new instance of the method, {difference}", training.at(), advice)
 
 
 @rule
