@@ -174,7 +174,10 @@ class Bench:
     def _run(
         self, setting: str, folder: Path, *, last: int | None = None, interrupt: bool = False, scramble: bool = False
     ) -> RecordedTraining:
-        """Train up to the step ``last`` what the folder does not hold yet, once; the models of "main" are kept."""
+        """Train what the folder does not hold yet, up to the step ``last``; the models of the folder "main" are kept.
+
+        A training is not run twice: what it recorded is remembered.
+        """
         key = (setting, folder)
         if key in self._trainings:
             return self._trainings[key]
@@ -199,6 +202,7 @@ class Bench:
                                     seed=SEED, source=self.scenes, weights_sha256=None)  # fmt: skip
                     options = RunOptions(Store(folder / "out"), StepStore(folder / "steps"), torch.device("cpu"),
                                          ProgressView(), on_step=on_step, stop=stop)  # fmt: skip
+                    # Stopped by `stop`: the next plan, with a new instance, goes on from the checkpoint.
                     with suppress(StoppedError):
                         execute(plan, options)
                         break

@@ -105,6 +105,9 @@ class RecordedTraining:
             return f"the training stops: {other.failure}"
         for mine, theirs in zip(self.steps, other.steps, strict=True):
             step = mine.context.step
+            # The loop trains a step anew if a checkpoint cannot be restored.
+            if len(theirs.calls) > len(mine.calls):
+                return f"step {step} starts anew: its checkpoint cannot be restored"
             for one, two in zip(mine.calls, theirs.calls, strict=True):
                 for _, found in differing_terms(one.values, two.values):
                     return f"at step {step} {found}"

@@ -69,7 +69,7 @@ class _Recorder(Method):
         return self._inner.unsupported(setting, model)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        # Between two steps; within a step, a resumed process makes the new instance.
+        # Between two steps. Within a step the bench makes a new instance itself, when it resumes.
         if self._renew is not None and self._training.steps and self._step.end:
             self._inner = self._renew()
         self._state_before = copy_state(state)
