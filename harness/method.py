@@ -1,17 +1,42 @@
-"""The contract of a method: what a network step is asked, in which order, and what it may touch.
+"""The contract of a method: which functions it implements, when the harness calls them, and what it must not touch.
 
-For every step the harness grows the model by the step's classes and then calls
+A method is a subclass of ``Method``. One instance learns the steps of a run in order. In each step the harness builds
+the model as the step before left it, keeps a frozen copy of it as ``context.previous`` (None in step 0), adds the
+step's classes to ``context.model``, and then calls
 
-1. ``initialise(context)``: set the new classes' parameters (the model has grown, nothing is trained yet);
-2. ``before_training(context, batches)``: optional pass over the step's training batches (thresholds, statistics);
-3. ``losses(batch, output, previous, context)``: for every batch, named terms whose sum is minimised;
-4. ``after_training(context)``: optional, before the step's weights are published.
+1. ``load_state_dict(state)``: what ``state_dict`` returned at the end of the step before (not called in step 0);
+2. ``initialise(context)``: set the parameters of the new classes;
+3. ``before_training(context, batches)``: one pass over the step's training data, for thresholds or statistics;
+4. ``losses(batch, output, previous, context)``: in each iteration, the named terms whose sum is minimised;
+5. ``after_training(context)``: a last change, before the step's weights are stored;
+6. ``state_dict()``: the tensors that the next step needs besides the weights. It is also called for each checkpoint.
 
-A batch may be shared by several devices, or cut into parts for want of memory. ``losses`` then sees a part at a time
-and each term is put together as a mean over the images, or over what ``counts(batch, previous, context)`` counts.
+Only ``losses`` must be implemented. The calls 1, 2 and 6 are in ``harness/runs/execute.py``, the calls 3, 5 and those
+for checkpoints in ``harness/training/loop.py``, the calls 4 and of ``counts`` in ``harness/training/gradients.py``.
 
-A method never touches the optimiser, files, devices, other processes or the test images. ``cispbench method check
-NAME`` holds an installed method against this contract, rule by rule (``harness/contract/``).
+A step that is resumed from a checkpoint has a new instance. It is called in the order 1, 2, then ``load_state_dict``
+with the state of the checkpoint, then 4 to 6. ``before_training`` is not called again: its results belong in the state.
+On several devices, too, one process calls ``before_training``, and the others get its state.
+
+Shapes (B images of H x W pixels, C classes known so far, O of them before the step): ``batch.images`` (B, 3, H, W),
+``batch.target`` (B, H, W), ``output.logits`` (B, C, H, W), ``previous.logits`` (B, O, H, W). ``previous`` is the
+previous model's output for the same images, computed without gradients. ``harness/models/output.py`` lists all fields.
+
+A method may read everything that it is given. It may write to
+
+- the parameters of the new classes, and the background's bias, in ``initialise``;
+- the model's parameters in ``after_training``;
+- its own attributes, if ``state_dict`` returns all that later calls depend on.
+
+It must not change the batch, the previous model or its output; in ``losses`` it must not change the model, call
+``backward()``, ``train()`` or ``eval()``. It never touches the optimiser, files, devices, other processes or the test
+images. Random numbers come from the global RNGs of torch, NumPy or Python, which the harness seeds.
+
+With ``--devices`` or ``--micro-batch`` each batch is cut into parts. ``losses`` is then called once for each part, and
+the harness puts each term together as a weighted mean; ``Method.counts`` says how.
+
+``cispbench method check NAME`` checks an installed method against this contract, rule by rule (``harness/contract/``);
+``cispbench method new NAME`` writes a working method to start from.
 """
 
 from __future__ import annotations
@@ -38,8 +63,9 @@ VOID = 255
 class Batch:
     """Training images of one step with their labels.
 
-    ``images``: float32 (B, 3, H, W), normalised. ``target``: int64 (B, H, W); 0 background, from ``old_classes``
-    upwards the step's own classes in order of learning, 255 void. ``ids``: the B image names.
+    ``images``: float32 (B, 3, H, W), normalised. ``target``: int64 (B, H, W); 0 is background, ``old_classes`` and the
+    numbers above it are the step's own classes in the order of learning, 255 is void (ignored). Old and future classes
+    are labelled as background. ``ids``: the B image names.
     """
 
     images: Tensor
@@ -53,10 +79,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a method may know of the step it serves.
+    """What a method may know of the step that is trained.
 
-    ``old_classes`` counts the classes known before the step, background included (0 at step 0);
-    ``new_classes`` counts those the step adds (background included at step 0); ``num_classes`` is their sum.
+    ``step``: its index, from 0. ``old_classes``: the number of classes known before the step, background included (0
+    in step 0). ``new_classes``: the number of classes that the step adds (background included in step 0). The logits'
+    channels are therefore background, the other old classes, then the new classes from ``old_classes`` on. ``model``
+    is trained; ``previous`` is the frozen model of the step before, None in step 0.
     """
 
     setting: Setting
@@ -78,12 +106,12 @@ class NoOptions:
 
 
 class Method(ABC):
-    """A way of learning a step; see the module's docstring for the order of the calls.
+    """A way of learning a step; the module's docstring has the order of the calls.
 
-    ``name`` is the entry point's name, ``version`` is raised whenever results may change (it is part of every
-    step's key). ``joint``: the method learns all classes in a single step, with full labels. ``shared_base``: step
-    0 is plain cross-entropy without the method's options, so its base model serves every such method.
-    ``Options`` is a frozen dataclass: the recipe's ``method`` section is read into it, strictly.
+    ``name``: the name of the entry point. ``version``: part of every step's key; raise it whenever results may change.
+    ``joint``: the method learns all classes in a single step, with full labels. ``shared_base``: step 0 is plain
+    cross-entropy, whatever the options, and leaves no state, so that all such methods share one base model.
+    ``Options``: a frozen dataclass; the recipe's section ``method`` is read into it, and an unknown key is an error.
     """
 
     name: ClassVar[str]
@@ -96,41 +124,61 @@ class Method(ABC):
         self.options = self.Options() if options is None else options
 
     def unsupported(self, setting: Setting, model: str) -> str | None:
-        """Return why the method cannot serve this setting with this model, or None if it can."""
+        """Return why the method cannot be used for this setting with this model, or None if it can."""
         return None
 
     def initialise(self, context: StepContext) -> None:  # noqa: B027 (optional)
-        """Set the parameters of the classes that the step adds; by default they stay as the model made them."""
+        """Set the parameters of the new classes, the last of ``context.model.class_groups()``.
+
+        By default they stay as the model initialised them. All shapes must stay. Of the other parameters at most the
+        background's bias may change.
+        """
 
     def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:  # noqa: B027 (optional)
-        """Measure what the step needs; ``batches`` is one pass over its training data (read only when iterated)."""
+        """Measure what the step needs in one pass over its training data; ``batches`` is read when iterated."""
 
     @abstractmethod
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
-        """Return the loss's terms by name, each a differentiable scalar, already weighted.
+        """Return the terms of the loss by name, each a differentiable scalar tensor with its weight included.
 
-        ``previous`` is the previous model's output for the same images (without gradients), None at step 0.
+        The harness minimises their sum and logs each. ``output`` is the model's output for ``batch.images``,
+        ``previous`` the previous model's (without gradients), None in step 0. A batch may consist of void alone or of
+        background alone, or hold a single image: every term must be finite then, too.
         """
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
-        """Return over how many things a term of ``losses`` is a mean, by its name; 0 where it is 0 for want of any.
+        """Return how many things each term of ``losses`` is a mean over, by the term's name.
 
-        Asked only where a batch is worked through in parts, whose terms are then weighted by these counts. What is
-        not named is a mean over the batch's images, each counting the same (the mean over all pixels is one, for
-        images of a batch have one size). Not so a mean over labelled pixels: void is unevenly spread over the parts.
-        The names depend on the step alone.
+        The harness asks only if it cuts a batch into parts. It then computes each term as the weighted mean over the
+        parts: sum of (term x count) / sum of counts. A term that is not named is weighted by the number of images.
+
+        Example: a batch of 4 images is cut into 2 parts of 2 images. The first part has 100 labelled pixels, the
+        second has 300; the other pixels are void.
+
+        - ``cross_entropy`` is a mean over labelled pixels: 2.0 in the first part, 1.0 in the second. In the whole batch
+          it is (2.0 x 100 + 1.0 x 300) / 400 = 1.25. The weights are the numbers of labelled pixels: return
+          ``{"cross_entropy": labelled_pixels(batch.target)}``.
+        - ``distillation`` is a mean over all pixels: 2.0 and 1.0. All images of a batch have one size, so both parts
+          have equally many pixels, and the batch's mean is (2.0 x 2 + 1.0 x 2) / 4 = 1.5. The weights are the numbers
+          of images: leave the name out.
+
+        Return 0 for a part in which a term is 0 because it has nothing to average, such as a part of void alone. The
+        names must be the same for every batch of a step.
         """
         return {}
 
     def after_training(self, context: StepContext) -> None:  # noqa: B027 (optional)
-        """Finish the step, before its weights are published."""
+        """Finish the step, before its weights are stored; the model's parameters may change."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors that a resumed step, or the next step, needs besides the model.
+        """Return the tensors that a resumed step, or the next step, needs besides the model's weights.
 
-        Thresholds or importances, for example. They are kept in checkpoints and published with the step.
+        Thresholds or importances, for example. Each needs memory of its own. They are stored in checkpoints and with
+        the step's weights.
         """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 (optional)
-        """Take back what ``state_dict`` returned: on a resume, and before ``initialise`` what the step before left."""
+        """Restore what ``state_dict`` returned: before ``initialise`` that of the step before, on a resume also that of
+        the checkpoint.
+        """

@@ -23,7 +23,7 @@ def cross_entropy(logits: Tensor, target: Tensor, void_in_mean: bool = False) ->
     MiB's released train.py does.
     """
     total = pixel_cross_entropy(logits, target, "sum")
-    return total / _counted(target, void_in_mean)
+    return total / _pixels_in_mean(target, void_in_mean)
 
 
 def pixel_cross_entropy(logits: Tensor, target: Tensor, reduction: Literal["sum", "none"]) -> Tensor:
@@ -48,7 +48,7 @@ def class_probabilities(logits: Tensor) -> Tensor:
 def unbiased_cross_entropy(
     logits: Tensor, target: Tensor, old_classes: int, reduction: Literal["mean", "none"] = "mean"
 ) -> Tensor:
-    """Cross-entropy whose background is "anything learnt before": p(0) sums the softmax over all O old classes.
+    """Return the cross-entropy in which p(background) is the sum of the softmax over all O old classes.
 
     Labels below ``old_classes`` count as background; void pixels cost 0. ``reduction="none"`` returns (B, H, W),
     "mean" a scalar over all pixels, void ones in the count, as MiB's released train.py takes it. Source: MiB
@@ -66,7 +66,7 @@ def unbiased_cross_entropy(
 
 
 def unbiased_distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0) -> Tensor:
-    """Distil the previous model, matching its background with background plus all new classes.
+    """Return MiB's distillation: the previous model's background is matched with background plus all new classes.
 
     ``logits`` (B, C, H, W), ``old_logits`` (B, O, H, W), multiplied by ``alpha``. Sum over old classes divided by O,
     mean over pixels. Source: MiB (Cermelli et al., CVPR 2020), equations 7 and 8.
@@ -81,7 +81,7 @@ def unbiased_distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0
 
 
 def distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0) -> Tensor:
-    """Distil the previous model over its own classes: new channels are cut off before the log-softmax.
+    """Return the distillation over the previous model's classes: the new channels are cut off before the log-softmax.
 
     ``logits`` (B, C, H, W), ``old_logits`` (B, O, H, W), multiplied by ``alpha``. Mean over pixels and old classes.
     Source: LwF as in MiB's released code (fcdl94/MiB, utils/loss.py, KnowledgeDistillationLoss).
@@ -92,7 +92,7 @@ def distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0) -> Tens
 
 
 def bce_with_ignore(logits: Tensor, target: Tensor, void_in_mean: bool = False) -> Tensor:
-    """Binary cross-entropy of every class against the one-hot target, summed over classes, mean over non-void pixels.
+    """Return the binary cross-entropy against the one-hot target: sum over classes, mean over non-void pixels.
 
     ``logits`` (B, C, H, W); 0 where all pixels are void; ``void_in_mean`` as in ``cross_entropy``. Source:
     fcdl94/MiB, utils/loss.py, BCEWithLogitsLossWithIgnoreIndex.
@@ -102,7 +102,7 @@ def bce_with_ignore(logits: Tensor, target: Tensor, void_in_mean: bool = False) 
     # A class costs softplus(z) - t z: without a one-hot (B, C, H, W) this is nearly three times as fast.
     own = logits.gather(1, target.masked_fill(void, 0).unsqueeze(1)).squeeze(1)
     loss = functional.softplus(logits).sum(1) - own
-    return loss.masked_fill(void, 0.0).sum() / _counted(target, void_in_mean)
+    return loss.masked_fill(void, 0.0).sum() / _pixels_in_mean(target, void_in_mean)
 
 
 def labelled_pixels(target: Tensor) -> Tensor:
@@ -118,6 +118,6 @@ def _classes_last(logits: Tensor) -> bool:
     return logits.is_contiguous(memory_format=torch.channels_last)
 
 
-def _counted(target: Tensor, void_in_mean: bool) -> Tensor | int:
-    """The number of pixels that a mean divides by."""
+def _pixels_in_mean(target: Tensor, void_in_mean: bool) -> Tensor | int:
+    """Return the number of pixels that a mean divides by, at least 1."""
     return target.numel() if void_in_mean else labelled_pixels(target).clamp(min=1)

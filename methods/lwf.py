@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LwFOptions:
-    """LwF's options: the weight and temperature of the distillation, and how void enters the mean."""
+    """LwF's options: the weight of the distillation, and ``alpha``, its inverse temperature.
+
+    ``void_in_mean``: void pixels, which cost 0, count in the mean of the cross-entropy.
+    """
 
     distillation: float = 100.0
     alpha: float = 1.0

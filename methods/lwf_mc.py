@@ -34,7 +34,7 @@ class LwFMCOptions:
 
 
 def lwf_mc_loss(logits: Tensor, target: Tensor, old_logits: Tensor, void_in_mean: bool = True) -> Tensor:
-    """Binary cross-entropy whose targets are sigmoid(z') for the old classes and the labels for the new ones.
+    """Return the binary cross-entropy whose targets are sigmoid(z') for old classes and labels for new ones.
 
     ``logits`` (B, C, H, W), ``target`` (B, H, W), ``old_logits`` (B, O, H, W). Summed over classes, mean over
     pixels. The previous model is the target of background and of every old class whatever the label says; a void
@@ -53,7 +53,7 @@ def lwf_mc_loss(logits: Tensor, target: Tensor, old_logits: Tensor, void_in_mean
 
 
 def binary_distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
-    """Binary cross-entropy of the old classes against sigmoid(z'), summed over classes, mean over all pixels.
+    """Return the binary cross-entropy of the old classes against sigmoid(z'): sum over classes, mean over pixels.
 
     ``logits`` (B, C, H, W), of which the first O channels count; ``old_logits`` (B, O, H, W). Source: fcdl94/MiB,
     train.py, the combined form (O times the mean over all entries).

@@ -40,7 +40,7 @@ class MBSOptions:
 
 
 def selective_pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float = 0.7) -> Tensor:
-    """Label background pixels where the previous model is sure of an old class, drop those where it wavers.
+    """Label background pixels where the previous model is sure of an old class; make uncertain ones void.
 
     ``target`` (B, H, W), ``old_logits`` (B, O, H, W). A background pixel takes the best class if that is not
     background and its probability reaches ``threshold``; else it becomes void where the old classes together are
@@ -51,12 +51,12 @@ def selective_pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float
     background = target == 0
     sure = background & (label != 0) & (best >= threshold)
     target = torch.where(sure, label, target)
-    wavering = (target == 0) & (probabilities[:, 0] < probabilities[:, 1:].sum(1))
-    return target.masked_fill(wavering, VOID)
+    uncertain = (target == 0) & (probabilities[:, 0] < probabilities[:, 1:].sum(1))
+    return target.masked_fill(uncertain, VOID)
 
 
 def patch_weights(old_masks: Tensor, labels: Tensor, new_classes: Sequence[int]) -> Tensor:
-    """Weigh each patch by how little it belongs to new classes.
+    """Return the weight of each patch in the feature distillation: high where it shows no new class.
 
     ``old_masks`` (B, O, h, w): the previous model's masks on the patch grid; ``labels`` (B, h, w): the pseudo-
     labelled target there. Returns (B, h, w): 1 on old classes, 0 on new classes and void, elsewhere the previous
@@ -73,7 +73,7 @@ def adaptive_feature_distillation(
 ) -> Tensor:
     """Return the squared difference of (B, n, D) features, a mean or weighted by (B, n).
 
-    Weighted: the sum over the number of entries whose weight is positive, 0 where there is none;
+    Weighted: the sum is divided by the number of entries with a positive weight, and is 0 without such entries;
     ``mean_over="all"`` divides by the number of all entries. Source: MBS, equations 5 and 6; the positive entries:
     ECCV2024_MBS, utils/loss.py, AdaptiveFeatureDistillation.
     """
@@ -88,7 +88,7 @@ def adaptive_feature_distillation(
 
 
 def label_guided_output_distillation(logits: Tensor, old_logits: Tensor, target: Tensor) -> Tensor:
-    """Distil the previous model's output, handing its background to the new class where the label says so.
+    """Return the distillation in which a pixel of a new class gives the background's probability to that class.
 
     ``logits`` (B, C, H, W), ``old_logits`` (B, O, H, W), ``target`` (B, H, W): ground truth of the step. The soft
     target is padded with zeros to C; on pixels of a new class that class takes the background's probability. Mean
@@ -102,13 +102,13 @@ def label_guided_output_distillation(logits: Tensor, old_logits: Tensor, target:
     log_total = logits.logsumexp(1)
     # -sum_c q_c (z_c - log sum exp z), term by term, so that no (B, C, H, W) of log-probabilities is kept.
     others = (soft[:, 1:] * logits[:, 1:known]).sum(1)
-    place = torch.where(is_new, target, torch.zeros_like(target)).unsqueeze(1)
-    moved = background * logits.gather(1, place).squeeze(1)
+    channel = torch.where(is_new, target, torch.zeros_like(target)).unsqueeze(1)
+    moved = background * logits.gather(1, channel).squeeze(1)
     return (log_total * soft.sum(1) - others - moved).mean() / classes
 
 
 def orthogonality(class_tokens: Tensor, new_classes: Sequence[int], weight: float) -> Tensor:
-    """Push the new classes' tokens away from all others.
+    """Return how similar the new classes' tokens are to all others, which training lowers.
 
     ``class_tokens`` (C, D) or (B, C, D); L2-normalised; similarities of the new tokens with all tokens (detached),
     their own and exact zeros left out; mean of absolute values times ``weight``. Source: MBS, equation 9.

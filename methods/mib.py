@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MiBOptions:
-    """MiB's options; the temperature ``alpha`` multiplies the previous model's logits.
+    """MiB's options; ``alpha``, an inverse temperature, multiplies the previous model's logits.
 
     ``void_in_mean``: void pixels, which cost 0, count in the mean of the cross-entropy. ``balanced_init``: new
-    classifiers start from the background's; ``lower_background``: whose own bias takes the new value, too.
+    classifiers start from the background's. ``lower_background``: the background's bias is then lowered as well.
     """
 
     distillation: float = 10.0
@@ -32,7 +32,7 @@ class MiBOptions:
 
 
 def balanced_init(old_weight: Tensor, old_bias: Tensor, new_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Start new classifiers from the background's, splitting its probability evenly.
+    """Return new classifiers that start from the background's and share its probability evenly with it.
 
     ``old_weight`` (O, ...), ``old_bias`` (O,). Returns new weights (N, ...), new biases (N,) and the old biases
     with the background's own lowered by log(N + 1). Source: MiB, section 3.3; fcdl94/MiB, segmentation_module.py.
@@ -45,7 +45,7 @@ def balanced_init(old_weight: Tensor, old_bias: Tensor, new_classes: int) -> tup
 
 
 def start_from_background(model: IncrementalModel, lower_background: bool = True) -> None:
-    """Apply ``balanced_init`` to the group of classes that the model added last; the background may keep its bias."""
+    """Apply ``balanced_init`` to the classes added last; ``lower_background=False`` keeps the background's bias."""
     *old, new = model.class_groups()
     weight, bias, old_bias = balanced_init(old[0].rows, old[0].bias, new.bias.numel())
     with torch.no_grad():

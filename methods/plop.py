@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Median = Literal["released", "true"]
-Entropy = Literal["mean", "sum"]
+OverClasses = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
 class PLOPOptions:
     """PLOP's options: weights of local POD and its scales, then how pseudo-labels are chosen and counted.
 
-    ``bins``, ``minimum`` and ``median`` make the entropy thresholds (``entropy_thresholds``), ``entropy`` is what
-    they are thresholds of: p log p averaged or summed over the classes. ``adaptive_factor`` scales an image's
-    cross-entropy by the share of pixels kept; ``void_in_mean`` counts void pixels, which cost 0, in its mean.
-    ``lower_background``: at the start of a step the background's own bias is lowered as MiB's is.
+    ``bins``, ``minimum`` and ``median`` are arguments of ``entropy_thresholds``. ``entropy``: whether p log p is
+    averaged or summed over the classes. ``adaptive_factor`` scales an image's cross-entropy by the share of its
+    background pixels that get a pseudo-label. ``void_in_mean``: void pixels, which cost 0, count in the mean of the
+    cross-entropy. ``lower_background``: at the start of a step the background's bias is lowered, as in MiB.
     """
 
     pod: float = 0.01
@@ -39,16 +39,17 @@ class PLOPOptions:
     bins: int = 100
     minimum: float = 0.001
     median: Median = "released"
-    entropy: Entropy = "mean"
+    entropy: OverClasses = "mean"
     adaptive_factor: bool = True
     void_in_mean: bool = True
     lower_background: bool = True
 
 
-def entropy(probabilities: Tensor, over_classes: Entropy = "mean") -> Tensor:
-    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W); yes, the mean over classes.
+def entropy(probabilities: Tensor, over_classes: OverClasses = "mean") -> Tensor:
+    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W).
 
-    ``over_classes="sum"`` is the normalised entropy, from 0 to 1. Source of the mean: CVPR2021_PLOP, train.py, entropy.
+    The released code has this mean over classes (CVPR2021_PLOP, train.py, entropy). ``over_classes="sum"`` sums
+    instead, which is the normalised entropy, from 0 to 1.
     """
     terms = probabilities * torch.log(probabilities + 1e-8)
     total = terms.mean(1) if over_classes == "mean" else terms.sum(1)
@@ -61,32 +62,32 @@ def entropy_thresholds(
     bins: int = 100,
     minimum: float = 0.001,
     median: Median = "released",
-    over_classes: Entropy = "mean",
+    over_classes: OverClasses = "mean",
 ) -> tuple[Tensor, float]:
-    """Measure, for each class the previous model predicts on background pixels, the median of its entropy.
+    """Return, for each class, the median entropy of the background pixels where the previous model predicts it.
 
     ``batches`` yields (target (B, H, W), old_logits (B, O, H, W)). Returns thresholds (C,), at least ``minimum``,
-    and the largest entropy log(C) by which entropies are divided. ``median="released"`` keeps the released code's
-    walk over the histogram (CVPR2021_PLOP, train.py, find_median), which adds bin numbers where it means counts.
-    ``over_classes`` as in ``entropy``.
+    and the maximum entropy log(C), by which entropies are divided. ``median="released"`` keeps a fault of the released
+    code (CVPR2021_PLOP, train.py, find_median): its walk over the histogram adds bin numbers instead of counts.
+    ``over_classes`` as in ``entropy``. Raises ValueError if ``batches`` is empty.
     """
-    largest = math.log(total_classes)
+    max_entropy = math.log(total_classes)
     histogram: Tensor | None = None
     for target, old_logits in batches:
         if histogram is None:
             histogram = torch.zeros(total_classes * bins, dtype=torch.int64, device=target.device)
         probabilities = class_probabilities(old_logits)
         background = target == 0
-        values = entropy(probabilities, over_classes)[background] / largest
+        values = entropy(probabilities, over_classes)[background] / max_entropy
         predicted = probabilities.argmax(1)[background]
-        place = predicted * bins + (values * bins).long().clamp(max=bins - 1)
-        histogram += torch.bincount(place, minlength=total_classes * bins)
+        cell = predicted * bins + (values * bins).long().clamp(max=bins - 1)
+        histogram += torch.bincount(cell, minlength=total_classes * bins)
     if histogram is None:
         raise ValueError("entropy thresholds need at least one batch")
     walk = _released_median if median == "released" else _true_median
     rows = histogram.view(total_classes, bins).tolist()
     values_of = [max(walk(row), minimum) if sum(row) else minimum for row in rows]
-    return torch.tensor(values_of, dtype=torch.float32, device=histogram.device), largest
+    return torch.tensor(values_of, dtype=torch.float32, device=histogram.device), max_entropy
 
 
 def _released_median(counts: Sequence[int]) -> float:
@@ -116,9 +117,9 @@ def _true_median(counts: Sequence[int]) -> float:
 
 def pseudo_labels(
     target: Tensor, old_logits: Tensor, thresholds: Tensor, max_entropy: float, old_classes: int,
-    over_classes: Entropy = "mean",
+    over_classes: OverClasses = "mean",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fill background pixels with confident predictions of the previous model; the others become void.
+    """Label background pixels where the previous model is confident; the other background pixels become void.
 
     ``target`` (B, H, W), ``old_logits`` (B, O, H, W), ``thresholds`` (C,), ``over_classes`` as in ``entropy``.
     Returns the new target and, per image, the share of background pixels kept: kept / (background + 1e-6), (B,).
@@ -137,7 +138,7 @@ def pseudo_labels(
 def local_pod_embedding(x: Tensor, scales: Sequence[int] = (1, 2, 4)) -> Tensor:
     """Pool (B, D, H, W) over the columns and over the rows of s x s blocks, for every scale s; returns (B, .).
 
-    A block's side is W // s; scales with blocks of no pixel are an error of the caller. Source: PLOP, equation 6.
+    A block's side is W // s, which must be at least 1. Source: PLOP, equation 6.
     """
     parts = []
     for scale in scales:
@@ -198,6 +199,7 @@ class PLOP(Method):
             return
         pairs = self._predictions(context, batches)
         options = self.options
+        # The maximum entropy is not kept: a resumed instance has the state alone, and computes it again.
         self.thresholds, _ = entropy_thresholds(
             pairs, context.num_classes, options.bins, options.minimum, options.median, options.entropy
         )
@@ -236,9 +238,9 @@ class PLOP(Method):
     def _pseudo_labels(
         self, batch: Batch, previous: Output, thresholds: Tensor, context: StepContext
     ) -> tuple[Tensor, Tensor]:
-        largest = math.log(context.num_classes)
+        max_entropy = math.log(context.num_classes)
         return pseudo_labels(
-            batch.target, previous.logits, thresholds, largest, context.old_classes, self.options.entropy
+            batch.target, previous.logits, thresholds, max_entropy, context.old_classes, self.options.entropy
         )
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
@@ -263,5 +265,5 @@ class PLOP(Method):
         return {} if self.thresholds is None else {"thresholds": self.thresholds}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the thresholds back."""
+        """Restore the thresholds."""
         self.thresholds = state.get("thresholds")

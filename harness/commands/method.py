@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from cispbench.harness.contract.verdict import Report
+    from cispbench.harness.contract.verdict import ContractReport
 
 
 @click.group()
@@ -56,7 +56,7 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
         raise MethodError("\n".join(errors))
 
 
-def _as_text(report: Report) -> str:
+def _as_text(report: ContractReport) -> str:
     from tabulate import tabulate
 
     from cispbench.harness.contract.check import RULES

@@ -1,21 +1,22 @@
-"""The bench: one method with one model on synthetic scenes, and the short trainings that the rules judge.
+"""The test bench: one method with one model on synthetic scenes, and the short trainings that the rules examine.
 
-All of them are plans carried out by ``run.execute``; only the method and the data source are watched on the way.
+The trainings are ordinary runs (``runs.execute``). The method is wrapped in a ``recorder``, the data sources are
+monitored, and nothing else is special.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
-from cispbench.harness.contract.sources import Lens, watched_sources
-from cispbench.harness.contract.trace import Stop, Trace
+from cispbench.harness.contract.recorded import RecordedTraining
+from cispbench.harness.contract.recorder import recorder
+from cispbench.harness.contract.sources import monitored_sources
 from cispbench.harness.contract.verdict import NotApplicable, Unchecked
-from cispbench.harness.contract.witness import followed, watched
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
@@ -23,8 +24,9 @@ from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.runs.execute import RunOptions, execute
-from cispbench.harness.runs.plan import RunPlan, plan_run
+from cispbench.harness.runs.plan import plan_run
 from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.training.job import StoppedError
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
 from cispbench.splits.errors import DataError, MethodError, StoreError, UsageError
@@ -39,9 +41,10 @@ NOT_THE_METHOD = (DataError, StoreError, UsageError)
 class Sizes:
     """How small the trainings are.
 
-    ``setting``: of the main training; one whose step 0 learns 10 classes of VOC shares it with the other trainings.
-    ``grid``: tokens on a side of the model's map, from which the crop follows. ``scenes`` and ``batch`` count images,
-    ``iterations`` those of each step, ``learning`` those in which the loss has to fall.
+    ``setting``: of the main training. If its step 0 learns 10 classes of VOC, the trainings with one and with ten new
+    classes use the same step 0. ``grid``: the side of the model's map in tokens, which decides the crop. ``scenes``,
+    ``batch``: numbers of images. ``iterations``: of each step. ``learning``: iterations after which the loss must be
+    lower.
     """
 
     setting: str = "overlapped-10-5"
@@ -52,18 +55,18 @@ class Sizes:
     learning: int = 40
 
 
-class _Enough(Exception):  # noqa: N818 (the end of a run that was wanted no further)
-    """Ends a run after a step."""
+class _LastStepDone(Exception):  # noqa: N818 (ends a run early, not an error)
+    pass
 
 
 class Bench:
-    """A method's class with a model by name; what it trains below ``folder`` is trained once."""
+    """A method's class with a model by name. Each training runs once, in a folder below ``folder``."""
 
     def __init__(self, cls: type[Method], model: str, sizes: Sizes, folder: Path) -> None:
         self.cls, self.model, self.sizes, self._folder = cls, model, sizes, folder
         self.crop = sizes.grid * _stride(model)
         self._recipes: dict[str, Recipe] = {}
-        self._traces: dict[tuple[str, Path], Trace] = {}
+        self._trainings: dict[tuple[str, Path], RecordedTraining] = {}
 
     @property
     def joint(self) -> bool:
@@ -72,7 +75,7 @@ class Bench:
 
     @cached_property
     def scenes(self) -> SyntheticSource:
-        """The scenes of all trainings."""
+        """The data of all trainings."""
         return SyntheticSource("voc", train=self.sizes.scenes, val=1, size=self.crop)
 
     @property
@@ -95,7 +98,7 @@ class Bench:
         return self._recipes[setting]
 
     def make(self, setting: str | None = None) -> Method:
-        """Return a new instance with the recipe's options. Raises MethodError if the class cannot be made."""
+        """Return a new instance with the recipe's options. Raises MethodError if that fails."""
         options = load_strict(self.cls.Options, self.recipe(setting).method, "method")
         try:
             return self.cls(options)
@@ -106,7 +109,7 @@ class Bench:
             ) from error
 
     def unsupported(self, setting: str | None = None) -> str | None:
-        """Return why the method does not serve a setting with this model, in its own words. Raises MethodError."""
+        """Return the method's reason for not supporting a setting with this model, or None. Raises MethodError."""
         chosen = parse_setting(setting or self.sizes.setting)
         method = self.make(setting)
         try:
@@ -118,128 +121,103 @@ class Bench:
                 hint="Let `unsupported` return a reason, or None.",
             ) from error
 
-    def _plan(self, method: Method, setting: str) -> RunPlan:
-        return plan_run(setting=parse_setting(setting), method=method, recipe=self.recipe(setting), profile="quick",
-                        seed=SEED, source=self.scenes)  # fmt: skip
+    @property
+    def main(self) -> RecordedTraining:
+        """The training that most rules examine, up to its end or its failure."""
+        return self._run(self.sizes.setting, self._folder / "main")
 
     @property
-    def main(self) -> Trace:
-        """The training that most rules judge, whatever became of it."""
-        return self._run(self.sizes.setting, self._folder / "main", noted=True)
-
-    def needs_end(self) -> None:
-        """Raise Unchecked if the main training did not come to its end."""
-        if self.main.stop is not None:
-            raise Unchecked("not reached: the training stopped")
-
-    @property
-    def finished(self) -> Trace:
-        """The main training. Raises Unchecked if it did not come to its end."""
-        self.needs_end()
+    def finished(self) -> RecordedTraining:
+        """The main training. Raises Unchecked if it failed."""
+        self.require_finished()
         return self.main
 
-    def needs_steps(self) -> None:
-        """Raise NotApplicable for a method without a second step."""
+    def require_finished(self) -> None:
+        """Raise Unchecked if the main training failed."""
+        if self.main.failure is not None:
+            raise Unchecked("not reached: the training stopped")
+
+    def require_second_step(self) -> None:
+        """Raise NotApplicable for a method that has a single step."""
         if self.joint:
             raise NotApplicable("the method learns all classes in a single step")
 
-    def needs_repetition(self) -> None:
-        """Raise Unchecked for a method whose training is not the same twice: nothing can be compared with it."""
-        if self.deviation() is not None:
+    def require_repeatable(self) -> None:
+        """Raise Unchecked if a repeated training differs: then no other comparison means anything."""
+        if self.difference() is not None:
             raise Unchecked("not judged: two equal trainings differ already")
 
-    def deviation(self, *, fresh: bool = False, disguised: bool = False) -> str | None:
-        """Return how the main training differs when each step has a ``fresh`` instance, or ``disguised`` masks.
+    def difference(self, *, interrupt: bool = False, scramble: bool = False) -> str | None:
+        """Repeat the main training and return the first difference, None if the two agree bit for bit.
 
-        Without either: when it is simply repeated. Raises Unchecked if that differs already and more was asked.
+        ``interrupt``: interrupted within and after each step, and resumed by a new instance of the method each time.
+        ``scramble``: with the labels of other classes scrambled in the data. Raises Unchecked if a plain repetition
+        differs, too.
         """
-        if self._difference(fresh=True, disguised=True) is None:
-            return None  # nothing differs with all of it at once, hence with none of it
-        if fresh or disguised:
-            self.needs_repetition()
-        return self._difference(fresh=fresh, disguised=disguised)
+        # One training answers three rules for most methods: no difference with both changes means none with either.
+        if self._compare(interrupt=True, scramble=True) is None:
+            return None
+        if interrupt or scramble:
+            self.require_repeatable()
+        return self._compare(interrupt, scramble)
 
-    def _difference(self, fresh: bool = False, disguised: bool = False) -> str | None:
-        folder = self._folder / f"repeated-{fresh:d}{disguised:d}"
-        return _compare(self.finished, self._run(self.sizes.setting, folder, fresh=fresh, disguised=disguised))
+    def _compare(self, interrupt: bool, scramble: bool) -> str | None:
+        folder = self._folder / f"repeated-{interrupt:d}{scramble:d}"
+        repeated = self._run(self.sizes.setting, folder, interrupt=interrupt, scramble=scramble)
+        return self.finished.first_difference(repeated)
 
-    def step_of(self, setting: str) -> Trace:
-        """Return what was seen of another setting's step 1, after the main training's step 0, which it shares."""
-        self.needs_end()
+    def second_step_of(self, setting: str) -> RecordedTraining:
+        """Train step 1 of another setting, after the main training's step 0, which the settings share."""
+        self.require_finished()
         return self._run(setting, self._folder / "main", last=1)
 
     def _run(
-        self, setting: str, folder: Path, *, last: int | None = None, fresh: bool = False, disguised: bool = False,
-        noted: bool = False,
-    ) -> Trace:  # fmt: skip
-        """Train what the folder does not hold yet, up to the step ``last``, and return what was seen; once.
+        self, setting: str, folder: Path, *, last: int | None = None, interrupt: bool = False, scramble: bool = False
+    ) -> RecordedTraining:
+        """Train what the folder does not hold yet, up to the step ``last``; the models of the folder "main" are kept.
 
-        ``fresh``: a new instance for every step, as after an interruption. ``disguised``: see ``sources.disguise``.
-        ``noted``: everything is noted, and another instance restored in the middle of each step.
+        A training is not run twice: what it recorded is remembered.
         """
         key = (setting, folder)
-        if key not in self._traces:
-            lens, trace = Lens(disguised), Trace(self.model, parse_setting(setting).name)
+        if key in self._trainings:
+            return self._trainings[key]
+        chosen = parse_setting(setting)
+        training = self._trainings[key] = RecordedTraining(self.model, chosen.name)
 
-            def make() -> Method:
-                method = self.make(setting)
-                return (
-                    watched(method, trace, lens, lambda: self.make(setting)) if noted else followed(method, trace, lens)
-                )
+        def on_step(record: StepRecord) -> None:
+            if record.step == last:
+                raise _LastStepDone
 
-            with watched_sources(lens):
-                _carry_out(self._plan(self.make(setting), setting), make, self.scenes, trace, folder, last, fresh)
-            self._traces[key] = trace
-        return self._traces[key]
+        def stop() -> bool:
+            # A shared step 0 is plain cross-entropy, which needs no state.
+            plain = self.cls.shared_base and len(training.steps) == 1
+            return interrupt and not plain and len(training.steps[-1].calls) == 1
 
-
-def _carry_out(
-    plan: RunPlan, make: Callable[[], Method], scenes: SyntheticSource, trace: Trace, folder: Path, last: int | None,
-    fresh: bool,
-) -> None:  # fmt: skip
-    """Execute a plan into its trace: at once, or (``fresh``) a step at a time, each with a method of its own."""
-    steps = StepStore(folder / "steps")
-    end = len(plan.steps) - 1 if last is None else last
-    for stop in range(end + 1) if fresh else [end]:
-
-        def on_step(record: StepRecord, stop: int = stop) -> None:
-            if record.step == stop:
-                raise _Enough
-
-        where = RunOptions(
-            Store(folder / "out"), steps, torch.device("cpu"), ProgressView(), on_step=on_step, source=scenes,
-            method=make(),
-        )  # fmt: skip
+        plan = plan_run(setting=chosen, method=self.make(setting), recipe=self.recipe(setting), profile="quick",
+                        seed=SEED, source=self.scenes)  # fmt: skip
         try:
-            execute(plan, where)
-        except _Enough:
-            continue
+            with monitored_sources(training, scramble):
+                while True:
+                    method = recorder(partial(self.make, setting), training, keep_models=folder.name == "main",
+                                      new_instances=interrupt)  # fmt: skip
+                    options = RunOptions(Store(folder / "out"), StepStore(folder / "steps"), torch.device("cpu"),
+                                         ProgressView(), on_step=on_step, stop=stop, source=self.scenes,
+                                         method=method)  # fmt: skip
+                    # Stopped by `stop`: the next turn, with a new instance, goes on from the checkpoint.
+                    with suppress(StoppedError):
+                        execute(plan, options)
+                        break
+        except _LastStepDone:
+            pass
         except NOT_THE_METHOD:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever a plug-in brings about is a finding)
-            trace.stop = Stop(trace.failing, error)
-            break
-    trace.manifests = [steps.manifest(step.key) for step in plan.steps if steps.has(step.key)]
-
-
-def _compare(one: Trace, other: Trace) -> str | None:
-    """Return the first difference of two trainings of one plan, None if they agree bit for bit."""
-    if other.stop is not None:
-        return f"the training stops: {other.stop}"
-    for step, (mine, theirs) in enumerate(zip(one.manifests, other.manifests, strict=True)):
-        logs = [manifest["losses"]["terms"] for manifest in (mine, theirs)]
-        for name in dict.fromkeys([*logs[0], *logs[1]]):
-            values = [log.get(name, []) for log in logs]
-            if values[0] != values[1]:
-                a, b = next(((a, b) for a, b in zip(*values, strict=False) if a != b), ("present", "absent"))
-                return f"at step {step} the term {name} is {b} instead of {a}"
-        if mine["files"] != theirs["files"]:
-            return f"after step {step} the weights or the method's state differ"
-    return None
+        except Exception as error:  # noqa: BLE001 (whatever a plug-in raises is a violation)
+            training.error = error
+        return training
 
 
 def _stride(model: str) -> int:
-    """Return the pixels on a side of one of the model's tokens."""
+    """Return the side of one of the model's tokens in pixels."""
     side = 64
     built = build_model(model, side).eval()
     built.grow(2)

@@ -1,4 +1,4 @@
-"""Check a method against the contract: every rule with every model, on a bench in a temporary folder."""
+"""Check a method against the contract: every rule with every model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cispbench.harness.contract import data_rules, loss_rules, model_rules, run_rules
+from cispbench.harness.contract import loss_rules, model_rules, run_rules
 from cispbench.harness.contract.bench import Bench, Sizes
 from cispbench.harness.contract.rules import Rule
-from cispbench.harness.contract.verdict import Finding, NotApplicable, Outcome, Report, Result, Unchecked
+from cispbench.harness.contract.verdict import ContractReport
 from cispbench.harness.method import Method
 
 MODELS = ("segmenter-tiny", "deeplabv3-tiny")  # one of each family
 RULES: tuple[Rule, ...] = (
     loss_rules.losses_finite,
     model_rules.previous_untouched,
-    data_rules.no_future_labels,
-    data_rules.test_images_never_read,
+    run_rules.no_future_labels,
+    run_rules.test_images_never_read,
     run_rules.state_exact,
     model_rules.new_classes_one_and_many,
     loss_rules.odd_batches,
@@ -38,10 +38,10 @@ def check_method(
     models: Sequence[str] = MODELS,
     sizes: Sizes | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Judge every rule with every model that the method serves; ``progress`` is called with (done, total) judgements.
+) -> ContractReport:
+    """Examine every rule with every model that the method supports; ``progress`` is called with (done, total) rules.
 
-    Raises UsageError for an unknown model or a recipe that is wrong, MethodError for a class that cannot be made.
+    Raises UsageError for an unknown model or a wrong recipe, MethodError for a class that cannot be instantiated.
     """
     started, results, unsupported = time.perf_counter(), [], {}
     total = len(RULES) * len(models)
@@ -52,28 +52,8 @@ def check_method(
             if reason is not None:
                 unsupported[model] = reason
                 continue
-            for place, rule in enumerate(RULES):
-                results.append(judge(rule, bench))
+            for index, rule in enumerate(RULES):
+                results.append(rule.result(bench))
                 if progress is not None:
-                    progress(number * len(RULES) + place + 1, total)
-    return Report(cls.name, tuple(results), unsupported, time.perf_counter() - started)
-
-
-def judge(rule: Rule, bench: Bench) -> Result:
-    """Judge one rule on a bench."""
-    findings: list[Finding] = []
-    notes: list[str] = []
-    outcome: Outcome = "kept"
-    try:
-        for found in rule.judge(bench):
-            if isinstance(found, Finding):
-                findings.append(found)
-            else:
-                notes.append(found)
-    except NotApplicable as reason:
-        outcome, notes = "skipped", [str(reason)]
-    except Unchecked as reason:
-        outcome, notes = "unchecked", [str(reason)]
-    if findings:
-        outcome = "broken"
-    return Result(rule.name, rule.asks, bench.model, outcome, "; ".join(dict.fromkeys(notes)), tuple(findings))
+                    progress(number * len(RULES) + index + 1, total)
+    return ContractReport(cls.name, tuple(results), unsupported, time.perf_counter() - started)

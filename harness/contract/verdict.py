@@ -1,25 +1,25 @@
-"""What a check says: rules, what was found against them, and the report of a method."""
+"""What a check reports: violations of rules, the result of each rule, and the report of a method."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Outcome = Literal["kept", "broken", "skipped", "unchecked"]
-WORST_FIRST: tuple[Outcome, ...] = ("broken", "unchecked", "kept", "skipped")
+RuleOutcome = Literal["kept", "broken", "skipped", "unchecked"]
+WORST_FIRST: tuple[RuleOutcome, ...] = ("broken", "unchecked", "kept", "skipped")
 
 
 class NotApplicable(Exception):  # noqa: N818 (an answer of a rule, not an error)
-    """A rule has nothing to ask of this method with this model, for the reason given."""
+    """The rule does not apply to this method with this model; the message says why."""
 
 
 class Unchecked(Exception):  # noqa: N818 (an answer of a rule, not an error)
-    """A rule cannot be judged, for a method that breaks another one."""
+    """The rule cannot be checked, because the method breaks another rule."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where something was found; ``iteration`` counts from 0."""
+class Location:
+    """Where a violation was found; ``iteration`` counts from 0."""
 
     model: str
     setting: str
@@ -34,11 +34,11 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Violation:
     """What breaks a rule, where, and what to do; ``found`` is a sentence without its full stop."""
 
     found: str
-    place: Place
+    place: Location
     advice: str
 
     def __str__(self) -> str:
@@ -46,38 +46,41 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One rule's outcome with one model: ``kept``, ``broken``, ``skipped`` or ``unchecked``; ``note`` says why."""
+class RuleResult:
+    """One rule's outcome with one model; ``note`` says why it was skipped or unchecked, or what was left out.
+
+    ``asks`` is the rule's requirement, one sentence.
+    """
 
     rule: str
     asks: str
     model: str
-    outcome: Outcome
+    outcome: RuleOutcome
     note: str = ""
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True)
-class Report:
-    """All results of a method; ``unsupported`` gives the reason for each model that the method does not serve."""
+class ContractReport:
+    """All results of a method; ``unsupported`` gives the reason for each model that the method does not support."""
 
     method: str
-    results: tuple[Result, ...]
+    results: tuple[RuleResult, ...]
     unsupported: dict[str, str]
     seconds: float
 
     @property
     def broken(self) -> list[str]:
-        """Return the names of the rules that are broken, in the contract's order."""
+        """Return the names of the broken rules, in the contract's order."""
         return list(dict.fromkeys(result.rule for result in self.results if result.outcome == "broken"))
 
     @property
     def keeps(self) -> bool:
-        """Whether the method keeps the contract with every model it serves, and serves at least one."""
+        """Whether the method keeps the contract with every model it supports, and supports at least one."""
         return bool(self.results) and all(result.outcome in ("kept", "skipped") for result in self.results)
 
-    def rows(self) -> list[tuple[str, Outcome, str]]:
-        """Return a line a rule: its name, its worst outcome over the models, and notes."""
+    def rows(self) -> list[tuple[str, RuleOutcome, str]]:
+        """Return one row per rule: its name, its worst outcome over the models, and notes."""
         lines = []
         for name in dict.fromkeys(result.rule for result in self.results):
             results = [result for result in self.results if result.rule == name]
@@ -87,12 +90,13 @@ class Report:
                 note = result.findings[0].found if result.findings else result.note
                 if note:
                     notes.setdefault(note, []).append(result.model)
+            # A note that holds for every model is shown without the models' names.
             shown = [note if len(m) == len(results) else f"{', '.join(m)}: {note}" for note, m in notes.items()]
             lines.append((name, outcome, "; ".join(shown)))
         return lines
 
     def errors(self) -> list[str]:
-        """Return a line for each rule and model that is broken: the rule, what was found, where, what to do."""
+        """Return one line per broken rule and model: the rule, what was found, where, and what to do."""
         lines = [
             f"{self.method} breaks {result.rule}: {result.findings[0]}" for result in self.results if result.findings
         ]
@@ -105,7 +109,7 @@ class Report:
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON will hold."""
+        """Return the report as JSON holds it."""
         return {
             "method": self.method,
             "keeps": self.keeps,

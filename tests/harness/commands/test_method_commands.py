@@ -12,7 +12,7 @@ import pytest
 from cispbench.harness.contract import check
 from cispbench.harness.contract.bench import Sizes
 from cispbench.harness.contract.check import MODELS, RULES
-from cispbench.harness.contract.verdict import Finding, Place, Report, Result
+from cispbench.harness.contract.verdict import ContractReport, Location, RuleResult, Violation
 from cispbench.harness.registry import method_names
 
 ONE = ("--model", "deeplabv3-tiny")
@@ -102,14 +102,14 @@ def test_what_cannot_be_checked_is_refused_with_the_registrys_words(commands, in
 
 
 def test_all_methods_are_checked_and_every_broken_one_is_an_error(commands, monkeypatch):
-    finding = Finding("something was found", Place("segmenter-tiny", "overlapped-10-5", 1), "Mend it.")
+    finding = Violation("something was found", Location("segmenter-tiny", "overlapped-10-5", 1), "Mend it.")
 
     def report(cls, models, progress):
         assert tuple(models) == MODELS
         progress(1, 1)
         broken = cls.name in ("mib", "joint")
         found = {"outcome": "broken", "findings": (finding,)} if broken else {"outcome": "kept"}
-        return Report(cls.name, (Result("learns", "It learns.", MODELS[0], **found),), {}, 1.0)
+        return ContractReport(cls.name, (RuleResult("learns", "It learns.", MODELS[0], **found),), {}, 1.0)
 
     monkeypatch.setattr(check, "check_method", report)
     result = commands.invoke(["method", "check", "--all"])

@@ -1,0 +1,76 @@
+"""What is wrong with one call of ``losses``, or with a training that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from cispbench.harness.contract.recorded import RecordedCall, RecordedTraining, listed
+from cispbench.harness.contract.verdict import Location, Violation
+from cispbench.splits.errors import MethodError
+
+
+def call_violations(call: RecordedCall, place: Location, when: str = "") -> Iterator[Violation]:
+    """Yield what is wrong with the terms of a call, else with the gradients; ``when`` is added to each sentence."""
+    terms = call.terms
+    if not isinstance(terms, dict) or not terms:
+        advice = "Return a dict of terms, {'cross_entropy': ...}, never empty."
+        yield Violation(f"losses returned {_kind(terms)}{when}", place, advice)
+        return
+    faults = {str(name): fault for name, value in terms.items() if (fault := _term_fault(name, value)) is not None}
+    for name, (found, advice) in faults.items():
+        yield Violation(f"{found}{when}", replace(place, term=name), advice)
+    gradients = _gradients_fault(call) if not faults else None
+    if gradients is not None:
+        yield Violation(f"{gradients[0]}{when}", place, gradients[1])
+
+
+def _term_fault(name: Any, value: Any) -> tuple[str, str] | None:
+    if not isinstance(name, str) or not name:
+        return f"a term is called {name!r}", "Name every term by a string."
+    if not isinstance(value, Tensor):
+        return f"a term is {_kind(value)}, not a tensor", "Return a differentiable scalar tensor."
+    if value.shape != () or not value.is_floating_point():
+        found = f"a term has the shape {tuple(value.shape)} and the type {value.dtype}"
+        return found, "Reduce it to a floating-point scalar (mean or sum)."
+    if not value.isfinite():
+        return f"a term is {float(value)}", "Look for a division by 0 (a mean over no pixels?) or the logarithm of 0."
+    return None
+
+
+def _gradients_fault(call: RecordedCall) -> tuple[str, str] | None:
+    if not call.differentiable:
+        return "the loss carries no gradient", "Compute it from `output` without detach() or no_grad()."
+    if call.gradients is None:  # the training failed before the next call
+        return None
+    if not call.gradients:
+        return "no parameter of the model receives a gradient", "Compute the loss from `output`."
+    bad = tuple(name for name, finite in call.gradients.items() if not finite)
+    advice = "Look for the root or the logarithm of 0, or a division by 0, under a mask."
+    return (f"the gradient of {listed(bad)} is not finite", advice) if bad else None
+
+
+def _kind(value: Any) -> str:
+    return "an empty dict" if value == {} else f"a {type(value).__name__}"
+
+
+def rule_of_failure(training: RecordedTraining) -> str | None:
+    """Return the one rule that reports the failure of a training, None for a training that did not fail."""
+    if training.error is None:
+        return None
+    step = training.steps[-1] if training.steps else None
+    if step is not None and step.state_fault is not None:
+        return "state-exact"
+    # A MethodError after a step 0 with a state: the harness refuses to publish a shared base together with a state.
+    if step is not None and step.context.step == 0 and step.state_after and isinstance(training.error, MethodError):
+        return "shared-base"
+    calls = {"initialise": "initialise", "state_dict": "state-exact", "load_state_dict": "state-exact"}
+    return calls.get(training.calling or "", "losses-finite")
+
+
+def failure_violation(training: RecordedTraining) -> Violation:
+    """Return the failure of a training as a violation."""
+    return Violation(str(training.failure), training.location, "Correct it: the training cannot go on from here.")

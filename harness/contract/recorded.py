@@ -1,0 +1,175 @@
+"""What one training did: facts that ``recorder`` copies at the time, and that the rules examine afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from cispbench.harness.contract.verdict import Location
+from cispbench.harness.method import Batch, StepContext
+
+State = dict[str, Tensor]
+Snapshot = Mapping[str, Tensor | bool]
+Numbers = dict[str, float]
+
+
+@dataclass
+class RecordedCall:
+    """One call of ``losses``, and the gradients that the loop computed from it.
+
+    ``terms``: what was returned, with tensors copied; ``differentiable``: whether any term requires a gradient.
+    ``changed``: names of what the call changed, beginning with ``batch.``, ``previous.`` (the previous model's output),
+    ``model.`` or ``state.`` (the method's). ``plain``: the cross-entropy over non-void pixels. ``gradients``: for each
+    parameter with a gradient after backward(), whether it is finite.
+    """
+
+    batch: Batch
+    terms: Any
+    differentiable: bool
+    changed: tuple[str, ...]
+    plain: float
+    gradients: dict[str, bool] | None = None
+
+    @property
+    def values(self) -> Numbers:
+        """The terms as numbers; only for a call without faults."""
+        return {name: float(term) for name, term in self.terms.items()}
+
+
+@dataclass
+class RecordedStep:
+    """One step of a training.
+
+    ``context``: with the grown model as it was before ``initialise``, and the previous model (copies, if models are
+    kept). ``state_before``, ``state_after``: the method's state when the step begins and ends;
+    ``state_fault``: why the latter cannot be stored. ``initial``, ``end``: the model's weights after ``initialise`` and
+    after the training. ``measured``: the batches of ``before_training``. ``test_reads``: reads of test images.
+    ``previous_changed``: what differs of the previous model at the end.
+    """
+
+    context: StepContext
+    state_before: State | None = None
+    initial: State = field(default_factory=dict)
+    measured: list[Batch] = field(default_factory=list)
+    calls: list[RecordedCall] = field(default_factory=list)
+    test_reads: list[str] = field(default_factory=list)
+    previous_changed: tuple[str, ...] = ()
+    end: State = field(default_factory=dict)
+    state_after: State = field(default_factory=dict)
+    state_fault: str | None = None
+
+
+@dataclass
+class RecordedTraining:
+    """A training up to its end, or up to ``error``.
+
+    ``calling`` is the call of the method that is running, or that raised the error; ``location`` says where.
+    ``logged``: the terms of the last iteration as the training loop logs them.
+    """
+
+    model: str
+    setting: str
+    steps: list[RecordedStep] = field(default_factory=list)
+    error: Exception | None = None
+    calling: str | None = None
+    logged: Numbers = field(default_factory=dict)
+    location: Location = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.location = self.at()
+
+    def at(self, step: RecordedStep | None = None, iteration: int | None = None, term: str | None = None) -> Location:
+        """Return a location in this training."""
+        return Location(self.model, self.setting, None if step is None else step.context.step, iteration, term)
+
+    @property
+    def failure(self) -> str | None:
+        """What failed, in words; None for a training that reached its end."""
+        return None if self.error is None else f"{self.calling or 'the training loop'} raised {describe(self.error)}"
+
+    def calls(self) -> Iterator[tuple[RecordedCall, Location]]:
+        """Yield every call of ``losses`` with its location."""
+        for step in self.steps:
+            for iteration, call in enumerate(step.calls):
+                yield call, self.at(step, iteration)
+
+    def first_difference(self, other: RecordedTraining) -> str | None:
+        """Return how another training of the same steps differs first, None if they agree bit for bit."""
+        if other.failure is not None:
+            return f"the training stops: {other.failure}"
+        for mine, theirs in zip(self.steps, other.steps, strict=True):
+            step = mine.context.step
+            # The loop trains a step anew if a checkpoint cannot be restored.
+            if len(theirs.calls) > len(mine.calls):
+                return f"step {step} starts anew: its checkpoint cannot be restored"
+            for one, two in zip(mine.calls, theirs.calls, strict=True):
+                for _, found in differing_terms(one.values, two.values):
+                    return f"at step {step} {found}"
+            if changes(mine.end, theirs.end) or changes(mine.state_after, theirs.state_after):
+                return f"after step {step} the weights or the method's state differ"
+        return None
+
+
+def differing_terms(expected: Numbers, found: Numbers, tolerance: float = 0.0) -> Iterator[tuple[str, str]]:
+    """Yield the name of each term that differs, and a sentence; ``tolerance`` is relative, 0 means bit for bit."""
+    for name in dict.fromkeys([*expected, *found]):
+        if name not in expected or name not in found:
+            yield name, f"the term {name} is {'present' if name in found else 'absent'}"
+        elif not math.isclose(expected[name], found[name], rel_tol=tolerance, abs_tol=1e-6 if tolerance else 0.0):
+            yield name, f"the term {name} is {found[name]:.9g} instead of {expected[name]:.9g}"
+
+
+def changes(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
+    """Return the names of what is new, gone, or not the same bit for bit."""
+    names = dict.fromkeys([*before, *after])
+    return tuple(n for n in names if n not in before or n not in after or not _same(before[n], after[n]))
+
+
+def _same(one: Tensor | bool, other: Tensor | bool) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    # NaN is the same as NaN here: a value that was NaN before has not changed.
+    same_kind = one.shape == other.shape and one.dtype == other.dtype
+    return same_kind and (torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
+
+
+def copy_batch(batch: Batch) -> Batch:
+    """Return a batch with tensors of its own."""
+    return Batch(batch.images.clone(), batch.target.clone(), batch.ids)
+
+
+def copy_state(state: Mapping[str, Tensor]) -> State:
+    """Return copies of all tensors."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def state_fault(state: Any) -> str | None:
+    """Return why the step store cannot hold what ``state_dict`` returned, None if it can."""
+    if not isinstance(state, dict):
+        return f"it is a {type(state).__name__}"
+    for name, value in state.items():
+        if not isinstance(name, str):
+            return f"the key {name!r} is no string"
+        if not isinstance(value, Tensor):
+            return f"{name} is a {type(value).__name__}"
+    try:
+        save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    except Exception as error:  # noqa: BLE001 (whatever the library raises for this state)
+        return f"it cannot be written: {describe(error)}"
+    return None
+
+
+def describe(error: Exception) -> str:
+    """Return the type and the first line of an error."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Return names for a sentence: the first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
