@@ -85,7 +85,8 @@ class PlainView(ProgressView):
     def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
         """Write what the step learns, and start its clock."""
         resumed = f" from {start}" if start else ""
-        self.note(f"{describe_step(step, steps, classes, images)}, {iterations} iterations{resumed}")
+        length = number_of(iterations, "iteration")
+        self.note(f"{describe_step(step, steps, classes, images)}, {length}{resumed}")
         self._last = self._clock()
         self._step = _Countdown(f"step {step}/{steps - 1}", iterations, self._last, start)
 
@@ -207,7 +208,12 @@ def index_progress(view: ProgressView) -> Callable[[int, int], None]:
 
 def describe_step(step: int, steps: int, classes: str, images: int) -> str:
     """Say what a step learns: ``step 1/5: classes 16-20, 487 images``."""
-    return f"step {step}/{steps - 1}: classes {classes}, {images} images"
+    return f"step {step}/{steps - 1}: classes {classes}, {number_of(images, 'image')}"
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return ``1 step`` or ``2 steps``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def describe_loss(terms: Mapping[str, float]) -> str:
