@@ -33,7 +33,7 @@ class BaselineUpdate:
 
 def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is no number of points.")
+        raise click.BadParameter("NaN is not a number of points.")
     return value
 
 

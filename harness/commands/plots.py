@@ -39,7 +39,7 @@ _HOME = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
 class Pictures:
     """Which pictures are drawn, in which folder and format."""
 
-    pictures: str | None
+    kinds: str | None
     output: Path | None
     form: str
 
@@ -69,15 +69,15 @@ class PanelPlaces:
 @collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB, RUN_KEY)
 @PROTOCOL
 @collected(
-    Pictures, "wanted",
-    click.option("--pictures", metavar="NAME,...", help="Of curves, classes, scatter, confusion and cost only these."),
+    Pictures, "pictures",
+    click.option("--pictures", "kinds", metavar="NAME,...", help="Of curves, classes, scatter, confusion and cost only these."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Folder of the pictures. [plots below --out]"),
     click.option("--format", "form", default="svg", show_default=True, metavar="svg|png",
                  help="Format of the pictures."),
 )  # fmt: skip
 @JSON
-def plots(out: Path, runs: RunFilter, protocol: str, wanted: Pictures, as_json: bool) -> None:
+def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json: bool) -> None:
     """Draw the finished runs of a store, from its records alone.
 
     For each setting: mIoU after each step (curves), old against new classes (scatter), and time, memory and parameters
@@ -95,10 +95,10 @@ def plots(out: Path, runs: RunFilter, protocol: str, wanted: Pictures, as_json: 
     _load_matplotlib()
     from cispbench.reports.plots.gallery import KINDS, Wanted, draw_store
 
-    kinds = KINDS if wanted.pictures is None else tuple(name.strip() for name in wanted.pictures.split(","))
-    folder, chosen = wanted.output or out / "plots", Wanted(kinds, wanted.form)
+    kinds = KINDS if pictures.kinds is None else tuple(name.strip() for name in pictures.kinds.split(","))
+    folder, wanted = pictures.output or out / "plots", Wanted(kinds, pictures.form)
     written = []
-    for path in draw_store(store, folder, protocol, runs.selection(), chosen):
+    for path in draw_store(store, folder, protocol, runs.selection(), wanted):
         written.append(str(path))
         if not as_json:
             click.echo(path)

@@ -31,7 +31,7 @@ def device_name(name: str, rank: int | None = None) -> str:
     if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
         raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
     if rank is not None and number:
-        raise UsageError(f"{name!r} is a single device, and several were asked for.", hint="Use --device cuda.")
+        raise UsageError(f"{name!r} is a single device, and this process is one of several.", hint="Use --device cuda.")
     if kind == "cuda" and int(number or rank or 0) >= torch.cuda.device_count():
         wanted = name if rank is None else f"cuda:{rank}"
         raise UsageError(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} of its kind.",

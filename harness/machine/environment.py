@@ -140,7 +140,7 @@ def _memory_bytes() -> int:
 
 
 def _cpu_limits() -> Iterator[float]:
-    """Yield the numbers of cores that this process's cgroups allow it; none where there is no limit."""
+    """Yield how many cores each of this process's cgroups allows; nothing where there is no limit."""
     for place in _cgroups("cpu"):
         version_1 = f"{_read(place / 'cpu.cfs_quota_us')} {_read(place / 'cpu.cfs_period_us')}"
         for text in (_read(place / "cpu.max"), version_1):
@@ -161,7 +161,7 @@ def _cgroups(controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Return a small system file's text, nothing if there is no such file here."""
+    """Return the text of a small system file, "" if there is none."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

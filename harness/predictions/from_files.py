@@ -71,7 +71,7 @@ def checked_setting(request: ScoreRequest) -> Setting:
     for option, name in (("--method", request.method), ("--model", request.model)):
         if not is_name(name):
             raise UsageError(
-                f"{option} {name!r} is no name.", hint="Use letters, digits and _+.- (64 at most), a letter first."
+                f"{option} {name!r} is not a valid name.", hint="Use letters, digits and _+.- (64 at most), a letter first."
             )
     if request.step > setting.last_step:
         raise UsageError(f"--step {request.step}: the last step of {setting.name} is {setting.last_step}.")

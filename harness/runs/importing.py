@@ -65,7 +65,7 @@ def _model_of(request: ImportRequest, code: ReleasedCode) -> str:
         raise UsageError(f"checkpoints of {code.name} do not fit {model}.", hint=f"They fit {', '.join(code.models)}.")
     if code.layout == "segmenter" and request.crop % 16:
         raise UsageError(
-            f"a crop of {request.crop} is no whole number of the ViT's patches of 16.", hint="Use --crop 512."
+            f"a crop of {request.crop} is not a multiple of the ViT's patch size, 16.", hint="Use --crop 512."
         )
     return model
 

@@ -134,7 +134,7 @@ class StepStore:
     def set_aside(self, key: str) -> Path:
         """Move a damaged step out of the way and return its new place.
 
-        It is kept: a user may want to see what the disk did, and the method's state may still be sound.
+        It is not deleted, so that a user can see what the disk did to it.
         """
         number = 0
         while (aside := self.root / "steps" / f"{key}.damaged-{number}").exists():
