@@ -32,6 +32,7 @@ class BaselineUpdate:
 
 
 def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    # FloatRange lets NaN pass, as no comparison with NaN is true; a tolerance of NaN would accept every number.
     if value is not None and math.isnan(value):
         raise click.BadParameter("NaN is not a number of points.")
     return value

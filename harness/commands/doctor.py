@@ -64,7 +64,7 @@ def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[MachineC
 def _software() -> Iterator[MachineCheck]:
     versions = describe_environment("cpu")
     yield MachineCheck("python", "ok", str(versions["python"]))
-    for name in PACKAGES[1:]:
+    for name in PACKAGES[1:]:  # the first is cispbench itself
         try:
             importlib.import_module(name)
         except Exception as error:  # noqa: BLE001 - builds that do not fit each other raise errors of any class

@@ -51,6 +51,7 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
                 click.echo(_as_text(reports[-1]))
     if as_json:
         click.echo(json.dumps([report.as_dict() for report in reports]))
+    # Raised after all reports: a broken method must not hide those that come after it.
     errors = [line for report in reports for line in report.errors()]
     if errors:
         raise MethodError("\n".join(errors))

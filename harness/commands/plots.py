@@ -70,7 +70,8 @@ class PanelPlaces:
 @PROTOCOL
 @collected(
     Pictures, "pictures",
-    click.option("--pictures", "kinds", metavar="NAME,...", help="Of curves, classes, scatter, confusion and cost only these."),
+    click.option("--pictures", "kinds", metavar="NAME,...",
+                 help="Of curves, classes, scatter, confusion and cost only these."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Folder of the pictures. [plots below --out]"),
     click.option("--format", "form", default="svg", show_default=True, metavar="svg|png",
@@ -92,7 +93,7 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
     from cispbench.harness.commands.stores import existing_store
 
     store = existing_store(out)
-    _load_matplotlib()
+    _load_matplotlib()  # before the imports below, which import it
     from cispbench.reports.plots.gallery import KINDS, Wanted, draw_store
 
     kinds = KINDS if pictures.kinds is None else tuple(name.strip() for name in pictures.kinds.split(","))
@@ -147,7 +148,7 @@ def panels(request: PanelRequest, places: PanelPlaces, output: Path | None, as_j
         raise UsageError("--images names the images, and --auto has them picked.", hint="Leave one of them out.")
     found = recorded_run(Store(places.out), request.run)
     last = found.records[-1]
-    _load_matplotlib()
+    _load_matplotlib()  # before the imports below, which import it
     from cispbench.reports.plots.page import FORMATS, drawing, render
     from cispbench.reports.plots.panels import PanelRow, draw_panels
     from cispbench.reports.plots.wording import file_part
@@ -156,6 +157,7 @@ def panels(request: PanelRequest, places: PanelPlaces, output: Path | None, as_j
     path = output or Path(name)
     if path.suffix[1:].lower() not in FORMATS:
         raise UsageError(f"the ending of {path} tells no format.", hint="It has to be .png or .svg.")
+    # The file name is checked above and the data and weights here, before minutes of predicting.
     steps, device = StepStore(places.steps_dir or default_steps_dir()), choose_device(places.device)
     loaders = places.workers
     if loaders is None:

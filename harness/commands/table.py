@@ -86,6 +86,7 @@ def table(
     from cispbench.results.protocols import load_protocol
 
     load_protocol(protocol)
+    # The default protocol is nobody's choice, so that only one that is named contradicts --compare-protocols.
     explicit = click.get_current_context().get_parameter_source("protocol") is not ParameterSource.DEFAULT
     if compare_protocols and explicit:
         raise UsageError("--compare-protocols shows every protocol.", hint=f"Leave --protocol {protocol} out.")

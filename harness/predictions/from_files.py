@@ -71,7 +71,8 @@ def checked_setting(request: ScoreRequest) -> Setting:
     for option, name in (("--method", request.method), ("--model", request.model)):
         if not is_name(name):
             raise UsageError(
-                f"{option} {name!r} is not a valid name.", hint="Use letters, digits and _+.- (64 at most), a letter first."
+                f"{option} {name!r} is not a valid name.",
+                hint="Use letters, digits and _+.- (64 at most), a letter first.",
             )
     if request.step > setting.last_step:
         raise UsageError(f"--step {request.step}: the last step of {setting.name} is {setting.last_step}.")
@@ -184,6 +185,7 @@ def _read(path: Path, content: bytes, size: tuple[int, int], folder: _Prediction
 def _record(folder: _PredictionFolder, source: Source, counts: Tensor, sums: str, seconds: float) -> StepRecord:
     request, setting, view = folder.request, folder.setting, folder.view
     recipe = {"evaluation": {"resize_short": view.resize_short, "crop": view.crop}}
+    # The keys are hashes of the masks and of what they are said to be: the same folder scored again is the same record.
     run = {
         "method": request.method, "model": request.model, "seed": request.seed, "profile": request.profile,
         "setting": setting.name, "data": source.fingerprint, **recipe,

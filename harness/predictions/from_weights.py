@@ -201,6 +201,7 @@ class RunPredictor:
         return counts
 
     def _check(self) -> None:
+        # All steps at once: otherwise the weights of a late step would be missed after minutes of predicting.
         last = self.run.records[-1]
         if self._source.fingerprint != last.data.fingerprint:
             raise DataError(
@@ -218,6 +219,8 @@ class RunPredictor:
 
     def _predictions(self, record: StepRecord, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         """Yield name, normalised image (3, H, W), and uint8 target and prediction (H, W) of every image."""
+        # Batch, view and precision are those of the run's own evaluation. With others, sums are rounded differently,
+        # and an arg-max may differ from what was scored.
         recipe = self.run.recipe
         table = self.run.setting.test_table()
         loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)

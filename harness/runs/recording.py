@@ -46,7 +46,7 @@ def step_manifest(
         "losses": {"iterations": log.iterations, "terms": log.terms},
         "train_seconds": log.seconds,
         "wall_seconds": seconds,
-        "images_per_second": log.images / max(log.seconds, 1e-9),
+        "images_per_second": log.images / max(log.seconds, 1e-9),  # 0 for a step that was not trained here
         "resumed": log.resumed,
         "skipped_steps": log.skipped,
         "peak_host_bytes": log.peak_host_bytes,

@@ -76,6 +76,7 @@ class StepStore:
         except (FileNotFoundError, ValueError) as error:
             raise DamagedStepError(f"{path} is damaged: {error}.") from error
         except OSError as error:
+            # Not damaged: on a disk that fails for a moment, a sound step would be set aside and trained again.
             raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
         if not isinstance(content, dict) or not isinstance(content.get("files"), dict) or content.get("key") != key:
             raise DamagedStepError(f"{path} is damaged: it is not the manifest of this step.")
@@ -93,6 +94,7 @@ class StepStore:
         if not path.is_file():
             raise DamagedStepError(f"{path} is damaged: it is missing.")
         try:
+            # safetensors checks its header alone: it would load weights with flipped bits.
             if file_sha256(path) != files.get(name):
                 raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
             state: dict[str, Tensor] = load_file(path)
@@ -108,11 +110,14 @@ class StepStore:
 
         target = self.folder(key)
         if not self.has(key):
+            # In the same folder, because a rename is atomic only within one file system.
             draft = self.root / "steps" / f".{key}-{os.getpid()}"
             try:
                 if target.exists():  # without a manifest: a rename cannot replace a folder with files in it
                     self.set_aside(key)
                 make_folder(draft)
+                # Each file is brought to the disk before the rename. Otherwise a power failure could leave a manifest
+                # whose weights are empty.
                 files = {}
                 for name, state in ((WEIGHTS, weights), (METHOD, method)):
                     write_atomic(draft / name, save({k: tensor.cpu().contiguous() for k, tensor in state.items()}))
@@ -121,6 +126,7 @@ class StepStore:
                 self._rename(draft, target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+        # Last: until the step is finished, the checkpoint is all that a killed training can go on from.
         (self.root / "work" / key / CHECKPOINT).unlink(missing_ok=True)
 
     def clean_up(self, key: str) -> None:
