@@ -1,7 +1,8 @@
 """Which device a name stands for, and what its precision needs.
 
 ``sweep --plan`` must know the device and must not spend the seconds that importing torch takes. So on Linux torch is
-asked only where the driver of an accelerator is there; on macOS always, as no files tell.
+asked only where the driver of an accelerator is there; on macOS always, as no files tell. The GPU of a Mac (MPS) is not
+used.
 """
 
 from __future__ import annotations
