@@ -1,4 +1,8 @@
-"""The command line: thin, and lazy, so that ``--help`` costs nothing; a command imports what it needs when it runs."""
+"""The command line: thin, and lazy, so that ``--help`` costs nothing; a command imports what it needs when it runs.
+
+Linux and macOS are supported. Windows lacks ``fcntl`` (locks), ``pthread_sigmask`` and ``forkserver`` (sweeps), so
+every command is refused there at once.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,9 @@ class CommandGroup(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Run the command; 1 for an error of the run, 2 for one of usage."""
         try:
+            if sys.platform == "win32":
+                raise CispbenchError("cispbench runs on Linux and macOS, not on Windows itself.",
+                                     hint="Install it in WSL 2, where Windows has a Linux.")  # fmt: skip
             return super().invoke(context)
         except CispbenchError as error:
             click.echo(f"Error: {error}", err=True)

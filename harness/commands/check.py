@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, SETTING_GLOB
+from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, SETTING_GLOB, RunFilter, collected
+
+
+@dataclass(frozen=True)
+class CheckRules:
+    """What the runs are compared with, and when the check fails."""
+
+    baselines: Path | None
+    tolerance: float
+    protocol: str | None
+    complete: bool
+
+
+@dataclass(frozen=True)
+class BaselineUpdate:
+    """Whether the baselines are written anew, and what is noted beside them."""
+
+    update: bool
+    reason: str | None
+    machine: float | None
+    made_by: str | None
 
 
 def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    # FloatRange lets NaN pass, as no comparison with NaN is true; a tolerance of NaN would accept every number.
     if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is no number of points.")
+        raise click.BadParameter("NaN is not a number of points.")
     return value
 
 
@@ -20,25 +42,28 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 @OUT
 @click.option("--baselines", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the baselines. [those that come with cispbench]")  # fmt: skip
-@METHOD_GLOB
-@SETTING_GLOB
-@click.option("--tolerance", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
-              callback=_number,
-              help="Least difference that counts; the spread over seeds may allow for more.")  # fmt: skip
-@click.option("--protocol", help="Protocol for runs on full data. [the one each published row's numbers follow]")
-@click.option("--complete", is_flag=True, help="Fail, too, where a baseline has no measured run.")
-@click.option("--update", is_flag=True, help="Write the measured quick and mini cells as the new baselines.")
-@click.option("--reason", metavar="TEXT", help="Why the baselines change; kept in their history.")
-@click.option("--machine", type=click.FloatRange(0, 100), metavar="POINTS", callback=_number,
-              help="With --update: by how much a mean may move with the processor. [as before]")  # fmt: skip
-@click.option("--made-by", metavar="COMMAND", help="With --update: the command that makes the runs. [as before]")
+@collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB)
+@collected(
+    CheckRules, "rules",
+    click.option("--tolerance", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
+                 callback=_number, help="Least difference that counts; the spread over seeds may allow for more."),
+    click.option("--protocol", help="Protocol for runs on full data. [the one each published row's numbers follow]"),
+    click.option("--complete", is_flag=True, help="Fail, too, where a baseline has no measured run."),
+)  # fmt: skip
+@collected(
+    BaselineUpdate, "baseline",
+    click.option("--update", is_flag=True, help="Write the measured quick and mini cells as the new baselines."),
+    click.option("--reason", metavar="TEXT", help="Why the baselines change; kept in their history."),
+    click.option("--machine", type=click.FloatRange(0, 100), metavar="POINTS", callback=_number,
+                 help="With --update: by how much a mean may move with the processor. [as before]"),
+    click.option("--made-by", metavar="COMMAND",
+                 help="With --update: the command that makes the runs. [as before]"),
+)  # fmt: skip
 @JSON
 @click.pass_context
 def check(
-    context: click.Context, out: Path, baselines: Path | None, method: str | None, setting: str | None,
-    tolerance: float, protocol: str | None, complete: bool, update: bool, reason: str | None, machine: float | None,
-    made_by: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    context: click.Context, out: Path, runs: RunFilter, rules: CheckRules, baseline: BaselineUpdate, as_json: bool
+) -> None:
     """Compare measured runs with committed baselines (quick, mini) or with published numbers (full data).
 
     A cell is a method on a setting, by its mean over seeds. Exit code 1 if one is worse than its tolerance allows. A
@@ -49,27 +74,24 @@ def check(
       cispbench check --out results
       cispbench check --out results --update --reason "a poly schedule from step 1 on"
     """
+    from cispbench.harness.commands.stores import existing_store
     from cispbench.reports.check.comparison import CheckOptions
     from cispbench.reports.check.regression import check_store
     from cispbench.reports.check.text import check_json, check_text
     from cispbench.reports.check.update import Update, update_baselines
-    from cispbench.reports.tables.runs import Selection
     from cispbench.results.baselines_files import COMMITTED, read_baselines
     from cispbench.results.protocols import load_protocol
-    from cispbench.results.store import Store
-    from cispbench.splits.errors import StoreError, UsageError
+    from cispbench.splits.errors import UsageError
 
-    if not update and (reason, machine, made_by) != (None, None, None):
+    if not baseline.update and (baseline.reason, baseline.machine, baseline.made_by) != (None, None, None):
         raise UsageError("--reason, --machine and --made-by go with --update.")
-    if protocol is not None:
-        load_protocol(protocol)
-    if not out.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
-    folder, selection = baselines or COMMITTED, Selection(method=method, setting=setting)
-    if update:
-        changes = Update(reason or "", machine, made_by)
-        for path in update_baselines(Store(out), folder, selection, changes):
+    if rules.protocol is not None:
+        load_protocol(rules.protocol)
+    store, folder, selection = existing_store(out), rules.baselines or COMMITTED, runs.selection()
+    if baseline.update:
+        changes = Update(baseline.reason or "", baseline.machine, baseline.made_by)
+        for path in update_baselines(store, folder, selection, changes):
             click.echo(f"Written: {path}", err=as_json)
-    found = check_store(Store(out), read_baselines(folder), selection, CheckOptions(tolerance, protocol))
+    found = check_store(store, read_baselines(folder), selection, CheckOptions(rules.tolerance, rules.protocol))
     click.echo(check_json(found) if as_json else check_text(found))
-    context.exit(1 if found.count("worse") or (complete and found.count("missing")) else 0)
+    context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cispbench.harness.commands.options import DATA_ROOT, JSON
+from cispbench.harness.commands.options import DATA_ROOT, JSON, collected
 
 if TYPE_CHECKING:
     from cispbench.harness.data.check import DataReport
@@ -22,50 +24,54 @@ STEPS_DIR = click.option(
 MASKS_ONLY = click.option("--masks-only", is_flag=True, help="Ask for no images: masks and lists are enough.")
 
 
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data sets are looked at, where they and their index are, and whether without their images."""
+
+    dataset: str | None
+    data_root: Path | None
+    steps_dir: Path | None
+    masks_only: bool
+
+
 @click.group()
 def data() -> None:
     """Check and index data sets."""
 
 
 @data.command()
-@DATASET
-@DATA_ROOT
-@STEPS_DIR
+@collected(DataChoice, "choice", DATASET, DATA_ROOT, STEPS_DIR)
 @click.option("--setting", "names", multiple=True, metavar="NAME", help="Compare this setting alone; repeatable.")
 @MASKS_ONLY
 @click.option("--decode", is_flag=True, help="Decode every image and mask, and name each broken file.")
 @JSON
 @click.pass_context
-def check(
-    context: click.Context, dataset: str | None, data_root: Path | None, steps_dir: Path | None,
-    names: tuple[str, ...], masks_only: bool, decode: bool, as_json: bool,
-) -> None:  # fmt: skip
-    """Hold your data against the published image lists, step by step.
+def check(context: click.Context, choice: DataChoice, names: tuple[str, ...], decode: bool, as_json: bool) -> None:
+    """Compare your data with the published image lists, step by step.
 
     Every listed file must exist (with --masks-only: every mask). Of each setting the first step that differs is
-    named, and the likely cause where it can be told.
+    named, with the likely cause where there is one.
 
     \b
     Example:
       cispbench data check --dataset voc --data-root /data
       cispbench data check --setting overlapped-15-1 --setting disjoint-15-1 --decode
     """
-    import json
-
     from cispbench.harness.data.check import check_data
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.runs.step_store import default_steps_dir
     from cispbench.splits.settings import parse_setting
 
     settings = [parse_setting(name) for name in dict.fromkeys(names)]
-    cache = steps_dir or default_steps_dir()
+    cache = choice.steps_dir or default_steps_dir()
     with make_view(quiet=as_json) as view:
         reports = [
             check_data(
-                name, data_root, cache, view, settings=[setting for setting in settings if setting.dataset == name],
-                masks_only=masks_only, decode=decode,
+                name, choice.data_root, cache, view,
+                settings=[setting for setting in settings if setting.dataset == name],
+                masks_only=choice.masks_only, decode=decode,
             )
-            for name in _chosen(dataset, data_root, settings)
+            for name in _chosen(choice.dataset, choice.data_root, settings)
         ]  # fmt: skip
     if as_json:
         click.echo(json.dumps({"agrees": all(r.agrees for r in reports), "datasets": [_as_dict(r) for r in reports]}))
@@ -75,24 +81,18 @@ def check(
 
 
 @data.command()
-@DATASET
-@DATA_ROOT
-@STEPS_DIR
-@MASKS_ONLY
+@collected(DataChoice, "choice", DATASET, DATA_ROOT, STEPS_DIR, MASKS_ONLY)
 @JSON
-def index(
-    dataset: str | None, data_root: Path | None, steps_dir: Path | None, masks_only: bool, as_json: bool
-) -> None:  # fmt: skip
-    """Read from all masks which classes each image holds, or find what was read before.
+def index(choice: DataChoice, as_json: bool) -> None:
+    """Read from all masks which classes each image holds, unless that was done before.
 
-    A run does this by itself; here it is done ahead, for example before many runs start at once. What --masks-only
-    reads serves `data check --masks-only` alone.
+    A run does this by itself; do it here before many runs start at once. An index made with --masks-only serves
+    `data check --masks-only` alone.
 
     \b
     Example:
       cispbench data index --data-root /data
     """
-    import json
     import time
 
     from cispbench.harness.data.index import build_index
@@ -103,10 +103,11 @@ def index(
 
     rows = []
     with make_view(quiet=as_json) as view:
-        for name in _chosen(dataset, data_root, ()):
+        for name in _chosen(choice.dataset, choice.data_root, ()):
             start = time.perf_counter()
-            folder, pairs = list_data(name, data_root, masks_only)
-            found = build_index(name, pairs, steps_dir or default_steps_dir(), index_progress(view), masks_only)
+            folder, pairs = list_data(name, choice.data_root, choice.masks_only)
+            cache = choice.steps_dir or default_steps_dir()
+            found = build_index(name, pairs, cache, index_progress(view), choice.masks_only)
             rows.append({
                 "dataset": name, "title": find_dataset(name).title, "folder": str(folder),
                 "masks": {split: len(part) for split, part in pairs.items()}, "fingerprint": found.fingerprint,
@@ -175,13 +176,13 @@ def _as_text(report: DataReport) -> str:
     lines += [f"Likely cause: {cause}" for cause in report.causes]
     whole = [check.setting.name for check in report.comparison.settings if check.setting.scenario == "partitioned"]
     if whole:
-        lines.append(f"By their total of images alone, since their lists are not known: {', '.join(whole)}.")
+        lines.append(f"Compared by their number of images alone, as no lists are published: {', '.join(whole)}.")
     return "\n".join(lines)
 
 
 def _row(what: str, step: str, check: ListCheck) -> list[str]:
     published, found = check.published[0], check.found[0]
-    return [what, step, f"{published:,}", f"{found:,}" + ", other ones" * (published == found)]
+    return [what, step, f"{published:,}", f"{found:,}" + ", not the same ones" * (published == found)]
 
 
 def _summary(reports: Sequence[DataReport]) -> str:
@@ -192,12 +193,11 @@ def _summary(reports: Sequence[DataReport]) -> str:
         return "No file is broken; nothing was compared."
     if all(report.agrees for report in reports):
         return f"{_count(checks, 'setting')}, {_count(steps, 'step')} agree, and so do the train and val lists."
-    good_checks = sum(check.first_difference is None for check in checks)
-    good_steps = sum(step.agrees for step in steps)
     broken = [error for report in reports for error in report.broken]
     if not compared:
         return f"{_count(broken, 'file')} broken; nothing was compared."
-    text = f"{good_checks} of {_count(checks, 'setting')}, {good_steps} of {_count(steps, 'step')} agree"
+    agreeing = sum(check.first_difference is None for check in checks), sum(step.agrees for step in steps)
+    text = f"{agreeing[0]} of {_count(checks, 'setting')}, {agreeing[1]} of {_count(steps, 'step')} agree"
     lists = [f"{comparison.dataset} {part.name}" for comparison in compared for part in comparison.lists
              if not part.agrees]  # fmt: skip
     if lists:

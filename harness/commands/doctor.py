@@ -1,16 +1,17 @@
-"""``cispbench doctor``: what this machine has for a run, and what it lacks, each finding with what to do about it."""
+"""``cispbench doctor``: what this machine has for a run, and what it lacks, each with what to do about it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,21 +20,22 @@ import click
 from cispbench.harness.commands.options import DATA_ROOT, JSON, OUT, STEPS_DIR
 from cispbench.harness.machine.devices import DRIVERS
 from cispbench.harness.machine.environment import PACKAGES, describe_environment, emulates_bf16
+from cispbench.harness.machine.progress import number_of
 from cispbench.results.atomic import explain_os_error, write_atomic
 from cispbench.splits.datasets import datasets
 from cispbench.splits.errors import CispbenchError, DataError
 
 GIB = 2**30
 LEAST_MEMORY, LEAST_DISK, LEAST_SHARED = 4 * GIB, 2 * GIB, GIB // 2
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # Linux; macOS has no such folder and no such limit
 
 State = Literal["ok", "note", "problem"]
-LINE_WIDTH = 86  # characters of a finding
+LINE_WIDTH = 86  # characters, without state and topic
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found of a ``topic``: a ``problem`` stops every run, a ``note`` some, or slows them; with what to do."""
+class MachineCheck:
+    """What was found for a ``topic``, and what to do. A ``problem`` stops every run; a ``note`` stops or slows some."""
 
     topic: str
     state: State
@@ -41,37 +43,39 @@ class Finding:
     hint: str | None = None
 
 
-def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[Finding]:
-    """Look at software, machine, data, folders, weights and cluster; nothing is left behind, no data file is opened.
+def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[MachineCheck]:
+    """Check software, machine, data, folders, weights and cluster; leave nothing behind, and open no data file.
 
-    ``out`` and ``steps_dir``: the stores of records and of steps; tried by writing and locking, in themselves or in the
-    folder they would be made in. Raises nothing: what goes wrong is a finding.
+    ``out`` and ``steps_dir``: the stores of records and of steps. Each is tried by writing and locking, in itself or in
+    the folder it would be made in. Raises nothing: what goes wrong is part of the answer.
     """
     findings = [*_software()]
-    if all(finding.state != "problem" for finding in findings):
+    # Without torch no device can be asked; without numpy no data can be looked for.
+    sound = all(finding.state != "problem" for finding in findings)
+    if sound:
         findings += _accelerators()
     findings += _machine()
-    if all(finding.state != "problem" for finding in findings):
+    if sound:
         findings += [_data(name, data_root) for name in datasets()]
     findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights"), _cluster()]
     return findings
 
 
-def _software() -> Iterator[Finding]:
+def _software() -> Iterator[MachineCheck]:
     versions = describe_environment("cpu")
-    yield Finding("python", "ok", str(versions["python"]))
-    for name in PACKAGES[1:]:
+    yield MachineCheck("python", "ok", str(versions["python"]))
+    for name in PACKAGES[1:]:  # the first is cispbench itself
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - builds that do not fit each other raise whatever they like
+        except Exception as error:  # noqa: BLE001 - builds that do not fit each other raise errors of any class
             lines = str(error).splitlines() or [type(error).__name__]
-            hint = "Install those that belong together anew: pip install --upgrade torch torchvision timm."
-            yield Finding(name, "problem", f"{versions[name] or 'missing'}: cannot be imported: {lines[0]}", hint)
+            hint = "Install versions that fit each other: pip install --upgrade torch torchvision timm."
+            yield MachineCheck(name, "problem", f"{versions[name] or 'missing'}: cannot be imported: {lines[0]}", hint)
         else:
-            yield Finding(name, "ok", str(versions[name]))
+            yield MachineCheck(name, "ok", str(versions[name]))
 
 
-def _accelerators() -> Iterator[Finding]:
+def _accelerators() -> Iterator[MachineCheck]:
     import torch
 
     for number in range(torch.cuda.device_count()):
@@ -79,58 +83,60 @@ def _accelerators() -> Iterator[Finding]:
             properties = torch.cuda.get_device_properties(number)
         except (RuntimeError, AssertionError) as error:
             text = f"cuda:{number} cannot be used: {str(error).partition('.')[0]}"
-            yield Finding("accelerator", "note", text, "See whether its driver works and fits this build of torch.")
+            yield MachineCheck("accelerator", "note", text, "Check that its driver works and fits this build of torch.")
         else:
             text = f"cuda:{number}, {properties.name}, {properties.total_memory / GIB:.0f} GiB"
-            yield Finding("accelerator", "ok", text)
+            yield MachineCheck("accelerator", "ok", text)
     if torch.cuda.device_count():
         return
     if any(path.exists() for path in DRIVERS):
         hint = "Install a build of torch for this driver; see pytorch.org."
-        yield Finding("accelerator", "note", f"a driver is there, but torch {torch.__version__} sees no GPU", hint)
+        yield MachineCheck("accelerator", "note", f"a driver is there, but torch {torch.__version__} sees no GPU", hint)
         return
     hint = "The profile paper needs one; quick and mini do not."
-    yield Finding("accelerator", "note", "none", hint)
+    yield MachineCheck("accelerator", "note", "none", hint)
     if emulates_bf16():
-        yield Finding("precision", "note", "this processor has no bf16: ten times slower than fp32", "Keep fp32 on it.")
+        yield MachineCheck(
+            "precision", "note", "this processor has no bf16: ten times slower than fp32", "Keep fp32 on it."
+        )
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[MachineCheck]:
     found = describe_environment("cpu")
-    yield Finding("processor", "ok", f"{found['cpu']}, {found['physical_cores']} cores")
+    yield MachineCheck("processor", "ok", f"{found['cpu']}, {found['physical_cores']} cores")
     memory = int(str(found["memory_bytes"]))
     enough = memory >= LEAST_MEMORY
-    hint = None if enough else f"Runs want {LEAST_MEMORY / GIB:.0f} GiB; see --micro-batch."
-    yield Finding("memory", "ok" if enough else "note", f"{memory / GIB:.1f} GiB", hint)
+    hint = None if enough else f"Runs need {LEAST_MEMORY / GIB:.0f} GiB; see --micro-batch."
+    yield MachineCheck("memory", "ok" if enough else "note", f"{memory / GIB:.1f} GiB", hint)
     if SHARED_MEMORY.is_dir():
         size = shutil.disk_usage(SHARED_MEMORY).total
         hint = None if size >= LEAST_SHARED else "Processes that load images pass them through it: use --workers 0."
-        yield Finding("shared memory", "note" if hint else "ok", f"{size / GIB:.1f} GiB", hint)
+        yield MachineCheck("shared memory", "note" if hint else "ok", f"{size / GIB:.1f} GiB", hint)
 
 
-def _data(name: str, data_root: Path | None) -> Finding:
+def _data(name: str, data_root: Path | None) -> MachineCheck:
     from cispbench.harness.data.source import list_data  # which needs numpy
 
     try:
         folder, pairs = list_data(name, data_root)
     except DataError as error:
-        return Finding(f"data {name}", "note", error.message, error.hint)
+        return MachineCheck(f"data {name}", "note", error.message, error.hint)
     except OSError as error:
         found = explain_os_error("read", Path(error.filename or "data"), error)
-        return Finding(f"data {name}", "note", found.message, found.hint)
+        return MachineCheck(f"data {name}", "note", found.message, found.hint)
     counts = " and ".join(f"{len(ids)} {split}" for split, ids in pairs.items())
     hint = f"Compare it with the published lists: cispbench data check --dataset {name}."
-    return Finding(f"data {name}", "ok", f"{folder}, {counts} images", hint)
+    return MachineCheck(f"data {name}", "ok", f"{folder}, {counts} images", hint)
 
 
-def _folder(topic: str, path: Path) -> Finding:
-    """Try a folder as a run uses it: an atomic write and a lock."""
+def _folder(topic: str, path: Path) -> MachineCheck:
+    """Try a folder in the way a run uses it: with an atomic write and a lock."""
     from cispbench.harness.machine.locks import run_lock
 
     try:
         with suppress(FileNotFoundError):  # no other error: a name too long, a folder that may not be looked into
             path.lstat()
-        # A link that leads nowhere is in the way of a folder, and is found so.
+        # lexists, because a broken link must be found here: it stands where the folder would be made.
         there = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as scratch:
             write_atomic(Path(scratch) / "file", b"content")
@@ -138,33 +144,33 @@ def _folder(topic: str, path: Path) -> Finding:
                 pass
         free = shutil.disk_usage(there).free
     except CispbenchError as error:
-        return Finding(topic, "problem", error.message, error.hint)
+        return MachineCheck(topic, "problem", error.message, error.hint)
     except OSError as error:
         found = explain_os_error("write in", path, error)
-        return Finding(topic, "problem", found.message, found.hint)
+        return MachineCheck(topic, "problem", found.message, found.hint)
     hint = None if free >= LEAST_DISK else "Steps of the papers' models take up to half a GiB each: free some space."
-    return Finding(topic, "note" if hint else "ok", f"{path}, {free / GIB:.1f} GiB free", hint)
+    return MachineCheck(topic, "note" if hint else "ok", f"{path}, {free / GIB:.1f} GiB free", hint)
 
 
-def _weights(folder: Path) -> Finding:
+def _weights(folder: Path) -> MachineCheck:
     from cispbench.harness.models.weights_table import load_table
 
     table = load_table()
     there: list[str] = []
-    with suppress(OSError):  # which the folder of the steps is told of
+    with suppress(OSError):  # `_folder` has reported it for the folder above
         there = [name for name, entry in table.items() if (folder / entry.file_name).is_file()]
     if there:
-        return Finding("weights", "ok", f"{folder}: {', '.join(there)}")
+        return MachineCheck("weights", "ok", f"{folder}: {', '.join(there)}")
     hint = "They are downloaded when a run needs them; without a network see --weights FILE."
-    return Finding("weights", "note", f"no pre-trained ones in {folder}", hint)
+    return MachineCheck("weights", "note", f"no pre-trained ones in {folder}", hint)
 
 
-def _cluster() -> Finding:
+def _cluster() -> MachineCheck:
     if shutil.which("sbatch") is None:
-        return Finding("cluster", "note", "no SLURM here", "Only `sweep --slurm` needs it.")
+        return MachineCheck("cluster", "note", "no SLURM here", "Only `sweep --slurm` needs it.")
     if importlib.util.find_spec("submitit") is None:
-        return Finding("cluster", "note", "SLURM is here, submitit is not", 'pip install -e ".[slurm]"')
-    return Finding("cluster", "ok", "SLURM and submitit")
+        return MachineCheck("cluster", "note", "SLURM is here, submitit is not", 'pip install -e ".[slurm]"')
+    return MachineCheck("cluster", "ok", "SLURM and submitit")
 
 
 @click.command()
@@ -174,18 +180,15 @@ def _cluster() -> Finding:
 @JSON
 @click.pass_context
 def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir: Path | None, as_json: bool) -> None:
-    """Look at software, machine, data, folders and cluster, and say what a run would lack.
+    """Check software, machine, data, folders and cluster, and say what a run would lack.
 
-    Exit code 1 if something is found that no run could do with. Nothing is downloaded, and nothing is left behind.
+    Exit code 1 if no run could succeed here. Nothing is downloaded, and nothing is left behind.
 
     \b
     Example:
       cispbench doctor
       cispbench doctor --data-root /data --steps-dir /scratch/steps
     """
-    import json
-    from dataclasses import asdict
-
     from cispbench.harness.runs.step_store import default_steps_dir
 
     findings = examine(data_root, out, steps_dir or default_steps_dir())
@@ -197,7 +200,7 @@ def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir:
     context.exit(1 if problems else 0)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: MachineCheck) -> str:
     texts = [finding.text] if finding.hint is None else [finding.text, finding.hint]
     lines = [line for text in texts for line in textwrap.wrap(text, LINE_WIDTH, break_long_words=False)]
     head = f"{finding.state:8} {finding.topic:14} "
@@ -206,5 +209,5 @@ def _line(finding: Finding) -> str:
 
 def _summary(problems: int) -> str:
     if problems:
-        return f"{problems} to be solved before anything can run."
+        return f"{number_of(problems, 'problem')} to be solved before anything can run."
     return "Ready: cispbench run --method mbs --setting overlapped-100-10"

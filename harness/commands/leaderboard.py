@@ -28,18 +28,16 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
       cispbench leaderboard --protocol mbs24 --output site
       cispbench leaderboard --readme README.md
     """
+    from cispbench.harness.commands.stores import existing_store
     from cispbench.reports.leaderboard.loading import load_leaderboard
     from cispbench.reports.leaderboard.writing import update_readme, write_leaderboard
     from cispbench.results.protocols import load_protocol
-    from cispbench.results.store import Store
-    from cispbench.splits.errors import StoreError, UsageError
+    from cispbench.splits.errors import UsageError
 
     load_protocol(protocol)
     if readme is not None and output is not None:
         raise UsageError("--readme and --output do not go together.", hint="Leave one of them out.")
-    if not out.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
-    found = load_leaderboard(Store(out), protocol)
+    found = load_leaderboard(existing_store(out), protocol)
     if readme is not None:
         click.echo(f"{'Written' if update_readme(found, readme) else 'Unchanged'}: {readme}")
         return

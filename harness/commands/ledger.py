@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
-from cispbench.harness.commands.options import JSON
+from cispbench.harness.commands.options import JSON, together
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _filters(command: Command) -> Command:
-    """Add the options that choose rows, besides the method."""
-    options = (
-        click.option("--setting", metavar="GLOB", help="Only this setting, or all like 'overlapped-15-*'."),
-        click.option("--dataset", help="Only voc or ade."),
-        click.option("--kind", help="Only reported (by the paper that ran it), excerpted or reproduced rows."),
-        click.option("--source", metavar="TEXT", help="Only rows whose source holds this text."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# The options that choose rows, besides the method; the fields of the ledger's own ``Filter``.
+FILTERS = together(
+    click.option("--setting", metavar="GLOB", help="Only this setting, or all like 'overlapped-15-*'."),
+    click.option("--dataset", help="Only voc or ade."),
+    click.option("--kind", help="Only reported (by the paper that ran it), excerpted or reproduced rows."),
+    click.option("--source", metavar="TEXT", help="Only rows whose source holds this text."),
+)
 
 
 @click.group()
@@ -32,11 +22,11 @@ def ledger() -> None:
 
 @ledger.command()
 @click.option("--method", help="Only this method, by its published or its registry name.")
-@_filters
+@FILTERS
 @click.option("--by", default="source", show_default=True, help="Count by source, method or both.")
 @click.option("--rows", "each", is_flag=True, help="List every row with all readings that fit.")
 @JSON
-def lint(by: str, each: bool, as_json: bool, **chosen: str | None) -> None:
+def lint(by: str, each: bool, as_json: bool, **filters: str | None) -> None:
     """Say of each published row what its old, new and all can be the means of.
 
     Background may be in neither, in both, or in all alone; a row that fits none is listed with the arithmetic that
@@ -50,14 +40,14 @@ def lint(by: str, each: bool, as_json: bool, **chosen: str | None) -> None:
     from cispbench.reports.ledger.lint import lint_json, lint_text
     from cispbench.reports.ledger.rows import Filter
 
-    click.echo(lint_json(Filter(**chosen)) if as_json else lint_text(Filter(**chosen), by, each))
+    click.echo(lint_json(Filter(**filters)) if as_json else lint_text(Filter(**filters), by, each))
 
 
 @ledger.command()
 @click.option("--method", required=True, help="Method, by its published or its registry name.")
-@_filters
+@FILTERS
 @JSON
-def show(as_json: bool, **chosen: str | None) -> None:
+def show(as_json: bool, **filters: str | None) -> None:
     """Print what is published on a method: old, new and all by setting, with kind, backbone and source.
 
     \b
@@ -67,4 +57,4 @@ def show(as_json: bool, **chosen: str | None) -> None:
     """
     from cispbench.reports.ledger.rows import Filter, show_json, show_text
 
-    click.echo(show_json(Filter(**chosen)) if as_json else show_text(Filter(**chosen)))
+    click.echo(show_json(Filter(**filters)) if as_json else show_text(Filter(**filters)))

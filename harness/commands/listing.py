@@ -14,7 +14,7 @@ from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.selection import golden_steps
 from cispbench.splits.settings import Setting, list_settings
 
-Row = dict[str, Any]
+Columns = dict[str, Any]  # a row of a list: its values by column
 
 
 def listing(what: str, as_json: bool) -> str:
@@ -38,7 +38,7 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _methods() -> list[Row]:
+def _methods() -> list[Columns]:
     from cispbench.harness.registry import load_method, method_names
 
     rows = []
@@ -48,34 +48,34 @@ def _methods() -> list[Row]:
     return rows
 
 
-def _settings() -> list[Row]:
+def _settings() -> list[Columns]:
     return [_setting_row(setting) for setting in list_settings()]
 
 
-def _setting_row(setting: Setting) -> Row:
+def _setting_row(setting: Setting) -> Columns:
     golden = golden_steps(setting)
     return {
         "setting": setting.name,
         "dataset": setting.dataset,
         "steps": len(setting.steps),
-        "classes per step": _runs([len(step.classes) for step in setting.steps]),
+        "classes per step": _class_counts([len(step.classes) for step in setting.steps]),
         "training images per step": None if golden is None else [images for images, _ in golden],
     }
 
 
-def _runs(numbers: Sequence[int]) -> str:
+def _class_counts(numbers: Sequence[int]) -> str:
+    """Return ``15 + 5 x 1``, or all numbers where those after the first differ."""
     first, rest = numbers[0], numbers[1:]
     return f"{first} + {len(rest)} x {rest[0]}" if len(set(rest)) == 1 else " + ".join(map(str, numbers)) or str(first)
 
 
-def _models() -> list[Row]:
+def _models() -> list[Columns]:
     specs = [model_spec(name) for name in model_names()]
-    return [
-        {"model": s.name, "family": s.family, "encoder": s.encoder, "pre-trained weights": s.weights} for s in specs
-    ]
+    return [{"model": s.name, "family": s.family, "encoder": s.encoder, "pre-trained weights": s.weights}
+            for s in specs]  # fmt: skip
 
 
-def _profiles() -> list[Row]:
+def _profiles() -> list[Columns]:
     return [
         {"profile": "paper", "data": "the full data set", "what": "the published recipe: GPUs and hours"},
         {
@@ -87,13 +87,13 @@ def _profiles() -> list[Row]:
     ]
 
 
-def _protocols() -> list[Row]:
+def _protocols() -> list[Columns]:
     from dataclasses import asdict
 
     return [asdict(load_protocol(name)) for name in protocol_names()]
 
 
-def _weights() -> list[Row]:
+def _weights() -> list[Columns]:
     from cispbench.harness.models.weights_table import load_table
 
     return [
@@ -102,11 +102,11 @@ def _weights() -> list[Row]:
     ]
 
 
-def _quirks() -> list[Row]:
+def _quirks() -> list[Columns]:
     from cispbench.harness.recipes.quirks import as_word, read_quirks
     from cispbench.harness.registry import load_method, method_names
 
-    rows: dict[str, Row] = {}
+    rows: dict[str, Columns] = {}
     for name in method_names():
         for quirk in read_quirks(load_method(name)):
             title = quirk.name if quirk.method is None else f"{quirk.method}.{quirk.name}"

@@ -24,9 +24,9 @@ def method() -> None:
 @click.option("--model", help="Check with this model instead of a tiny one of each family; a large one takes long.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: a list with a report a method.")
 def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool) -> None:
-    """Hold methods against the contract: short trainings on synthetic scenes, less than a minute a method on a CPU.
+    """Check methods against the contract in short trainings on synthetic scenes, within a minute each on a CPU.
 
-    Prints a line a rule; a broken rule is named with what was found, where, and what to do (exit code 1).
+    Prints a line a rule. For a broken rule it says what was found, where, and what to do (exit code 1).
 
     \b
     Example:
@@ -51,6 +51,7 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
                 click.echo(_as_text(reports[-1]))
     if as_json:
         click.echo(json.dumps([report.as_dict() for report in reports]))
+    # Raised after all reports: a broken method must not hide those that come after it.
     errors = [line for report in reports for line in report.errors()]
     if errors:
         raise MethodError("\n".join(errors))

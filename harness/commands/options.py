@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cispbench.harness.runs.request import RunRequest
+
+if TYPE_CHECKING:
+    from cispbench.reports.tables.runs import Selection
 
 Command = Callable[..., None]
 
@@ -58,6 +61,21 @@ RUN_KEY = click.option(
 
 
 @dataclass(frozen=True)
+class RunFilter:
+    """Which runs of a store a command takes: patterns of names, and how a run's key starts. None takes all."""
+
+    method: str | None = None
+    setting: str | None = None
+    run: str | None = None
+
+    def selection(self) -> Selection:
+        """Return the filter as reports take it. Raises SettingError."""
+        from cispbench.reports.tables.runs import Selection
+
+        return Selection(method=self.method, setting=self.setting, run=self.run)
+
+
+@dataclass(frozen=True)
 class Printing:
     """How a command prints its result: scores under which protocol, with progress or not, as JSON or as text."""
 
@@ -80,6 +98,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 def collected(kind: type[Any], name: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return a decorator that adds ``options`` and passes those that are fields of ``kind`` as one argument ``name``.
 
+    It takes those of its fields, too, that stand above or below it: ``--help`` lists all options as they are written.
     A field without an option keeps its default.
     """
     names = {field.name for field in fields(kind)}

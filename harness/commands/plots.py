@@ -1,10 +1,12 @@
-"""``cispbench plots`` and ``panels``: pictures of a store's runs, and of what their models see."""
+"""``cispbench plots`` and ``panels``: pictures of a store's runs, and of what their models predict."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -19,32 +21,64 @@ from cispbench.harness.commands.options import (
     RUN_KEY,
     SETTING_GLOB,
     STEPS_DIR,
+    RunFilter,
+    collected,
 )
 
 _FEW = 4
-_LOST = (
-    "The images that have lost most; beside each, how many of its pixels: those right after the step that learnt their "
-    "class, less those right at the end."
+_MOST_LOADERS = 8
+_FORGOTTEN = (
+    "The images with the largest share of forgotten pixels. Beside each: the share of its pixels that were correct "
+    "after the step that learnt their class, minus the share that is correct at the end."
 )
-_NOTHING_LOST = "No image has lost anything that was right once."
+_NOTHING_FORGOTTEN = "No image has forgotten pixels."
 _HOME = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures are drawn, in which folder and format."""
+
+    kinds: str | None
+    output: Path | None
+    form: str
+
+
+@dataclass(frozen=True)
+class PanelRequest:
+    """The images of a run's panels: named, or the ``count`` most forgotten ones."""
+
+    run: str
+    images: str | None
+    count: int | None
+
+
+@dataclass(frozen=True)
+class PanelPlaces:
+    """Where the records, the weights and the images of the run are, and what computes its predictions."""
+
+    out: Path
+    steps_dir: Path | None
+    data_root: Path | None
+    device: str
+    workers: int | None
 
 
 @click.command()
 @OUT
-@METHOD_GLOB
-@SETTING_GLOB
-@RUN_KEY
+@collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB, RUN_KEY)
 @PROTOCOL
-@click.option("--pictures", metavar="NAME,...", help="Of curves, classes, scatter, confusion and cost only these.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Folder of the pictures. [plots below --out]")  # fmt: skip
-@click.option("--format", "form", default="svg", show_default=True, metavar="svg|png", help="Format of the pictures.")
+@collected(
+    Pictures, "pictures",
+    click.option("--pictures", "kinds", metavar="NAME,...",
+                 help="Of curves, classes, scatter, confusion and cost only these."),
+    click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+                 help="Folder of the pictures. [plots below --out]"),
+    click.option("--format", "form", default="svg", show_default=True, metavar="svg|png",
+                 help="Format of the pictures."),
+)  # fmt: skip
 @JSON
-def plots(
-    out: Path, method: str | None, setting: str | None, run: str | None, protocol: str, pictures: str | None,
-    output: Path | None, form: str, as_json: bool,
-) -> None:  # fmt: skip
+def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json: bool) -> None:
     """Draw the finished runs of a store, from its records alone.
 
     For each setting: mIoU after each step (curves), old against new classes (scatter), and time, memory and parameters
@@ -56,21 +90,16 @@ def plots(
       cispbench plots --out results
       cispbench plots --method 'mi*' --setting 'overlapped-15-*' --pictures curves,classes --format png
     """
-    import json
+    from cispbench.harness.commands.stores import existing_store
 
-    from cispbench.reports.tables.runs import Selection
-    from cispbench.results.store import Store
-    from cispbench.splits.errors import StoreError
-
-    if not out.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
-    _load_matplotlib()
+    store = existing_store(out)
+    _load_matplotlib()  # before the imports below, which import it
     from cispbench.reports.plots.gallery import KINDS, PlotOptions, draw_store
 
-    kinds = KINDS if pictures is None else tuple(name.strip() for name in pictures.split(","))
-    selection = Selection(method=method, setting=setting, run=run)
+    kinds = KINDS if pictures.kinds is None else tuple(name.strip() for name in pictures.kinds.split(","))
+    folder, wanted = pictures.output or out / "plots", PlotOptions(kinds, pictures.form)
     written = []
-    for path in draw_store(Store(out), output or out / "plots", protocol, selection, PlotOptions(kinds, form)):
+    for path in draw_store(store, folder, protocol, runs.selection(), wanted):
         written.append(str(path))
         if not as_json:
             click.echo(path)
@@ -79,50 +108,47 @@ def plots(
 
 
 @click.command()
-@click.argument("run")
-@click.option("--images", metavar="ID,...", help="The test images to show, one a row.")
-@click.option("--auto", "count", type=click.IntRange(1, 50), metavar="N", help="Show the N images that have lost most "
-              f"of what was right once. [{_FEW}, without --images]")  # fmt: skip
-@OUT
-@STEPS_DIR
-@DATA_ROOT
-@DEVICE
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]")
+@collected(
+    PanelRequest, "request",
+    click.argument("run"),
+    click.option("--images", metavar="ID,...", help="The test images to show, one a row."),
+    click.option("--auto", "count", type=click.IntRange(1, 50), metavar="N",
+                 help=f"Show the N images with the largest share of forgotten pixels. [{_FEW}, without --images]"),
+)  # fmt: skip
+@collected(
+    PanelPlaces, "places", OUT, STEPS_DIR, DATA_ROOT, DEVICE,
+    click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]"),
+)  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="File to write, .png or .svg. [panels-<method>-<setting>-seed<N>-<key>.png]")  # fmt: skip
 @JSON
-def panels(
-    run: str, images: str | None, count: int | None, out: Path, steps_dir: Path | None, data_root: Path | None,
-    device: str, workers: int | None, output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+def panels(request: PanelRequest, places: PanelPlaces, output: Path | None, as_json: bool) -> None:
     """Draw test images with their ground truth and a run's prediction after every step.
 
     RUN is how the run's key starts, or its folder. Needs the run's data and the weights of its steps. Without --images
-    those are shown that have lost most: pixels right after the step that learnt their class, less those right at the
-    end, as a share of the image.
+    those with the largest share of forgotten pixels are shown: pixels that were correct after the step that learnt
+    their class, minus those of the same classes that are correct at the end.
 
     \b
     Example:
       cispbench panels 13f6c0a2b4 --auto 3
       cispbench panels 13f6c0a2b4 --images 2007_000033,2007_000042 --data-root /data --output panels.svg
     """
-    import json
-
     from cispbench.harness.machine.devices import choose_device
     from cispbench.harness.machine.environment import usable_cores
     from cispbench.harness.machine.progress import make_view
-    from cispbench.harness.predictions.from_weights import Panels, recorded_run
+    from cispbench.harness.predictions.from_weights import RunPredictor, recorded_run
     from cispbench.harness.runs.inputs import open_source
     from cispbench.harness.runs.step_store import StepStore, default_steps_dir
     from cispbench.results.atomic import write_atomic
     from cispbench.results.store import Store
     from cispbench.splits.errors import UsageError
 
-    if images is not None and count is not None:
+    if request.images is not None and request.count is not None:
         raise UsageError("--images names the images, and --auto has them picked.", hint="Leave one of them out.")
-    found = recorded_run(Store(out), run)
+    found = recorded_run(Store(places.out), request.run)
     last = found.records[-1]
-    _load_matplotlib()
+    _load_matplotlib()  # before the imports below, which import it
     from cispbench.reports.plots.page import FORMATS, drawing, render
     from cispbench.reports.plots.panels import PanelRow, draw_panels
     from cispbench.reports.plots.wording import file_part
@@ -131,38 +157,43 @@ def panels(
     path = output or Path(name)
     if path.suffix[1:].lower() not in FORMATS:
         raise UsageError(f"the ending of {path} tells no format.", hint="It has to be .png or .svg.")
-    steps, where = StepStore(steps_dir or default_steps_dir()), choose_device(device)
-    processes = workers if workers is not None else min(8, usable_cores()[1]) * (where.type == "cuda")
+    # The file name is checked above and the data and weights here, before minutes of predicting.
+    steps, device = StepStore(places.steps_dir or default_steps_dir()), choose_device(places.device)
+    loaders = places.workers
+    if loaders is None:
+        loaders = min(_MOST_LOADERS, usable_cores()[1]) if device.type == "cuda" else 0
     with make_view(quiet=as_json) as view:
-        source = open_source(found.setting.dataset, last.profile, data_root, steps.root, view)
-        asked = Panels(found, source, steps, where, processes, view.counting)
-        lost: dict[str, float] = {}
-        if images is None:
-            lost = {entry.name: entry.share for entry in asked.most_forgotten(count or _FEW)}
-        names = asked.known([name.strip() for name in images.split(",")]) if images is not None else tuple(lost)
-        seen = asked.predict(names)
-    rows = [PanelRow(*entry, note=_change(lost[entry.name]) if lost else "") for entry in seen]
-    caption = "" if not lost else _LOST if max(lost.values()) > 0 else _NOTHING_LOST
+        source = open_source(found.setting.dataset, last.profile, places.data_root, steps.root, view)
+        predictor = RunPredictor(found, source, steps, device, loaders, view.counting)
+        forgotten: dict[str, float] = {}
+        if request.images is None:
+            forgotten = {image.name: image.share for image in predictor.most_forgotten(request.count or _FEW)}
+            names = tuple(forgotten)
+        else:
+            names = predictor.known([name.strip() for name in request.images.split(",")])
+        images = predictor.predict(names)
+    rows = [PanelRow(*image, note=_change(forgotten[image.name]) if forgotten else "") for image in images]
+    caption = "" if not forgotten else _FORGOTTEN if max(forgotten.values()) > 0 else _NOTHING_FORGOTTEN
     with drawing():
         data = render(draw_panels(rows, found.records, caption), path.suffix[1:].lower())
     write_atomic(path, data)
     if as_json:
-        shown = [{"image": name, "lost_percent": 100 * lost[name] if lost else None} for name in names]
+        shown = [{"image": name, "lost_percent": 100 * forgotten[name] if forgotten else None} for name in names]
         click.echo(json.dumps({"file": str(path), "run_key": last.run_key, "steps": found.steps, "images": shown}))
         return
     click.echo(f"{path}: {', '.join(names)}")
 
 
-def _change(lost: float) -> str:
+def _change(forgotten: float) -> str:
     from cispbench.reports.tables.numbers import signed
 
-    return signed(-100 * lost, 0).replace("-", "\N{MINUS SIGN}") + " %"
+    return signed(-100 * forgotten, 0).replace("-", "\N{MINUS SIGN}") + " %"
 
 
 def _load_matplotlib() -> None:
-    """Import matplotlib, which lists the fonts it finds in a folder of the user's, with a folder that is removed again.
+    """Import matplotlib without a trace: at its first import it writes a list of fonts into the user's home.
 
-    One that the user has named by MPLCONFIGDIR is used and kept.
+    Here it writes into a folder that is removed again, unless MPLCONFIGDIR names one.
     """
     if "matplotlib" in sys.modules or os.environ.get(_HOME):
         return

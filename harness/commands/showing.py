@@ -17,11 +17,11 @@ from cispbench.harness.runs.request import RunRequest
 from cispbench.splits.settings import parse_setting
 
 WIDTH = 110
-SPOKEN = (DEFAULT, "--set", "--model")  # sources that are said in place, without a footnote
+SHORT_SOURCES = (DEFAULT, "--set", "--model")  # written beside the value, without a footnote
 
 
 def show_recipe(request: RunRequest, *, as_json: bool) -> str:
-    """Return a recipe as YAML with a footnote a value, its sources and the method's quirks, or all of it as JSON."""
+    """Return a recipe as YAML, with the source of each value as a footnote and the method's quirks; or as JSON."""
     cls, chosen = load_method(request.method), parse_setting(request.setting)
     sourced = recipe_with_sources(request)
     states = quirk_states(cls, chosen, sourced.recipe)
@@ -38,7 +38,7 @@ def show_recipe(request: RunRequest, *, as_json: bool) -> str:
 
 
 def show_ablation(method: str, *, as_json: bool) -> str:
-    """Return the rows of a method's ablation: each with the words that ``cispbench run`` takes for it."""
+    """Return the rows of a method's ablation, each with the options of ``cispbench run`` that make it."""
     rows = load_ablation(load_method(method))
     if as_json:
         return json.dumps({name: list(words) for name, words in rows.items()})
@@ -48,7 +48,7 @@ def show_ablation(method: str, *, as_json: bool) -> str:
 
 
 def _footnotes(sourced: SourcedRecipe) -> list[str]:
-    return [source for source in dict.fromkeys(sourced.sources.values()) if source not in SPOKEN]
+    return [source for source in dict.fromkeys(sourced.sources.values()) if source not in SHORT_SOURCES]
 
 
 def _yaml_lines(sourced: SourcedRecipe, notes: dict[str, int]) -> list[str]:
@@ -67,7 +67,8 @@ def _yaml_lines(sourced: SourcedRecipe, notes: dict[str, int]) -> list[str]:
 
 
 def _flow(value: Any) -> str:
-    """A value on one line of YAML."""
+    """Return a value on one line of YAML."""
+    # In a list, because a bare value would end with a line of its own ("...").
     listed: str = yaml.safe_dump([value], default_flow_style=True, width=10_000)
     return listed.strip()[1:-1]
 
@@ -101,7 +102,7 @@ def _quirk_row(quirk: Quirk, in_force: bool | None) -> dict[str, Any]:
 
 
 def _wrapped(text: str, indent: int) -> str:
-    """A comment of several lines, none of which breaks a word."""
+    """Return a comment of several lines that breaks no word, so that options and paths can be copied."""
     lines = textwrap.wrap(
         text, WIDTH - 2, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )

@@ -228,7 +228,7 @@ def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
 def _report(graph: Graph, records: Store, outcome: SweepOutcome, printing: Printing) -> None:
     import json
 
-    from cispbench.harness.sweep.display import number_of
+    from cispbench.harness.machine.progress import number_of
     from cispbench.splits.errors import RunError
 
     rows = _run_rows(graph, records, printing.protocol)

@@ -3,35 +3,69 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, PROTOCOL, RUN_KEY, SETTING_GLOB
-from cispbench.splits.errors import StoreError, UsageError
+from cispbench.harness.commands.options import (
+    JSON,
+    METHOD_GLOB,
+    OUT,
+    PROTOCOL,
+    RUN_KEY,
+    SETTING_GLOB,
+    RunFilter,
+    collected,
+)
+from cispbench.splits.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TableNumbers:
+    """Which numbers a table shows, and how."""
+
+    columns: str | None
+    metrics: bool
+    decimals: int
+    published: bool | None
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The table's format and file; ``output``: None prints it."""
+
+    form: str | None
+    output: Path | None
+    as_json: bool
 
 
 @click.command()
 @OUT
 @PROTOCOL
 @click.option("--compare-protocols", is_flag=True, help="Each run under every protocol, side by side.")
-@METHOD_GLOB
-@SETTING_GLOB
-@RUN_KEY
+@collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB, RUN_KEY)
 @click.option("--format", "form", metavar="NAME", help="terminal, markdown, latex, csv, json or html. [markdown]")
-@click.option("--columns", metavar="NAME,...", help="Numbers below each setting. [old,new,all,seeds]")
-@click.option("--metrics", is_flag=True, help="Add the continual metrics to the columns: forgetting and others.")
-@click.option("--decimals", type=click.IntRange(0, 10), default=2, show_default=True, help="Decimals of all numbers.")
-@click.option("--published/--no-published", default=None, help="Add the differences to published numbers, and their "
-              "sources; or leave published numbers out. [in brackets, on full data]")  # fmt: skip
+@collected(
+    TableNumbers, "numbers",
+    click.option("--columns", metavar="NAME,...", help="Numbers below each setting. [old,new,all,seeds]"),
+    click.option("--metrics", is_flag=True, help="Add the continual metrics to the columns: forgetting and others."),
+    click.option("--decimals", type=click.IntRange(0, 10), default=2, show_default=True,
+                 help="Decimals of all numbers."),
+    click.option("--published/--no-published", default=None, help="Add the differences to published numbers, and "
+                 "their sources; or leave published numbers out. [in brackets, on full data]"),
+)  # fmt: skip
 @click.option("--runs", "each", is_flag=True, help="One row a run, not one for all its seeds.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to FILE; its ending (.md, .tex, "
-              ".csv, .json, .html, .txt) tells the format.", metavar="FILE")  # fmt: skip
-@JSON
+@collected(
+    TableFile, "file",
+    click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+                 help="Write to FILE; its ending (.md, .tex, .csv, .json, .html, .txt) tells the format."),
+    JSON,
+)  # fmt: skip
 def table(
-    out: Path, protocol: str, compare_protocols: bool, as_json: bool, form: str | None, output: Path | None,
-    columns: str | None, metrics: bool, decimals: int, published: bool | None, each: bool, **selected: str | None,
+    out: Path, protocol: str, compare_protocols: bool, runs: RunFilter, numbers: TableNumbers, each: bool,
+    file: TableFile,
 ) -> None:  # fmt: skip
     """Print the finished runs of a store: methods below each other, settings side by side, mean over seeds.
 
@@ -45,30 +79,28 @@ def table(
       cispbench table --published --output table.tex
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
+    from cispbench.harness.commands.stores import existing_store
     from cispbench.reports.tables.grid import table_options
     from cispbench.reports.tables.protocols import protocols_json, protocols_table
     from cispbench.reports.tables.render import choose_format, render_store, write_text
-    from cispbench.reports.tables.runs import Selection
     from cispbench.results.protocols import load_protocol
-    from cispbench.results.store import Store
 
     load_protocol(protocol)
+    # The default protocol is nobody's choice, so that only one that is named contradicts --compare-protocols.
     explicit = click.get_current_context().get_parameter_source("protocol") is not ParameterSource.DEFAULT
     if compare_protocols and explicit:
         raise UsageError("--compare-protocols shows every protocol.", hint=f"Leave --protocol {protocol} out.")
-    form = choose_format(form, output, as_json)
+    form = choose_format(file.form, file.output, file.as_json)
     if compare_protocols and form not in ("markdown", "json"):
         raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has markdown and json.")
-    options = table_options(columns, metrics, decimals, published, form)
-    store, selection = Store(out), Selection(**selected)
-    if not store.path.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+    options = table_options(numbers.columns, numbers.metrics, numbers.decimals, numbers.published, form)
+    selection, store = runs.selection(), existing_store(out)
     if compare_protocols:
         text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection)
     else:
-        marked = output is None and sys.stdout.isatty()
+        marked = file.output is None and sys.stdout.isatty()
         text = render_store(store, form, protocol, selection, options=options, each=each, marked=marked)
-    if output is None:
+    if file.output is None:
         click.echo(text, nl=bool(text) and not text.endswith("\n"))
     else:
-        write_text(output, text)
+        write_text(file.output, text)

@@ -1,4 +1,9 @@
-"""The device of a name; a plan finds it without the seconds that importing torch takes, unless a driver is there."""
+"""Which device a name stands for, and what its precision needs.
+
+``sweep --plan`` must know the device and must not spend the seconds that importing torch takes. So on Linux torch is
+asked only where the driver of an accelerator is there; on macOS always, as no files tell. The GPU of a Mac (MPS) is not
+used.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from cispbench.splits.errors import UsageError, nearest
 if TYPE_CHECKING:
     from torch import device as Device  # noqa: N812
 
-# CUDA's, also on Jetson boards and on Windows' Linux, and ROCm's.
+# Of CUDA (nvhost-gpu and nvmap: Jetson boards, dxg: Linux within Windows) and of ROCm (kfd).
 DRIVERS = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvmap", "dxg", "kfd"))
 
 
@@ -27,7 +32,7 @@ def device_name(name: str, rank: int | None = None) -> str:
     if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
         raise UsageError(f"unknown device {name!r}.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:0"]))
     if rank is not None and number:
-        raise UsageError(f"{name!r} is a single device, and several were asked for.", hint="Use --device cuda.")
+        raise UsageError(f"{name!r} is a single device, and this process is one of several.", hint="Use --device cuda.")
     if kind == "cuda" and int(number or rank or 0) >= torch.cuda.device_count():
         wanted = name if rank is None else f"cuda:{rank}"
         raise UsageError(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} of its kind.",
@@ -36,7 +41,7 @@ def device_name(name: str, rank: int | None = None) -> str:
 
 
 def choose_device(name: str, rank: int | None = None) -> Device:
-    """Return torch's device for ``device_name``'s answer. Raises UsageError."""
+    """Return the device that a name stands for, see ``device_name``. Raises UsageError."""
     return torch.device(device_name(name, rank))
 
 
@@ -47,6 +52,5 @@ def autocast(device: Device, precision: str) -> torch.autocast:
 
 
 def _may_have_accelerator() -> bool:
-    """Whether torch must be asked: once it is loaded, always; else where Linux shows a driver, or cannot tell."""
-    loaded = sys.modules.get("torch") is not None
+    loaded = sys.modules.get("torch") is not None  # then asking costs nothing
     return loaded or sys.platform != "linux" or any(path.exists() for path in DRIVERS)

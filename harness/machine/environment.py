@@ -1,4 +1,8 @@
-"""What a run ran on, for its record: versions, machine and source tree. It names no host, no user and no path."""
+"""Describe what a run ran on, for its record: versions, machine and source tree; no host, user or path is named.
+
+Linux tells what a process may use in files below /proc and /sys: peak memory, limits of its cgroups, cores that share
+their hardware. macOS has no such files; there ``sysctl`` tells what the machine has. Windows is not supported.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import json
 import math
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +19,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cispbench", "torch", "torchvision", "timm", "numpy")
-GIT_SECONDS = 5.0
+TOOL_SECONDS = 5.0  # for git and sysctl; git may hang on a network drive
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
-# Set inside git's hooks, they would point git at another tree than the one asked for.
+# Git sets these while it runs a hook. They would make our own call describe the hook's repository.
 GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 
@@ -33,19 +36,19 @@ def describe_environment(device: str) -> dict[str, object]:
     smaller. ``device_name`` and ``cuda`` (version) on a GPU, else None. It imports none of the packages.
     """
     physical, logical = usable_cores()
-    description: dict[str, object] = {"python": platform.python_version()}
-    description.update({name: _version(name) for name in PACKAGES})
-    description.update(
-        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=_cpu_model(),
-        physical_cores=physical,
-        logical_cores=logical,
-        memory_bytes=_memory_bytes(),
-        device=device,
-        threads=None,
-        device_name=None,
-        cuda=None,
-    )
+    description: dict[str, object] = {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "physical_cores": physical,
+        "logical_cores": logical,
+        "memory_bytes": _memory_bytes(),
+        "device": device,
+        "threads": None,
+        "device_name": None,
+        "cuda": None,
+    }
     torch = sys.modules.get("torch")
     if torch is not None:
         description["threads"] = torch.get_num_threads()
@@ -58,14 +61,14 @@ def describe_environment(device: str) -> dict[str, object]:
 def describe_git() -> dict[str, object]:
     """Describe the source tree the package runs from: ``{"commit": "1f3a...", "dirty": False}``.
 
-    Untracked files do not count as changes (results are written into the tree). A package that was installed from a
-    commit (PEP 610) gives that one. Both are None where nothing is known: no checkout of this project, no git.
+    Untracked files do not count as changes, because results are written into the tree. A package that was installed
+    from a commit (PEP 610) gives that commit. Both values are None where nothing is known: no checkout, no git.
     """
     if not _is_our_tree(ROOT):
         commit = _installed_commit()
         return {"commit": commit, "dirty": None if commit is None else False}
     lines = (_git("rev-parse", "--show-toplevel", "HEAD") or "").splitlines()
-    # A source tree unpacked inside another project's checkout has that one's commit, which says nothing of ours.
+    # A source tree unpacked inside another project's checkout would give the commit of that project.
     if len(lines) != 2 or Path(lines[0]).resolve() != ROOT:
         return {"commit": None, "dirty": None}
     changes = _git("status", "--porcelain", "--untracked-files=no")
@@ -73,20 +76,24 @@ def describe_git() -> dict[str, object]:
 
 
 def peak_host_bytes() -> int:
-    """Return the largest resident memory this process has had so far, in bytes (its children left out).
-
-    Linux's own count is read where there is one: getrusage's includes the peak of the process that started this one.
-    """
+    """Return the largest resident memory of this process so far, in bytes, without its children."""
+    # Linux: getrusage would include the peak of the parent, because fork and exec hand it down.
     for line in _read(PROC / "self" / "status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
+    import resource  # here, because Windows lacks it and must come as far as our message
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the others KiB
 
 
 def usable_cores() -> tuple[int, int]:
     """Return how many physical and logical cores this process may keep busy, at least one each."""
-    cpus = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+    if sys.platform == "darwin":  # no affinity, no cgroups
+        logical = os.cpu_count() or 1
+        physical = _sysctl("hw.physicalcpu")
+        return (int(physical) if physical.isdigit() else logical), logical
+    cpus = os.sched_getaffinity(0)
     siblings = {_read(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu) for cpu in cpus}
     most = max(1, math.ceil(min(_cpu_limits(), default=len(cpus))))
     return min(len(siblings), most), min(len(cpus), most)
@@ -110,8 +117,10 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_model() -> str:
-    """Return the first processor's model; the file is not read to its end, which takes long on many cores."""
+    if sys.platform == "darwin":
+        return _sysctl("machdep.cpu.brand_string") or platform.machine()
     try:
+        # Not read to its end: the kernel makes the text as it is read, which takes long on many cores.
         with (PROC / "cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("model name"):
@@ -122,13 +131,16 @@ def _cpu_model() -> str:
 
 
 def _memory_bytes() -> int:
+    if sys.platform == "darwin":
+        size = _sysctl("hw.memsize")
+        return int(size) if size.isdigit() else 0
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     texts = (_read(place / name) for place in _cgroups("memory") for name in ("memory.max", "memory.limit_in_bytes"))
     return min([installed, *(int(text) for text in texts if text.isdigit())])
 
 
 def _cpu_limits() -> Iterator[float]:
-    """Yield the numbers of cores that this process's cgroups allow it; none where there is no limit."""
+    """Yield how many cores each of this process's cgroups allows; nothing where there is no limit."""
     for place in _cgroups("cpu"):
         version_1 = f"{_read(place / 'cpu.cfs_quota_us')} {_read(place / 'cpu.cfs_period_us')}"
         for text in (_read(place / "cpu.max"), version_1):
@@ -149,7 +161,7 @@ def _cgroups(controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Return a small system file's text, nothing if there is no such file here."""
+    """Return the text of a small system file, "" if there is none."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
@@ -166,12 +178,14 @@ def _is_our_tree(folder: Path) -> bool:
 
 
 def _installed_commit() -> str | None:
-    """Return the commit that this very file was installed from, where its installer has noted one (PEP 610)."""
+    """Return the commit that pip installed this file from (PEP 610), None if it noted none."""
     try:
         package = metadata.distribution("cispbench")
     except metadata.PackageNotFoundError:
         return None
-    if Path(str(package.locate_file("cispbench/harness/environment.py"))).resolve() != Path(__file__).resolve():
+    # Another copy of the package may be installed beside the one that runs.
+    installed = package.locate_file(f"{__name__.replace('.', '/')}.py")
+    if Path(str(installed)).resolve() != Path(__file__).resolve():
         return None
     origin = json.loads(package.read_text("direct_url.json") or "{}")
     commit = origin.get("vcs_info", {}).get("commit_id")
@@ -181,12 +195,20 @@ def _installed_commit() -> str | None:
 def _git(*arguments: str) -> str | None:
     """Return what git says of the source tree, None if it fails, takes long or is absent."""
     variables = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
-    # Without the optional lock, so that a run never stands in the way of the user's own git commands.
+    # Without the optional lock: otherwise the user's own git command could fail while a run asks.
     variables |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    command = ["git", "-C", str(ROOT), *arguments]
+    return _output_of(["git", "-C", str(ROOT), *arguments], variables)
+
+
+def _sysctl(name: str) -> str:
+    """Return a fact of a Mac, for example ``hw.memsize``; "" if it is unknown."""
+    return (_output_of(["/usr/sbin/sysctl", "-n", name]) or "").strip()
+
+
+def _output_of(command: list[str], variables: dict[str, str] | None = None) -> str | None:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=GIT_SECONDS, env=variables, stdin=subprocess.DEVNULL
+            command, capture_output=True, text=True, timeout=TOOL_SECONDS, env=variables, stdin=subprocess.DEVNULL
         )
     except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
         return None

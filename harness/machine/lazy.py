@@ -1,8 +1,8 @@
-"""torch for modules that are imported where nothing is computed: it is loaded at the first use of one of its names.
+"""torch that is loaded at the first use of one of its names.
 
-Importing torch takes seconds, and a plan or a list of recipes needs the methods' options alone. A module that says
-``from cispbench.harness.machine.lazy import torch`` uses it as ever, but in functions only: a decorator or a constant
-made of it would load it at once.
+Importing torch takes seconds, and a plan or a list of recipes needs only the options of the methods. A module that says
+``from cispbench.harness.machine.lazy import torch`` uses it as usual, but in functions only: a decorator or a constant
+would load it at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""One process at a time in a folder: a file lock that dies with its holder, beside a note of who holds it."""
+"""One process at a time in a folder: a file lock that ends with its holder, and a note that says who holds it.
+
+The lock is ``flock`` (Linux and macOS, not Windows), taken by the package filelock. On NFS it works between machines
+if the server and the mounts support it; a file system without locks is refused.
+
+filelock does not say who holds a lock, and cannot look at one without the right to write. This file adds both: a note
+of the holder (``lock.holder.json``), and ``is_held``. The lock alone decides: a killed process leaves its note behind,
+and a note counts only while the lock is held.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +30,13 @@ from cispbench.splits.errors import RunError, StoreError
 LOCK = "lock"
 HOLDER = "lock.holder.json"
 POLL_SECONDS = 0.2
-GLANCE_SECONDS = 0.05  # longer than `is_held` of another process takes, which may be in the way meanwhile
+# The first try lasts so long. ``is_held`` of another process takes the lock for a moment, and that is no holder.
+GLANCE_SECONDS = 0.05
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
 class HeldError(RunError):
-    """Another process holds the lock of ``folder``, and was not, or not any longer, to be waited for."""
+    """Another process holds the lock of ``folder``, and the time to wait for it is over."""
 
     def __init__(self, message: str, *, hint: str | None = None, folder: Path = Path()) -> None:
         super().__init__(message, hint=hint)
@@ -42,6 +52,16 @@ class Holder:
     what: str
     host: str
 
+    @property
+    def here(self) -> bool:
+        """Whether it runs, or ran, on this machine."""
+        return self.host == _host()
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is known to have ended; nothing is known of processes on other machines."""
+        return self.here and not _alive(self.pid)
+
 
 @contextmanager
 def run_lock(
@@ -49,37 +69,30 @@ def run_lock(
 ) -> Iterator[None]:
     """Hold ``folder`` for this process; ``what`` tells others what is being done ("training step 3").
 
-    ``wait``: seconds to wait for another holder, 0 not to wait, None to wait without limit; ``on_wait`` is told once,
-    in one line, that it waits. The system frees the lock when its holder dies, so a note left behind means nothing.
-    Raises HeldError if the other holder stays, StoreError if the folder is missing or cannot be written.
+    ``wait``: seconds to wait for another holder, 0 not to wait, None to wait without limit; ``on_wait`` gets one line
+    if it has to wait. The system frees the lock when its holder dies. Raises HeldError if the other holder stays,
+    StoreError if the folder is missing, cannot be written or cannot be locked.
     """
     if not folder.is_dir():
         raise StoreError(f"cannot lock {folder}: there is no such folder.", hint="Create it, or name another one.")
-    lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock would outlive its holder
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock is a mere file, which outlives its holder
     try:
-        _acquire(lock, folder, wait, on_wait)
         try:
+            _acquire(lock, folder, wait, on_wait)
             _write_holder(folder, what)
-        except BaseException:
-            lock.release()
-            raise
-    except NotImplementedError as error:
-        raise _no_locks(folder, error) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            raise _no_locks(folder, error) from error
-        raise explain_os_error("lock", folder, error) from error
-    try:
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise explain_os_error("lock", folder, error) from error
+            raise StoreError(
+                f"cannot lock {folder}: {error}.", hint="Use a file system that supports locks (flock)."
+            ) from error
         yield
     finally:
-        # Removed before the release, for afterwards it may be the next holder's; left behind it does no harm.
-        with suppress(OSError):
-            (folder / HOLDER).unlink()
-        lock.release()
-
-
-def _no_locks(folder: Path, error: Exception) -> StoreError:
-    return StoreError(f"cannot lock {folder}: {error}.", hint="Use a file system that knows locks (flock).")
+        if lock.is_locked:
+            # The note goes first: after the release it may be that of the next holder.
+            with suppress(OSError):
+                (folder / HOLDER).unlink()
+            lock.release()
 
 
 def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable[[str], None] | None) -> None:
@@ -89,29 +102,26 @@ def _acquire(lock: FileLock, folder: Path, wait: float | None, on_wait: Callable
     if wait != 0:
         if on_wait is not None:
             limit = "until it ends" if wait is None else f"up to {wait:g} s"
-            on_wait(f"{_busy(folder)}; waiting {limit}")
+            on_wait(f"{_at_work(folder)}; waiting {limit}")
         with suppress(Timeout):
             lock.acquire(timeout=-1 if wait is None else wait, poll_interval=POLL_SECONDS)
             return
-    waited = f" It was waited for {wait:g} s." if wait else ""
+    waited = f" This process waited for {wait:g} s." if wait else ""
     raise HeldError(
-        f"{_busy(folder)}.{waited}",
+        f"{_at_work(folder)}.{waited}",
         hint="Wait for it to end or stop it; what it has finished is kept, and the same command goes on from there.",
         folder=folder,
     )
 
 
-def _busy(folder: Path) -> str:
-    """Say who is at work; a note that no living process wrote is not believed."""
+def _at_work(folder: Path) -> str:
+    """Say in one line who is at work; a dead process is not named."""
     holder = read_holder(folder)
-    if holder is None:
-        return f"another process is already at work on {folder}"
-    here = holder.host == _host()
-    if here and not _alive(holder.pid):
+    if holder is None or holder.dead:
         return f"another process is already at work on {folder}"
     start = datetime.fromisoformat(holder.since)
     day = "" if start.date() == datetime.now(UTC).date() else f"{start:%Y-%m-%d} "
-    machine = "on this machine" if here else "on another machine"
+    machine = "on this machine" if holder.here else "on another machine"
     return (
         f"another process (pid {holder.pid}, since {day}{start:%H:%M:%S} UTC, {machine}) is already at work on "
         f"{folder}: {holder.what}"
@@ -135,30 +145,30 @@ def is_held(folder: Path) -> bool:
     """Whether a process, on this machine or another, holds ``folder``'s lock now; needs no right but to read it."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:  # nobody has locked it yet, or nobody lets us see it
+    except OSError:  # never locked so far, or not readable for this user
         return False
     try:
+        # A shared lock, because several may look at once and must not take one another for holders. filelock's would
+        # need the right to write.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # a file system without locks
         return False
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # which frees the shared lock
     return False
 
 
 def who_holds(folder: Path) -> str | None:
     """Say in a line which process holds ``folder``'s lock now, None if nobody does."""
-    return _busy(folder) if is_held(folder) else None
+    return _at_work(folder) if is_held(folder) else None
 
 
 def current_holder(folder: Path) -> Holder | None:
     """Return who holds ``folder``'s lock, None if nobody does or the holder has not written its note yet."""
-    holder = read_holder(folder)  # first, for most folders have none
-    if holder is None or not is_held(folder) or (holder.host == _host() and not _alive(holder.pid)):
-        return None
-    return holder
+    holder = read_holder(folder)  # first: most folders have no note, and reading costs less than locking
+    return None if holder is None or holder.dead or not is_held(folder) else holder
 
 
 def _write_holder(folder: Path, what: str) -> None:
@@ -168,18 +178,19 @@ def _write_holder(folder: Path, what: str) -> None:
 
 
 def _host() -> str:
-    """Hash the host's name: enough to tell two machines apart, and nothing that names one."""
+    # A hash tells machines apart without naming them: stores are shared and may be published.
     return hashlib.sha256(platform.node().encode()).hexdigest()[:16]
 
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # OverflowError: a number that no process can have
         return False
-    except (PermissionError, OverflowError):
+    except PermissionError:  # another user's process
         return True
-    # Killed, and not yet taken note of by the process that should: it holds nothing any more.
+    # A killed process keeps its number until its parent has waited for it, but holds no lock any more. Linux shows that
+    # in /proc; on macOS such a process counts as alive.
     with suppress(OSError):
         return not Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].lstrip().startswith("Z")
     return True

@@ -1,6 +1,7 @@
 """The live view of a training: a bar on a terminal, one plain line a minute elsewhere, always on standard error.
 
-The view is given numbers, never tensors: whoever calls it decides when a value is moved to the host.
+The view is given numbers, never tensors: whoever calls it decides when a value is moved to the host. tqdm draws the
+bars. For logs it would write a bar each time, hence the lines of our own.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 INTERVAL_SECONDS = 60.0
 
 
 class ProgressView:
-    """The calls of a training, all without effect: what ``quiet`` and the processes other than the first show.
+    """Show nothing: for ``quiet``, and for all processes but the first. The other views override its methods.
 
     ``start_step``, then any number of ``update``, then any number of ``evaluating``, then ``end_step``; ``counting``
     stands for every other long work, ``note`` may come at any time, and ``close`` ends whatever is shown.
@@ -52,22 +52,20 @@ class ProgressView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Something counted: its name, its end, and the clock and count it began with."""
+class _Countdown:
+    """Work that is counted: its name, its total, and the clock and the count at its beginning."""
 
     what: str
     total: int
     began: float
-    first: int = 0
+    first: int
 
-    def state(self, label: str, done: int, now: float) -> tuple[str, str]:
+    def describe(self, label: str, done: int, now: float) -> tuple[str, str]:
         """Return ``label 120/3000 (4 %)`` and ``14 min left``."""
         left = "time left unknown"
         if done > self.first:
@@ -84,30 +82,31 @@ class PlainView(ProgressView):
         self._stream: TextIO | None = stream
         self._clock = clock
         self._interval = interval
-        self._last = clock()
-        self._step: _Work | None = None
-        self._counted: _Work | None = None
+        self._last = clock()  # when the last line was due
+        self._step: _Countdown | None = None
+        self._counted: _Countdown | None = None
 
     def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
         """Write what the step learns, and start its clock."""
         resumed = f" from {start}" if start else ""
-        self.note(f"{describe_step(step, steps, classes, images)}, {iterations} iterations{resumed}")
+        length = number_of(iterations, "iteration")
+        self.note(f"{describe_step(step, steps, classes, images)}, {length}{resumed}")
         self._last = self._clock()
-        self._step = _Work(f"step {step}/{steps - 1}", iterations, self._last, start)
+        self._step = _Countdown(f"step {step}/{steps - 1}", iterations, self._last, start)
 
     def update(self, iteration: int, terms: Mapping[str, float], images_per_second: float) -> None:
         """Write a line if one is due."""
         if self._step is not None and self._due():
-            done, left = self._step.state("iteration", iteration, self._last)
+            done, left = self._step.describe("iteration", iteration, self._last)
             speed = f"{images_per_second:.1f} images/s"
             self.note(f"{self._step.what}: {done}, {describe_loss(terms)}, {speed}, {left}")
 
     def counting(self, what: str, done: int, total: int) -> None:
         """Write a line if one is due; short work leaves no trace."""
         if self._counted is None or self._counted.what != what:
-            self._counted = _Work(what, total, self._clock(), done)
+            self._counted = _Countdown(what, total, self._clock(), done)
         if self._due() and done < total:
-            self.note(", ".join(self._counted.state(what, done, self._last)))
+            self.note(", ".join(self._counted.describe(what, done, self._last)))
         if done >= total:
             self._counted = None
 
@@ -123,7 +122,7 @@ class PlainView(ProgressView):
         try:
             print(text, file=self._stream, flush=True)
         except (OSError, ValueError):
-            # The reader is gone (closed pipe, lost terminal): a training goes on without being watched.
+            # The reader is gone (closed pipe, lost terminal). Hours of training must not end for a lost line.
             self._stream = None
 
     def _due(self) -> bool:
@@ -144,8 +143,7 @@ class BarView(ProgressView):
 
     def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
         """Write what the step learns, and open its bar."""
-        self.close()
-        self.note(describe_step(step, steps, classes, images))
+        self.end_step(describe_step(step, steps, classes, images))
         self._step = self._open(f"step {step}/{steps - 1}", iterations, start)
 
     def update(self, iteration: int, terms: Mapping[str, float], images_per_second: float) -> None:
@@ -156,15 +154,12 @@ class BarView(ProgressView):
 
     def counting(self, what: str, done: int, total: int) -> None:
         """Open the second bar, move it, and close it at the end."""
-        if self._counted is not None and self._counted.desc != what:
-            self._counted.close()
-            self._counted = None
-        if self._counted is None:
+        if self._counted is None or self._counted.desc != what:
+            self._end_counting()
             self._counted = self._open(what, total, done)
         self._counted.update(done - self._counted.n)
         if done >= total:
-            self._counted.close()
-            self._counted = None
+            self._end_counting()
 
     def end_step(self, line: str) -> None:
         """Close the bars and write the line."""
@@ -173,34 +168,33 @@ class BarView(ProgressView):
 
     def note(self, text: str) -> None:
         """Write the line above the bars."""
-        from tqdm import tqdm
+        from tqdm import tqdm  # takes 30 ms, which ``cispbench --help`` need not spend
 
-        # As in PlainView: a terminal that is lost does not end a training (tqdm's bars bear it by themselves).
+        # A lost terminal must not end a training. The bars themselves bear it: tqdm catches such errors there.
         with suppress(OSError, ValueError):
             tqdm.write(text, file=self._stream)
 
     def close(self) -> None:
         """Take the bars off the screen."""
-        for bar in (self._counted, self._step):
-            if bar is not None:
-                bar.close()
-        self._step = self._counted = None
+        self._end_counting()
+        if self._step is not None:
+            self._step.close()
+        self._step = None
+
+    def _end_counting(self) -> None:
+        if self._counted is not None:
+            self._counted.close()
+        self._counted = None
 
     def _open(self, what: str, total: int, start: int) -> Any:
         from tqdm import tqdm
 
-        # Iterations a second are left out: images a second, in the postfix, compare between batch sizes.
+        # Images a second, in the postfix, compare between batch sizes; iterations a second do not, and are left out.
         shape = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
         return tqdm(
-            desc=what,
-            total=total,
-            initial=start,
-            file=self._stream,
-            bar_format=shape,
-            leave=False,
-            dynamic_ncols=True,
-            miniters=1,
-        )
+            desc=what, total=total, initial=start, file=self._stream, bar_format=shape, leave=False,
+            dynamic_ncols=True, miniters=1,
+        )  # fmt: skip
 
 
 def make_view(stream: TextIO | None = None, quiet: bool = False) -> ProgressView:
@@ -218,7 +212,12 @@ def index_progress(view: ProgressView) -> Callable[[int, int], None]:
 
 def describe_step(step: int, steps: int, classes: str, images: int) -> str:
     """Say what a step learns: ``step 1/5: classes 16-20, 487 images``."""
-    return f"step {step}/{steps - 1}: classes {classes}, {images} images"
+    return f"step {step}/{steps - 1}: classes {classes}, {number_of(images, 'image')}"
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return ``1 step`` or ``2 steps``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def describe_loss(terms: Mapping[str, float]) -> str:
@@ -238,5 +237,5 @@ def describe_seconds(seconds: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Two decimals, or the two leading digits of what would be 0.00."""
+    """Write two decimals, or the two leading digits of what would be 0.00."""
     return f"{value:.2f}" if value == 0 or not abs(value) < 0.01 else f"{value:.1e}"

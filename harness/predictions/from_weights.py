@@ -1,4 +1,4 @@
-"""What the models of a run see in test images after every step, from the weights in the step store."""
+"""The predictions of a finished run after every step, from the weights in the step store; for ``cispbench panels``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from cispbench.splits.errors import DataError, StoreError, UsageError, WeightsEr
 from cispbench.splits.settings import VOID, Setting, parse_setting
 
 Pixels = NDArray[np.uint8]
-_AGAIN = "Where weights are lost, the run's command with another --out trains them again."
+_LOST_WEIGHTS = "Where weights are lost, the run's command with another --out trains them again."
 Progress = Callable[[str, int, int], None]  # what is done, images done, images in all
 
 
-class Predicted(NamedTuple):
+class PredictedImage(NamedTuple):
     """A test image as the run's evaluation sees it: uint8 (H, W, 3), and class indices (H, W), 255 void.
 
-    ``predictions``: one after every recorded step.
+    ``predictions``: one (H, W) after every recorded step.
     """
 
     name: str
@@ -43,16 +43,19 @@ class Predicted(NamedTuple):
     predictions: tuple[Pixels, ...]
 
 
-class Forgotten(NamedTuple):
-    """An image, and the share of its pixels that were right after their class was learnt, less those still right."""
+class ForgottenShare(NamedTuple):
+    """A test image, and the share of its pixels that the run has forgotten; see ``RunPredictor.most_forgotten``."""
 
     name: str
     share: float
 
 
 @dataclass(frozen=True)
-class _Round:
-    """A step's model asked about the images that hold the classes with indices from ``first`` up to ``end``."""
+class _CorrectPixels:
+    """A count of correct pixels: those of the classes ``first`` up to ``end`` (indices), as a step's model predicts.
+
+    ``sign``: 1 to add the count, -1 to subtract it.
+    """
 
     record: StepRecord
     names: tuple[str, ...]
@@ -95,11 +98,10 @@ def recorded_run(store: Store, run: str) -> RecordedRun:
     return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting)
 
 
-class Panels:
-    """Asks the models of a run, one step after the other, so that one of them is in memory at a time.
+class RunPredictor:
+    """Predicts test images with the models of a run, one after the other: a single one is in memory at a time.
 
-    Making one checks that data and weights are at hand. Raises DataError where the data are not those of the run,
-    StoreError naming a step whose weights are missing.
+    Raises DataError where the data are not those of the run, StoreError naming a step whose weights are missing.
     """
 
     def __init__(
@@ -124,58 +126,63 @@ class Panels:
                 )
         return tuple(dict.fromkeys(names))
 
-    def predict(self, names: Sequence[str]) -> list[Predicted]:
+    def predict(self, names: Sequence[str]) -> list[PredictedImage]:
         """Return the named test images with the prediction after every step, in the order given."""
         images: dict[str, tuple[Pixels, Pixels]] = {}
-        seen: dict[str, list[Pixels]] = {name: [] for name in names}
+        predictions: dict[str, list[Pixels]] = {name: [] for name in names}
         done, total = 0, len(names) * len(self.run.records)
         for record in self.run.records:
-            for name, image, target, prediction in self._ask(record, names):
+            for name, image, target, prediction in self._predictions(record, names):
                 images[name] = self._pixels(image), _numpy(target)
-                seen[name].append(_numpy(prediction))
+                predictions[name].append(_numpy(prediction))
                 done += 1
                 self._progress("predicting", done, total)
-        return [Predicted(name, *images[name], tuple(seen[name])) for name in names]
+        return [PredictedImage(name, *images[name], tuple(predictions[name])) for name in names]
 
-    def most_forgotten(self, count: int) -> list[Forgotten]:
-        """Return the test images that have lost most, at most ``count``, the worst first.
+    def most_forgotten(self, count: int) -> list[ForgottenShare]:
+        """Return the test images with the largest share of forgotten pixels, at most ``count``, the largest first.
 
-        Of each image: pixels that the model had right after the step that learnt their class (the first recorded one
-        that knows it), less those of the same classes that it has right at the end, as a share of all pixels but void.
-        Background and the last step's classes do not count. Equal ones are ordered by name. Raises UsageError for a
-        run with a single recorded step.
+        For an image x with the ground truth y and the prediction p_t after step t::
+
+            forgotten(x) = sum over i of ([p_s(i) = y(i)] - [p_T(i) = y(i)]) / number of pixels that are not void
+
+        T is the last recorded step, and s the first one that knows the class of i. The sum is over the pixels i with s
+        before T; background does not count. The share is negative where the last model is better. Equal shares are
+        ordered by name. Raises UsageError for a run with a single recorded step.
         """
         if len(self.run.records) < 2:
             raise UsageError(
                 "nothing can be forgotten in a run with a single recorded step.", hint="Name images by --images."
             )
-        asked = self._rounds()
-        total, done = sum(len(part.names) for part in asked), 0
-        lost = dict.fromkeys(self._source.ids("val"), 0.0)
-        for part in asked:
-            for name, _, target, prediction in self._ask(part.record, part.names):
-                right = (prediction == target) & (target >= part.first) & (target < part.end)
-                lost[name] += part.sign * int(right.sum()) / max(1, int((target != VOID).sum()))
+        counts = self._counts()
+        total, done = sum(len(part.names) for part in counts), 0
+        shares = dict.fromkeys(self._source.ids("val"), 0.0)
+        for part in counts:
+            for name, _, target, prediction in self._predictions(part.record, part.names):
+                correct = (prediction == target) & (target >= part.first) & (target < part.end)
+                shares[name] += part.sign * int(correct.sum()) / max(1, int((target != VOID).sum()))
                 done += 1
                 self._progress("looking for what is forgotten", done, total)
-        shares = [Forgotten(name, share) for name, share in lost.items()]
-        return sorted(shares, key=lambda entry: (-entry.share, entry.name))[:count]
+        found = [ForgottenShare(name, share) for name, share in shares.items()]
+        return sorted(found, key=lambda image: (-image.share, image.name))[:count]
 
-    def _rounds(self) -> list[_Round]:
-        """Return who is asked about which classes: each step about its own, and the last one about all before them."""
-        trained, records = self.run.trained, self.run.records
-        ends = [trained.num_classes(record.step) for record in records[:-1]]
-        asked = [(*part, 1) for part in zip(records[:-1], [1, *ends[:-1]], ends, strict=True)]
-        asked.append((records[-1], 1, ends[-1], -1))
+    def _counts(self) -> list[_CorrectPixels]:
+        """Return the counts of ``most_forgotten``: each step's own classes after it, and all of them after the last."""
+        trained, (*earlier, last) = self.run.trained, self.run.records
+        ends = [trained.num_classes(record.step) for record in earlier]
+        parts = [(*part, 1) for part in zip(earlier, [1, *ends[:-1]], ends, strict=True)]
+        parts.append((last, 1, ends[-1], -1))
         presence = self._source.presence("val")
-        found = []
-        for record, first, end, sign in asked:
+        counts = []
+        for record, first, end, sign in parts:
+            # Only images that hold one of the classes are predicted: on 15-1, most steps add a single class.
             numbers = set(trained.learning_order[first:end])
             names = tuple(name for name in self._source.ids("val") if presence[name] & numbers)
-            found.append(_Round(record, names, first, end, sign))
-        return found
+            counts.append(_CorrectPixels(record, names, first, end, sign))
+        return counts
 
     def _check(self) -> None:
+        # All steps at once: otherwise the weights of a late step would be missed after minutes of predicting.
         last = self.run.records[-1]
         if self._source.fingerprint != last.data.fingerprint:
             raise DataError(
@@ -188,11 +195,13 @@ class Panels:
             if not self._steps.has(record.key):
                 raise StoreError(
                     f"the weights of step {record.step} ({record.key[:10]}) are not in {self._steps.root}.",
-                    hint=f"Name the folder that --steps-dir of the run named. {_AGAIN}",
+                    hint=f"Name the folder that --steps-dir of the run named. {_LOST_WEIGHTS}",
                 )
 
-    def _ask(self, record: StepRecord, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    def _predictions(self, record: StepRecord, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         """Yield name, normalised image (3, H, W), and uint8 target and prediction (H, W) of every image."""
+        # Batch, view and precision are those of the run's own evaluation. With others, sums are rounded differently,
+        # and an arg-max may differ from what was scored.
         recipe = self.run.recipe
         table = self.run.setting.test_table()
         loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
@@ -212,7 +221,7 @@ class Panels:
         try:
             model.load_state_dict(self._steps.load(record.key))
         except DamagedStepError as error:
-            raise StoreError(error.message, hint=_AGAIN) from error
+            raise StoreError(error.message, hint=_LOST_WEIGHTS) from error
         except RuntimeError as error:
             raise WeightsError(
                 f"the weights of step {record.step} ({record.key[:10]}) do not fit {self.run.recipe.model} as this "

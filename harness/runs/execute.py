@@ -27,7 +27,7 @@ from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.runs.inputs import load_planned_weights, planned_method, planned_source
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
-from cispbench.harness.runs.recording import step_manifest, step_record
+from cispbench.harness.runs.recording import step_manifest, step_record, trained_here
 from cispbench.harness.runs.step_store import CHECKPOINT, METHOD, DamagedStepError, StepStore
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
@@ -151,9 +151,8 @@ class _Run:
             self._check_shared_base(step)
             seconds = log.wall_before + time.perf_counter() - started
             execution = Execution(self.options.group.size, self.plan.micro_batch)
-            manifest = step_manifest(
-                self.plan, planned, model, log, iterations, seconds, self.options.device, execution
-            )
+            made = step_manifest(model, log, str(self.options.device), iterations=iterations, seconds=seconds)
+            manifest = {**made, **trained_here(self.plan, planned, execution)}
             self.store.publish(planned.key, model.state_dict(), self.method.state_dict(), manifest)
         self.trained += 1
 
@@ -183,7 +182,7 @@ class _Run:
         plan, folder = self.plan, self.store.work(planned.key)
         what = f"step {planned.step} of {plan.method.name} on {plan.setting.name}, seed {plan.seed}"
         with run_lock(folder, what, self.options.wait, on_wait=self.options.view.waiting):
-            self.store.sweep(planned.key)
+            self.store.clean_up(planned.key)
             yield folder
 
     def _intact(self, key: str, set_aside: bool = False) -> bool:

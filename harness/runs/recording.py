@@ -1,4 +1,8 @@
-"""What a finished step tells of itself: its manifest in the step store, and its record among the results."""
+"""The two descriptions of a finished step: its manifest in the step store, and its record among the results.
+
+The manifest describes the training, and is written once. A record adds an evaluation, and each run that shares the
+step has its own.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
-
-import torch
 
 from cispbench.harness.machine.environment import describe_environment, describe_git
 from cispbench.harness.method import Method
@@ -30,42 +32,45 @@ from cispbench.results.record_fields import (
 
 
 def step_manifest(
-    plan: RunPlan,
-    planned: PlannedStep,
-    model: IncrementalModel,
-    log: TrainingLog,
-    iterations: int,
-    seconds: float,
-    device: torch.device,
-    execution: Execution,
+    model: IncrementalModel, log: TrainingLog, device: str, *, iterations: int = 0, seconds: float = 0.0
 ) -> dict[str, Any]:
-    """Return what the training of a step was and cost, for whoever uses the step later; ``seconds`` in all."""
+    """Return what the training of a step was and cost, for whoever uses the step later.
+
+    ``iterations``: of the step; ``seconds``: in all, from its beginning. A step that was not trained here has none of
+    either, and an empty log. The caller adds ``previous_key`` and where the step comes from.
+    """
     return {
         "schema": 1,
-        "previous_key": planned.previous_key,
-        "made_of": dict(planned.made_of),
-        "trained_for": asdict(TrainedFor(plan.method.name, plan.setting.name, plan.seed, plan.run_key)),
-        "execution": asdict(execution),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
         "losses": {"iterations": log.iterations, "terms": log.terms},
         "train_seconds": log.seconds,
         "wall_seconds": seconds,
-        "images_per_second": log.images / max(log.seconds, 1e-9),
+        "images_per_second": log.images / max(log.seconds, 1e-9),  # 0 for a step that was not trained here
         "resumed": log.resumed,
         "skipped_steps": log.skipped,
         "peak_host_bytes": log.peak_host_bytes,
         "peak_device_bytes": log.peak_device_bytes,
-        "environment": describe_environment(str(device)),
+        "environment": describe_environment(device),
         "git": dict(describe_git()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def trained_here(plan: RunPlan, planned: PlannedStep, execution: Execution) -> dict[str, Any]:
+    """Return what a manifest says of where a trained step comes from: what its key is made of, and the run it was for."""
+    return {
+        "previous_key": planned.previous_key,
+        "made_of": dict(planned.made_of),
+        "trained_for": asdict(TrainedFor(plan.method.name, plan.setting.name, plan.seed, plan.run_key)),
+        "execution": asdict(execution),
     }
 
 
 def step_record(
     plan: RunPlan, planned: PlannedStep, method: type[Method], tested: Mapping[str, Any], made: Mapping[str, Any]
 ) -> StepRecord:
-    """Return the record of a step from its plan, its evaluation (``tested``) and its manifest (``made``)."""
+    """Return a run's record of a step, from its plan, its evaluation (``tested``) and its manifest (``made``)."""
     setting, losses = plan.setting, made["losses"]
     return StepRecord(
         schema=SCHEMA,
@@ -100,7 +105,7 @@ def step_record(
         git=GitState(**made["git"]),
         quirks=_quirks(plan, planned, method, made),
         created=made["created"],
-        # Neither is known of an imported step, nor in a manifest from before they were noted.
+        # Imported steps have neither, nor have manifests of earlier versions.
         execution=Execution(**made.get("execution", {"devices": 1, "micro_batch": None})),
         trained_for=TrainedFor(**made["trained_for"]) if "trained_for" in made else None,
         origin="measured",
@@ -108,12 +113,13 @@ def step_record(
 
 
 def _quirks(plan: RunPlan, planned: PlannedStep, method: type[Method], made: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the quirks that shaped the step: none is known of an imported one, no method's in a shared base."""
-    if "imported" in made:
+    """Return the names of the quirks that shaped the step."""
+    if "imported" in made:  # nothing is known of it
         return ()
-    plain = planned.step == 0 and plan.method.shared_base
+    # A shared base is trained without the method, so that the options of the method have no effect on it.
+    shared_base = planned.step == 0 and plan.method.shared_base
     quirks = quirks_in_force(method, plan.setting, plan.recipe)
-    return tuple(quirk.name for quirk in quirks if not (plain and quirk.option.startswith("method.")))
+    return tuple(quirk.name for quirk in quirks if not (shared_base and quirk.option.startswith("method.")))
 
 
 def _timing(tested: Mapping[str, Any], made: Mapping[str, Any]) -> Timing:

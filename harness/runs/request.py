@@ -1,4 +1,4 @@
-"""What a person asks a run to be: names and values alone. ``runs/prepare.py`` makes a plan of it."""
+"""What a person asks for: names and values alone. ``runs/prepare.py`` makes a plan of a run."""
 
 from __future__ import annotations
 
@@ -32,3 +32,18 @@ class RunRequest:
     devices: int | None = None
     micro_batch: int | None = None
     share: bool = True
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """A checkpoint ``file`` of released ``code``, and what it is said to be.
+
+    ``setting``: the one it was trained on, by name. ``model``: None for the first that the code base fills.
+    ``crop``: side of the training images in pixels, for a ViT's position grid.
+    """
+
+    file: Path
+    code: str
+    setting: str
+    model: str | None = None
+    crop: int = 512

@@ -1,8 +1,12 @@
-"""The store of trained steps: a folder a content key, published whole by a rename, checked when it is read.
+"""The step store: the weights of every trained step, what its method keeps, and a manifest of its training.
+
+A step is finished once ``steps/<key>/manifest.json`` exists. All files of a step are written into a draft folder beside
+it, which is then renamed: other processes, also on other machines, see the whole step or nothing. A finished step is
+never changed; a second process that finishes the same step leaves the first one's files.
 
 Below ``--steps-dir``: ``steps/<key>/`` holds ``weights.safetensors``, ``method.safetensors`` (what the method keeps),
-``manifest.json`` and the evaluations of those weights; ``work/<key>/`` the lock and the checkpoint of a step being
-trained; ``index/`` the data sets' indices.
+``manifest.json`` (with the checksums of the two) and the evaluations of those weights; ``work/<key>/`` the lock and the
+checkpoint of a step in training; ``index/`` the data sets' indices. A key is the hash of all that decides the weights.
 """
 
 from __future__ import annotations
@@ -42,26 +46,26 @@ class StepStore:
         self.root = root
 
     def folder(self, key: str) -> Path:
-        """Return where a finished step lies."""
+        """Return the folder of a finished step."""
         return self.root / "steps" / key
 
     def work(self, key: str) -> Path:
-        """Return (and make) the folder for the lock and the checkpoint of a step under way."""
+        """Make and return the folder for the lock and the checkpoint of a step in training."""
         path = self.root / "work" / key
         make_folder(path)
         return path
 
     def in_work(self, key: str) -> str | None:
-        """Say which process, here or on another machine, is at work on the step now; None if there is none."""
+        """Say which process, here or on another machine, works on the step now; None if there is none."""
         return who_holds(self.root / "work" / key)
 
     def published(self) -> list[str]:
-        """Return the keys of all published steps, sorted."""
+        """Return the keys of all finished steps, sorted."""
         names = {path.parent.name for path in self.root.glob(f"steps/*/{MANIFEST}")}
-        return sorted(name for name in names if "." not in name)  # a dot marks drafts and damaged steps
+        return sorted(name for name in names if "." not in name)  # drafts and damaged steps have a dot
 
     def has(self, key: str) -> bool:
-        """Whether the step is published: its manifest is what makes it so."""
+        """Whether the step is finished."""
         return _is_file(self.folder(key) / MANIFEST)
 
     def manifest(self, key: str) -> dict[str, Any]:
@@ -72,15 +76,16 @@ class StepStore:
         except (FileNotFoundError, ValueError) as error:
             raise DamagedStepError(f"{path} is damaged: {error}.") from error
         except OSError as error:
+            # Not damaged: on a disk that fails for a moment, a sound step would be set aside and trained again.
             raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
         if not isinstance(content, dict) or not isinstance(content.get("files"), dict) or content.get("key") != key:
             raise DamagedStepError(f"{path} is damaged: it is not the manifest of this step.")
         return content
 
     def load(self, key: str, name: str = WEIGHTS) -> dict[str, Tensor]:
-        """Return the step's weights, or what its method keeps (``METHOD``), after comparing the checksum.
+        """Return the step's weights, or what its method keeps (``METHOD``), once their checksum is found right.
 
-        Raises StoreError naming the file.
+        Raises DamagedStepError for a file that is missing or changed, StoreError for a disk that fails.
         """
         from safetensors.torch import load_file
 
@@ -89,6 +94,7 @@ class StepStore:
         if not path.is_file():
             raise DamagedStepError(f"{path} is damaged: it is missing.")
         try:
+            # safetensors checks its header alone: it would load weights with flipped bits.
             if file_sha256(path) != files.get(name):
                 raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
             state: dict[str, Tensor] = load_file(path)
@@ -99,16 +105,19 @@ class StepStore:
     def publish(
         self, key: str, weights: Mapping[str, Tensor], method: Mapping[str, Tensor], manifest: Mapping[str, Any]
     ) -> None:
-        """Write all files beside their place and rename; a step already published stays as it is."""
+        """Store a finished step, unless it is there already, and remove its checkpoint. Raises StoreError."""
         from safetensors.torch import save
 
         target = self.folder(key)
         if not self.has(key):
+            # In the same folder, because a rename is atomic only within one file system.
             draft = self.root / "steps" / f".{key}-{os.getpid()}"
             try:
-                if target.exists():
+                if target.exists():  # without a manifest: a rename cannot replace a folder with files in it
                     self.set_aside(key)
                 make_folder(draft)
+                # Each file is brought to the disk before the rename. Otherwise a power failure could leave a manifest
+                # whose weights are empty.
                 files = {}
                 for name, state in ((WEIGHTS, weights), (METHOD, method)):
                     write_atomic(draft / name, save({k: tensor.cpu().contiguous() for k, tensor in state.items()}))
@@ -117,10 +126,11 @@ class StepStore:
                 self._rename(draft, target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+        # Last: until the step is finished, the checkpoint is all that a killed training can go on from.
         (self.root / "work" / key / CHECKPOINT).unlink(missing_ok=True)
 
-    def sweep(self, key: str) -> None:
-        """Remove what killed processes left of this step; only for who holds its lock."""
+    def clean_up(self, key: str) -> None:
+        """Remove what killed processes left of this step. Only the holder of its lock may: drafts look all alike."""
         for draft in (self.root / "steps").glob(f".{key}-*"):
             shutil.rmtree(draft, ignore_errors=True)
         for folder in (self.folder(key), self.root / "work" / key):
@@ -128,7 +138,10 @@ class StepStore:
                 left.unlink(missing_ok=True)
 
     def set_aside(self, key: str) -> Path:
-        """Move a damaged step out of the way and return its new place."""
+        """Move a damaged step out of the way and return its new place.
+
+        It is not deleted, so that a user can see what the disk did to it.
+        """
         number = 0
         while (aside := self.root / "steps" / f"{key}.damaged-{number}").exists():
             number += 1
@@ -141,7 +154,7 @@ class StepStore:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return None  # it costs one pass over the test images to make it anew
+            return None  # a damaged one counts as missing: it costs one pass over the test images
         except OSError as error:
             raise explain_os_error("read", path, error) from error
         return content if isinstance(content, dict) and content.get("key") == evaluation_key else None
@@ -157,7 +170,7 @@ class StepStore:
             source.rename(target)
             sync_folder(target.parent)
         except OSError as error:
-            if not target.exists():
+            if not target.exists():  # else another process was first, and its files are as good
                 raise StoreError(
                     f"cannot publish {target}: {error}.", hint="Check the folder's permissions."
                 ) from error

@@ -157,8 +157,3 @@ def make_sweep_view(scores: Callable[[Node], str], quiet: bool = False) -> Sweep
     """Return the view for standard error: the live table on a terminal, lines elsewhere."""
     kind = SilentView if quiet else LiveView if sys.stderr.isatty() else SweepView
     return kind(sys.stderr, scores)
-
-
-def number_of(count: int, what: str) -> str:
-    """Return ``1 step`` or ``2 steps``."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -8,8 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cispbench.harness.machine.progress import describe_seconds
-from cispbench.harness.sweep.display import number_of
+from cispbench.harness.machine.progress import describe_seconds, number_of
 from cispbench.harness.sweep.graph import Graph, Node, TrainingCost
 from cispbench.harness.sweep.planning import SweepPlan
 

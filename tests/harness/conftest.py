@@ -204,6 +204,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, voc: Path, finished: Command
 
 
 def mount(*words: str) -> None:
+    """Mount a file system, or skip the test: that takes Linux and its root user."""
     tool = shutil.which("mount")
     if tool is None:
         pytest.skip("there is no mount on this system")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_data_and_folder_are_both_synced(tmp_path: Path, monkeypatch: pytest.Mon
     real = os.fsync
 
     def watch(descriptor: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().is_dir())
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", watch)

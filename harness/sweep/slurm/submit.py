@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from cispbench.harness.machine.locks import run_lock
-from cispbench.harness.sweep.display import SweepView, number_of
+from cispbench.harness.machine.progress import number_of
+from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Node
 from cispbench.harness.sweep.slurm import queue as slurm_queue
 from cispbench.harness.sweep.slurm.chains import Chain, group_steps

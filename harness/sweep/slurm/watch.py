@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cispbench.harness.machine.progress import number_of
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.sweep.display import SweepView, number_of
+from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Node
 from cispbench.harness.sweep.outcome import OpenSteps, SweepOutcome, sigterm_as_ctrl_c
 from cispbench.harness.sweep.slurm import queue as slurm_queue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -182,3 +184,17 @@ def test_a_file_in_the_place_of_a_folder_is_named(commands: Any) -> None:
     commands.refused(2, ["table", "--out", str(file)], str(file))
     commands.refused(2, commands.tiny("--out", str(file)), str(file))
     assert [path.name for path in commands.home.iterdir()] == ["file"]
+
+
+def test_windows_is_refused_in_plain_words_although_it_lacks_modules() -> None:
+    script = """
+import sys
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+from cispbench.harness.cli import main
+sys.platform = "win32"
+main(["list", "methods"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: cispbench runs on Linux and macOS") and "WSL 2" in done.stderr

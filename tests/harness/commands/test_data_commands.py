@@ -118,7 +118,7 @@ def test_other_ids_in_equal_number(broken: Any, own_voc: Path, published: dict[s
         (own_voc / folder / f"t001.{suffix}").rename(own_voc / folder / f"other.{suffix}")
     (own_voc / TRAIN_LIST).write_text((own_voc / TRAIN_LIST).read_text().replace("t001", "other"))
     text = differs(broken, check(root=broken.data))
-    assert "12, other ones" in text and "as many images as published, but not the same ones" in text
+    assert "12, not the same ones" in text and "as many images as published, but not the same ones" in text
 
 
 def test_an_ade_folder_of_ones_own(commands: Any, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_an_ade_folder_of_ones_own(commands: Any, tmp_path: Path) -> None:
     text = differs(commands, check(root=root))
     assert "ADE20K in" in text and "20,210" in text
     assert "6 ids are none of ADE20K, such as 't0'" in text
-    assert "partitioned-100-50" in text and "By their total of images alone" in text
+    assert "partitioned-100-50" in text and "Compared by their number of images alone" in text
     assert text.splitlines()[-1] == "0 of 15 settings, 0 of 81 steps agree; lists that differ: ade train, ade val."
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import resource
 import stat
 import subprocess
 import sys
@@ -126,6 +127,24 @@ def test_cgroup_limits_count(
         assert describe_environment("cpu")["memory_bytes"] == memory
 
 
+def test_a_mac_is_described_by_sysctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"hw.physicalcpu": "4", "hw.memsize": "17179869184", "machdep.cpu.brand_string": "Apple M1"}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(environment, "PROC", tmp_path)  # as on a Mac: there is none
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(environment, "_output_of", lambda command: f"{told[command[-1]]}\n")
+    described = describe_environment("cpu")
+    assert (described["physical_cores"], described["logical_cores"]) == (4, 8)
+    assert (described["memory_bytes"], described["cpu"]) == (2**34, "Apple M1")
+    usage = types.SimpleNamespace(ru_maxrss=2**28)
+    monkeypatch.setattr(resource, "getrusage", lambda _: usage)
+    assert peak_host_bytes() == 2**28  # macOS counts bytes, Linux KiB
+    monkeypatch.setattr(environment, "_output_of", lambda command: None)
+    assert usable_cores() == (8, 8)
+    assert describe_environment("cpu")["cpu"] == platform.machine()
+
+
 def test_peak_memory_is_in_bytes_and_remembers() -> None:
     code = """
 from cispbench.harness.machine.environment import peak_host_bytes
@@ -188,7 +207,7 @@ def test_another_projects_checkout_is_not_ours(tree: Path) -> None:
 
 @pytest.mark.parametrize("before", ["exit 128", "exec /bin/sleep 30"])
 def test_a_git_that_fails_or_hangs_says_nothing(tree: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "GIT_SECONDS", 0.5)
+    monkeypatch.setattr(environment, "TOOL_SECONDS", 0.5)
     answer(tree.parent, tree, before=before)
     start = time.monotonic()
     assert describe_git() == {"commit": None, "dirty": None}
@@ -207,15 +226,16 @@ def test_an_installed_package_gives_its_installers_commit(
     (tree / "setup.cfg").unlink()
     if config is not None:
         (tree / "setup.cfg").write_text(config)
-    place = Path(environment.__file__)
+    place = "cispbench/harness/machine/environment.py"
     origin = json.dumps({"url": "https://example.org/cispbench.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}})
     notes = {"direct_url.json": origin}
-    package = types.SimpleNamespace(locate_file=lambda _: place, read_text=notes.get)
+    files = {place: environment.__file__}
+    package = types.SimpleNamespace(locate_file=files.__getitem__, read_text=notes.get)
     monkeypatch.setattr(metadata, "distribution", lambda _: package)
     assert describe_git() == {"commit": COMMIT, "dirty": False}
     notes.clear()
     assert describe_git() == {"commit": None, "dirty": None}
     notes["direct_url.json"] = origin
-    place = tree / "another.py"
+    files[place] = str(tree / "another.py")
     assert describe_git() == {"commit": None, "dirty": None}
     assert not (tree.parent / "calls").exists()

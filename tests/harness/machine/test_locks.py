@@ -215,7 +215,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", lack)  # as on some network drives; a lock of another kind would outlive us
-    with pytest.raises(StoreError, match="knows locks"):
+    with pytest.raises(StoreError, match="supports locks"):
         run_lock(tmp_path, "training", 0).__enter__()
 
 

@@ -243,6 +243,6 @@ def test_usage(commands: Any) -> None:
     folder = commands.home / "none"
     commands.refused(1, words(commands, folder), str(folder), "cannot look into")
     commands.refused(2, words(commands, folder, step=2), "--step 2", "overlapped-19-1 is 1")
-    commands.refused(2, words(commands, folder, "--method", "../x"), "--method '../x' is no name")
+    commands.refused(2, words(commands, folder, "--method", "../x"), "--method '../x' is not a valid name")
     commands.refused(2, words(commands, folder, "--profile", "big"), "unknown profile 'big'")
     commands.refused(2, words(commands, folder, "--protocol", "strikt"), "'strict'")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cispbench.harness.data.source import find_source
 from cispbench.harness.data.synthetic import SyntheticSource
-from cispbench.harness.predictions.from_weights import Panels, RecordedRun, recorded_run
+from cispbench.harness.predictions.from_weights import RecordedRun, RunPredictor, recorded_run
 from cispbench.harness.recipes.fields import DataRecipe, EvaluationRecipe, Recipe
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.results.record import StepRecord
@@ -43,8 +43,8 @@ class Guess(nn.Module):
 
 
 @pytest.fixture
-def guessed(tmp_path: Path, make_record: Callable[..., StepRecord], monkeypatch: pytest.MonkeyPatch) -> Panels:
-    """Panels of a run that nobody has trained, on a few scenes."""
+def guessed(tmp_path: Path, make_record: Callable[..., StepRecord], monkeypatch: pytest.MonkeyPatch) -> RunPredictor:
+    """Predictions of a run that nobody has trained, on a few scenes."""
     source, steps = SyntheticSource("voc", train=8, val=12), StepStore(tmp_path / "steps")
     recipe = Recipe("deeplabv3-tiny", data=DataRecipe(crop=48), evaluation=EvaluationRecipe(None, None, 5))
     data = DataUsed("synthetic", source.fingerprint, 8, 12, "ab" * 32)
@@ -54,9 +54,9 @@ def guessed(tmp_path: Path, make_record: Callable[..., StepRecord], monkeypatch:
         store.write(record)
         steps.publish(record.key, {"nothing": torch.zeros(1)}, {}, {})
     monkeypatch.setattr(
-        Panels, "_model", lambda self, record: Guess(self.run.trained.num_classes(record.step)), raising=True
+        RunPredictor, "_model", lambda self, record: Guess(self.run.trained.num_classes(record.step)), raising=True
     )
-    return Panels(recorded_run(store, "0123"), source, steps, CPU)
+    return RunPredictor(recorded_run(store, "0123"), source, steps, CPU)
 
 
 def truncated(run: RecordedRun, *steps: int) -> RecordedRun:
@@ -75,7 +75,7 @@ def test_the_predictions_are_those_that_were_scored(finished: Any, one_thread: N
     run = recorded_run(Store(finished.out), key_of(finished))
     source = find_source("voc", finished.data, finished.steps)
     names = source.ids("val")
-    shown = Panels(run, source, StepStore(finished.steps), CPU).predict(names[::-1])
+    shown = RunPredictor(run, source, StepStore(finished.steps), CPU).predict(names[::-1])
     assert [entry.name for entry in shown] == list(names[::-1])
     for place, record in enumerate(run.records):
         counts = np.zeros((21, 21), dtype=int)
@@ -90,7 +90,7 @@ def test_the_predictions_are_those_that_were_scored(finished: Any, one_thread: N
         assert np.abs(entry.image.astype(int) - np.asarray(small).astype(int)).mean() < 2
 
 
-def test_the_images_that_have_lost_most(guessed: Panels) -> None:
+def test_the_images_that_have_lost_most(guessed: RunPredictor) -> None:
     names = guessed._source.ids("val")
     plan = guessed.run.setting
     slow = {}
@@ -111,22 +111,22 @@ def test_the_images_that_have_lost_most(guessed: Panels) -> None:
     assert guessed.most_forgotten(2) == found[:2]
 
 
-def test_only_recorded_steps_count(guessed: Panels) -> None:
+def test_only_recorded_steps_count(guessed: RunPredictor) -> None:
     """A run that goes on from an imported step has no record of those before it."""
     whole = {entry.name: entry for entry in guessed.predict(guessed._source.ids("val"))}
-    later = Panels(truncated(guessed.run, 1, 2), guessed._source, guessed._steps, CPU)
+    later = RunPredictor(truncated(guessed.run, 1, 2), guessed._source, guessed._steps, CPU)
     known = guessed.run.setting.num_classes(1)
     for entry in later.most_forgotten(50):
         truth, (_, then, end) = whole[entry.name].truth, whole[entry.name].predictions
         counted = (truth > 0) & (truth < known)
         lost = int(((then == truth) & counted).sum()) - int(((end == truth) & counted).sum())
         assert entry.share == pytest.approx(lost / int((truth != VOID).sum()), abs=1e-12)
-    single = Panels(truncated(guessed.run, 2), guessed._source, guessed._steps, CPU)
+    single = RunPredictor(truncated(guessed.run, 2), guessed._source, guessed._steps, CPU)
     with pytest.raises(UsageError, match=r"single recorded step\. Name images by --images"):
         single.most_forgotten(3)
 
 
-def test_scenes_look_as_they_were_drawn(guessed: Panels) -> None:
+def test_scenes_look_as_they_were_drawn(guessed: RunPredictor) -> None:
     (entry,) = guessed.predict(["val_00007"])
     image, mask = guessed._source.read("val", "val_00007")
     assert np.array_equal(entry.image, image.permute(1, 2, 0).numpy())

@@ -1,0 +1,20 @@
+"""The store of records that a report reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cispbench.splits.errors import StoreError
+
+if TYPE_CHECKING:
+    from cispbench.results.store import Store
+
+
+def existing_store(out: Path) -> Store:
+    """Return the store below ``--out``. Raises StoreError if there is none: a wrong folder must not look empty."""
+    from cispbench.results.store import Store
+
+    if not out.is_dir():
+        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+    return Store(out)
