@@ -13,8 +13,8 @@ from typing import Any
 from tabulate import tabulate
 
 from cispbench.harness.machine.locks import current_holder
+from cispbench.harness.machine.progress import number_of
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.harness.sweep.display import number_of
 from cispbench.harness.sweep.matrix import PAPER_TABLE, SweepRequest
 from cispbench.harness.sweep.slurm.notes import SlurmNotes
 from cispbench.results.record import StepRecord

@@ -23,7 +23,8 @@ from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import load_recipe
-from cispbench.harness.runs.execute import RunOptions, execute
+from cispbench.harness.runs.execute import execute
+from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import plan_run
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.training.job import StoppedError

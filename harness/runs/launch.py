@@ -16,7 +16,8 @@ from cispbench.harness.data.source import ENVIRONMENT
 from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.runs.execute import RunOptions, RunResult, execute
+from cispbench.harness.runs.execute import RunResult, execute
+from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.prepare import Preparer, served_setting
 from cispbench.harness.runs.request import RunRequest

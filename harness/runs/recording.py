@@ -58,7 +58,7 @@ def step_manifest(
 
 
 def trained_here(plan: RunPlan, planned: PlannedStep, execution: Execution) -> dict[str, Any]:
-    """Return what a manifest says of where a trained step comes from: what its key is made of, and the run it was for."""
+    """Return what a manifest says of a step's origin: what its key is made of, and the run it was trained for."""
     return {
         "previous_key": planned.previous_key,
         "made_of": dict(planned.made_of),

@@ -19,7 +19,8 @@ import torch
 from cispbench.harness.machine.devices import choose_device
 from cispbench.harness.machine.locks import HeldError
 from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.runs.execute import RunOptions, execute
+from cispbench.harness.runs.execute import execute
+from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.events import EventView, StepLocked, sending_the_end

@@ -10,7 +10,8 @@ from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.recipes.fields import load_strict
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
-from cispbench.harness.runs.execute import RunOptions, execute
+from cispbench.harness.runs.execute import execute
+from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import plan_run
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.results.store import Store

@@ -1,0 +1,164 @@
+"""The work on one step of a run: build its networks, train them, and count on the test images.
+
+Nothing here looks into the store of records or decides what is missing; ``execute.py`` does.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from cispbench.harness.data.loader import EvalLoader, TrainLoader
+from cispbench.harness.data.source import Source
+from cispbench.harness.data.transforms import EvalView
+from cispbench.harness.evaluate import evaluate
+from cispbench.harness.machine.seeds import derive_seed, seed_everything
+from cispbench.harness.method import Method, StepContext
+from cispbench.harness.models.catalogue import build_model, least_images
+from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.runs.inputs import load_planned_weights, planned_method, planned_source
+from cispbench.harness.runs.options import RunOptions
+from cispbench.harness.runs.plan import PlannedStep, RunPlan
+from cispbench.harness.runs.step_store import METHOD
+from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.loop import StepTraining
+from cispbench.harness.training.out_of_memory import explaining_memory
+
+CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
+
+
+class StepWork:
+    """Trains and tests the steps of one run. The method and the data are opened when they are first needed."""
+
+    def __init__(self, plan: RunPlan, options: RunOptions) -> None:
+        self.plan, self.options, self.store = plan, options, options.steps
+
+    @cached_property
+    def method(self) -> Method:
+        """The method of the plan. Raises RunError if its code has changed since the plan was made."""
+        return self.options.method or planned_method(self.plan)
+
+    @cached_property
+    def source(self) -> Source:
+        """The data of the plan. Raises DataError if they have changed since the plan was made."""
+        return self.options.source or planned_source(self.plan, self.store.root, self.options.view)
+
+    def model_after(self, step: int) -> IncrementalModel:
+        """Build the model as it is after ``step``, with its published weights."""
+        model = self._bare_model()
+        for index in range(step + 1):
+            model.grow(self.plan.learnt.new_classes(index))
+        model.load_state_dict(self.store.load(self.plan.planned(step).key))
+        return model
+
+    def _bare_model(self) -> IncrementalModel:
+        model = build_model(self.plan.recipe.model, self.plan.recipe.data.crop)
+        model.freeze_batch_norm = self.plan.recipe.freeze_batch_norm
+        return model
+
+    def train(self, planned: PlannedStep, checkpoint: Path) -> tuple[IncrementalModel, TrainingLog, int]:
+        """Train a step, from its checkpoint if there is one; return the network, the log and the number of iterations.
+
+        The random state is set anew at each part, so that a step does not depend on what was done before it.
+        """
+        plan, options, step = self.plan, self.options, planned.step
+        seed_everything(derive_seed(plan.seed, "model", step))
+        previous = None
+        if step == 0:
+            model = self._bare_model()
+            load_planned_weights(plan, model, self.store.root / "weights")
+        else:
+            model = self.model_after(step - 1)
+            previous = copy.deepcopy(model).eval().requires_grad_(False)
+            kept = self.store.load(plan.planned(step - 1).key, METHOD)
+            self.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
+            seed_everything(derive_seed(plan.seed, "growth", step))
+        model.grow(plan.learnt.new_classes(step))
+        context = StepContext(
+            plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
+        )
+        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)):
+            return model, *self._train_grown(planned, context, checkpoint)
+
+    def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
+        plan, options, phase = self.plan, self.options, self.plan.recipe.phase(planned.step)
+        context.model.to(options.device)
+        if context.previous is not None:
+            context.previous.to(options.device)
+        self.method.initialise(context)
+        job = TrainingJob(
+            method=self.method,
+            context=context,
+            loader=self._train_loader(planned, phase.batch),
+            phase=phase,
+            device=options.device,
+            seed=derive_seed(plan.seed, "training", planned.step),
+            checkpoint=checkpoint,
+            view=options.view,
+            images=len(planned.images),
+            stop=options.stop,
+            group=options.group,
+            micro_batch=plan.micro_batch,
+        )
+        return StepTraining(job).run(), job.iterations
+
+    def _memory_words(self, phase: OptimRecipe, model: IncrementalModel) -> tuple[str, torch.device, str]:
+        """Return what a training needs memory for, where, and what to set if there is too little."""
+        recipe, options = self.plan.recipe, self.options
+        share = -(-phase.batch // options.group.size)
+        held = min(share, self.plan.micro_batch or share)
+        hints = ["a smaller crop (--set data.crop=...)"]
+        if phase.precision == "fp32":
+            hints.insert(0, "--set optim.precision=bf16")
+        least = least_images(recipe.model)
+        if held > least:
+            same = "almost the same result" if model.trains_batch_norm() else "the same result"
+            hints.insert(0, f"--micro-batch {max(least, held // 2)} ({same})")
+        what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
+        return what, options.device, f"Set {', or '.join(hints)}."
+
+    def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
+        recipe = self.plan.recipe.data
+        return TrainLoader(
+            self.source,
+            planned.images,
+            self.plan.learnt.label_table(planned.step),
+            recipe,
+            batch,
+            seed=derive_seed(self.plan.seed, "data", planned.step),
+            workers=self.options.workers,
+            cache=self._fits_in_memory(planned.images),
+            pin_memory=self.options.device.type == "cuda",
+        )
+
+    def _fits_in_memory(self, images: tuple[str, ...]) -> bool:
+        if self.options.workers:
+            return False
+        image, mask = self.source.read("train", images[0])
+        return len(images) * (image.numel() + mask.numel()) * 1.3 < CACHE_BYTES
+
+    def count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
+        """Return the confusion matrix of a published step, every process counting its share, and how many images."""
+        plan, recipe, options = self.plan, self.plan.recipe, self.options
+        ids, group = self.source.ids("val"), options.group
+        view = EvalView(recipe.evaluation.resize_short, recipe.evaluation.crop, recipe.data.normalise)
+        loader = EvalLoader(
+            self.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
+            rank=group.rank, devices=group.size,
+        )  # fmt: skip
+        model = self.model_after(planned.step)
+        what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"
+        with explaining_memory(what, options.device, "Set fewer (--set evaluation.batch=1)."):
+            matrix = evaluate(
+                model.to(options.device),
+                loader,
+                plan.setting.num_foreground + 1,
+                options.device,
+                recipe.optim.precision,
+                lambda done: options.view.evaluating(min(done * group.size, len(ids)), len(ids)),
+            )
+        return group.sum(matrix), len(ids)
