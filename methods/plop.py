@@ -213,7 +213,7 @@ class PLOP(Method):
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the cross-entropy on pseudo-labelled targets and the POD distillation."""
-        if previous is None or self.thresholds is None:
+        if previous is None or self.thresholds is None:  # step 0 has neither
             return {"cross_entropy": cross_entropy(output.logits, batch.target)}
         self._check_grid(output)
         options = self.options
@@ -244,7 +244,7 @@ class PLOP(Method):
         )
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
-        """The cross-entropy is a mean over (pseudo-)labelled pixels, unless void counts in it."""
+        """Count labelled pixels (pseudo-labelled ones from step 1 on), unless void pixels count in the mean."""
         if previous is None or self.thresholds is None:
             return {"cross_entropy": labelled_pixels(batch.target)}
         if self.options.void_in_mean:

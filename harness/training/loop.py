@@ -38,13 +38,13 @@ class StepTraining:
         synchronise(job.context.model, job.group, job.device)
         self.network: nn.Module = job.context.model
         self.state = TrainingState(job)
-        self.weights = TermWeights(job.method, job.context, self.division, job.group)
+        self.term_weights = TermWeights(job.method, job.context, self.division, job.group)
 
     def run(self) -> TrainingLog:
         """Train and return the log; Ctrl-C or death leaves the last checkpoint behind.
 
         Raises StoppedError once ``job.stop`` says so, after a checkpoint; RunError for losses that are NaN again and
-        again, and for weights that are (``nonfinite.py``); MethodError for a method that breaks its contract.
+        again, and for weights that are NaN (``nonfinite.py``); MethodError for a method that breaks its contract.
         """
         started = time.perf_counter()
         job, model = self.job, self.job.context.model
@@ -68,7 +68,7 @@ class StepTraining:
         job, state, method, context = self.job, self.state, self.job.method, self.job.context
         state.stepper.start_iteration(state.iteration)  # sets the learning rate
         micro_batches = cut_share(batch, self.division, self.group.rank)
-        self.weights.start_batch(micro_batches, self._previous_output)
+        self.term_weights.start_batch(micro_batches, self._previous_output)
         sums: dict[str, Tensor] = {}
         for number, micro_batch in enumerate(micro_batches, start=1):
             # Gradients add up in this process; the last backward pass alone exchanges them with the other processes.
@@ -80,15 +80,15 @@ class StepTraining:
                 terms = method.losses(micro_batch, output, previous, context)
                 if not terms:
                     raise MethodError(f"the method {method.name} returned no loss term at step {context.step}.")
-                terms = self.weights.weigh(terms, micro_batch, previous)
+                terms = self.term_weights.weigh(terms, micro_batch, previous)
                 # The graph holds what the backward pass needs of these; the rest must not take memory during it.
                 del output, previous
                 # DDP divides the sum of the processes' gradients by their number. The gradient of the global batch
-                # is the sum: the weights have divided already.
+                # is the sum: the terms are divided by the counts of the global batch already.
                 state.stepper.backward(torch.stack(list(terms.values())).sum() * self.group.size)
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
-        self.weights.end_batch()
+        self.term_weights.end_batch()
         # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
         finite = state.stepper.update(self.group.sum(not_finite) == 0)

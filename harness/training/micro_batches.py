@@ -61,7 +61,7 @@ class TermWeights:
         self._state_before: dict[str, Tensor] | None = None
 
     def start_batch(self, micro_batches: Sequence[Batch], previous_output: Callable[[Batch], Output | None]) -> None:
-        """Count the global batch, which the weights of the first micro-batch depend on already."""
+        """Count the global batch: even the first micro-batch is divided by the counts of all of them."""
         if self._undivided:
             return
         if self._names is None:

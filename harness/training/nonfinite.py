@@ -18,7 +18,11 @@ The policy for fp16 differs, because gradients overflow until torch's GradScaler
 - An overflow is part of the search for a scale, and no fault: the iteration stays finite and its terms are logged.
   With a scale of 1 or less there is nothing left to search: then the iteration is not finite.
 - An iteration that is not finite, by its loss or by such an overflow, is kept out of the log and may end the step as
-  above. A loss that is not finite also puts the statistics of batch norms back.
+  above. A loss that is not finite also puts the statistics of batch norms back; the weights still follow their
+  gradients, if these are finite.
+
+``loop.py`` asks whether the loss is finite, ``optimisation.py`` makes the update or leaves it out, ``monitor.py`` reads
+the losses, and this file counts.
 
 Whether an iteration is finite stays on the device until the losses are logged: reading it in every iteration would
 make the device wait. Exceptions: on the CPU reading costs nothing, and with fp16 GradScaler reads it anyway.

@@ -68,30 +68,30 @@ class Stepper:
             self._gradients_are_old = False
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def update(self, finite: Tensor) -> Tensor:
+    def update(self, loss_finite: Tensor) -> Tensor:
         """Clip, and update the parameters if the iteration is finite; return whether it is (see ``nonfinite.py``).
 
-        ``finite``: whether the loss is, a bool on the device.
+        ``loss_finite`` and the result are bools on the device.
         """
         norm = None
         if self.phase.clip is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.phase.clip)
         if self.scaler.is_enabled():
-            return self._update_fp16(finite)
-        if norm is not None:
-            finite = finite & norm.isfinite()
+            return self._update_fp16(loss_finite)
+        finite = loss_finite if norm is None else loss_finite & norm.isfinite()
         self._guard.update_if(finite, self.optimizer.step)
         return finite
 
-    def _update_fp16(self, finite: Tensor) -> Tensor:
+    def _update_fp16(self, loss_finite: Tensor) -> Tensor:
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)  # without effect if a gradient is not finite
         self.scaler.update()
-        self._guard.restore_buffers_unless(finite)
+        self._guard.restore_buffers_unless(loss_finite)
         overflowed = self.scaler.get_scale() < scale
         self.overflows += overflowed
-        return finite & (scale > 1.0) if overflowed else finite
+        # With a scale above 1 the overflow was part of the search for a scale, and no fault.
+        return loss_finite & (scale > 1.0) if overflowed else loss_finite
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are learnt."""
