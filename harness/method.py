@@ -141,9 +141,10 @@ class Method(ABC):
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the terms of the loss by name, each a differentiable scalar tensor with its weight included.
 
-        The harness minimises their sum and logs each (``StepTraining.iterate`` in ``harness/training/loop.py``). ``output`` is the model's output for ``batch.images``,
-        ``previous`` the previous model's (without gradients), None in step 0. A batch may consist of void alone or of
-        background alone, or hold a single image: every term must be finite then, too.
+        The harness minimises their sum and logs each (``StepTraining.iterate`` in ``harness/training/loop.py``).
+        ``output`` is the model's output for ``batch.images``, ``previous`` the previous model's (without gradients),
+        None in step 0. A batch may consist of void alone or of background alone, or hold a single image: every term
+        must be finite then, too.
         """
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:

@@ -79,7 +79,7 @@ class _Run:
     def provide(self, step: int) -> None:
         """See to it that the step is in the step store, training it (and what it builds on) if it is not."""
         planned = self.plan.planned(step)
-        if self._intact(planned.key):
+        if self._is_intact(planned.key):
             return
         if step > 0 and planned.previous_key is None:
             raise StoreError(
@@ -89,8 +89,10 @@ class _Run:
         if step > 0:
             self.provide(step - 1)
         with self._lock(planned) as folder:
-            if self._intact(planned.key, set_aside=True):
+            # Looked at again: another process may have trained it while this one waited for the lock.
+            if self._is_intact(planned.key):
                 return
+            self._set_damaged_aside(planned.key)
             started = time.perf_counter()
             self.options.group.decide((TRAIN, step))
             model, log, iterations = self.work.train(planned, folder / CHECKPOINT)
@@ -124,26 +126,31 @@ class _Run:
 
     @contextmanager
     def _lock(self, planned: PlannedStep) -> Iterator[Path]:
-        """Hold a step against other processes, swept of what killed ones left; yields its working folder."""
+        """Lock a step against other processes and remove what killed ones left; yields its working folder."""
         plan, folder = self.plan, self.store.work(planned.key)
         what = f"step {planned.step} of {plan.method.name} on {plan.setting.name}, seed {plan.seed}"
         with run_lock(folder, what, self.options.wait, on_wait=self.options.view.waiting):
             self.store.clean_up(planned.key)
             yield folder
 
-    def _intact(self, key: str, set_aside: bool = False) -> bool:
-        """Whether the step is published and sound; who holds its lock may move a damaged one out of the way."""
-        if not self.store.has(key):
-            return False
+    def _is_intact(self, key: str) -> bool:
+        """Whether the step is in the step store and its files have the checksums of its manifest."""
+        return self.store.has(key) and self._damage(key) is None
+
+    def _damage(self, key: str) -> DamagedStepError | None:
         try:
             self.store.load(key)
             self.store.load(key, METHOD)
         except DamagedStepError as error:
-            if set_aside:
-                aside = self.store.set_aside(key)
-                self.options.view.note(f"{error} It is kept as {aside.name} and the step is trained anew.")
-            return False
-        return True
+            return error
+        return None
+
+    def _set_damaged_aside(self, key: str) -> None:
+        """Move a damaged step out of the way; only for who holds its lock."""
+        damage = self._damage(key) if self.store.has(key) else None
+        if damage is not None:
+            aside = self.store.set_aside(key)
+            self.options.view.note(f"{damage} It is kept as {aside.name} and the step is trained anew.")
 
     def evaluation(self, planned: PlannedStep) -> dict[str, Any]:
         """Return the step's confusion matrix and the seconds it took, from the store where it is known."""

@@ -57,7 +57,7 @@ def parts_from_record(record: StepRecord, shared_base: bool) -> dict[str, Any]:
         execution = record.execution
         count = Division(phase["batch"], execution.devices, execution.micro_batch).micro_batches
         if count > 1:
-            parts["parts"] = count
+            parts["parts"] = count  # the key's name for the number of micro-batches
     return parts
 
 

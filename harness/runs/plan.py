@@ -4,8 +4,10 @@ A key is the SHA-256 of all that decides a step's weights (``PlannedStep.made_of
 code, fingerprint of the data, list of images, classes, model, pre-trained weights, the recipe's data section and its
 optimiser section (``optim`` at step 0, ``later`` over it from step 1 on), method with options, seed, and the key of the
 step before. Two runs that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
-The number of devices is not part of it. The micro-batch is, but only for networks whose batch norms see one
-micro-batch at a time: it changes the result of those alone.
+How a batch is divided is part of it only where that changes the result: for networks whose batch norms see one
+micro-batch at a time, the number of micro-batches is (``parts``), which follows from the batch, ``--micro-batch`` and
+``--devices``. ``apart`` (``sweep --no-share``) gives a run keys of its own. The key of a run is made of the key of its
+last step and of how it is tested; records are looked up by both.
 
 A plan holds names and values, no open files and no networks: it can be pickled, printed, and carried out elsewhere.
 """

@@ -54,6 +54,11 @@ def check_weights(choice: str | None, model: str) -> str:
         usual = model_spec(model).weights
         if usual is None:
             raise WeightsError(f"there are no pre-trained weights for {model}.", hint="Use --weights none or a FILE.")
+        if usual not in load_table():
+            raise WeightsError(
+                f"the model {model} names the weights {usual!r}, which nobody knows.",
+                hint=f"{nearest(usual, load_table())} Use --weights none or a FILE.",
+            )
         return usual
     if choice in load_table() or Path(choice).is_file():
         return choice

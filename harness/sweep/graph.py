@@ -8,9 +8,11 @@ sweep knows seven states:
 - recorded: every run has its record, but the weights are gone. Nothing is to do, unless a step that builds on it has to
   be trained: that needs the weights, and the step becomes missing.
 - missing: neither weights nor all records. The step is trained, tested and recorded.
-- stale: missing, but a record of the same step has another key, because data, code or recipe changed since. The step is
-  trained under its new key, and the old record stays; the reason names the change.
-- damaged: a file in the step store is missing or cannot be read. The step is trained again; the damaged files are kept.
+- stale: missing, and a record of the same method, setting, seed, profile, model and step has another key, because data,
+  code or recipe changed since. The step is trained under its new key, and the old record stays; the reason names the
+  change, which may lie in a step before.
+- damaged: a file of the step is missing, or its manifest is not one. The step is trained again; the damaged files are
+  kept. (A wrong checksum is found when the weights are loaded, not by a plan.)
 - unknown: no data is at hand, and no key can be made without. Only a plan (``--plan``) has such steps.
 """
 
