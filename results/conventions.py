@@ -57,28 +57,23 @@ def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, Convention]:
 
     It has to fit more rows than each other reading does, and more than half of them.
     """
-    return _conventions(rows, [_fitting(row) for row in rows])
+    complete: dict[Table, list[tuple[str, ...]]] = defaultdict(list)
+    for row in rows:
+        fits = _fitting(row)
+        # A table of incomplete rows alone has a convention, too: it is unknown.
+        complete[table_of(row)] += [] if fits is None else [fits]
+    return {table: _convention(found) for table, found in complete.items()}
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     """Return a verdict for each row; ``rows`` must be the whole ledger, or tables that are whole."""
-    fitting = [_fitting(row) for row in rows]
-    kept = _conventions(rows, fitting)
-    return [_verdict(fits, kept[table_of(row)].reading) for row, fits in zip(rows, fitting, strict=True)]
+    kept = conventions(rows)
+    return [_verdict(_fitting(row), kept[table_of(row)].reading) for row in rows]
 
 
 def _fitting(row: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return all readings that fit, None for an incomplete row."""
     return readings(row) or (None if lint_row(row) == "incomplete" else ())
-
-
-def _conventions(
-    rows: Sequence[Mapping[str, Any]], fitting: Sequence[tuple[str, ...] | None]
-) -> dict[Table, Convention]:
-    complete: dict[Table, list[tuple[str, ...]]] = defaultdict(list)
-    for row, fits in zip(rows, fitting, strict=True):
-        complete[table_of(row)] += [] if fits is None else [fits]
-    return {table: _convention(found) for table, found in complete.items()}
 
 
 def _convention(fitting: Sequence[tuple[str, ...]]) -> Convention:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 from cispbench.results.record_fields import StepFacts, StepFields
 from cispbench.splits.errors import StoreError
 
 MOST = 1e15  # seconds, bytes or images: no step has more
+_COUNTS = (
+    "step", "seed", "iterations", "skipped_steps", "execution.devices", "execution.micro_batch", "method.version",
+    "model.parameters", "data.train_images", "data.val_images", "timing.train_seconds", "timing.evaluate_seconds",
+    "timing.wall_seconds", "timing.images_per_second", "memory.peak_host_bytes", "memory.peak_device_bytes",
+)  # fmt: skip
+_FILLED = (
+    "key", "run_key", "setting", "dataset", "scenario", "task", "order", "profile", "method.name", "model.name",
+)  # fmt: skip
 
 
 def check_record(record: StepFields, schema: int) -> None:
@@ -22,13 +31,11 @@ def check_record(record: StepFields, schema: int) -> None:
 
 def broken_facts(record: StepFacts) -> Iterator[str]:
     """Yield the fields of ``record`` that break a rule, with their values; only what ``StepFacts`` has is looked at."""
-    for name in ("key", "run_key", "setting", "dataset", "scenario", "task", "order", "profile"):
-        if not getattr(record, name):
+    for name in _FILLED:
+        if not attrgetter(name)(record):
             yield f"{name} is empty"
-    for name, text in (("method.name", record.method.name), ("model.name", record.model.name)):
-        if not text:
-            yield f"{name} is empty"
-    for name, count in _counts(record):
+    for name in _COUNTS:
+        count = attrgetter(name)(record)
         if count is not None and not 0 <= count <= MOST:
             yield f"{name} is {str(count)[:24]}, not a number from 0 to {MOST:g}"
     if record.step >= record.steps:
@@ -37,27 +44,6 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
         yield f"previous_key is {record.previous_key!r} at step 0"
     if not _is_utc(record.created):
         yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
-
-
-def _counts(record: StepFacts) -> list[tuple[str, float | None]]:
-    return [
-        ("step", record.step),
-        ("seed", record.seed),
-        ("iterations", record.iterations),
-        ("skipped_steps", record.skipped_steps),
-        ("execution.devices", record.execution.devices),
-        ("execution.micro_batch", record.execution.micro_batch),
-        ("method.version", record.method.version),
-        ("model.parameters", record.model.parameters),
-        ("data.train_images", record.data.train_images),
-        ("data.val_images", record.data.val_images),
-        ("timing.train_seconds", record.timing.train_seconds),
-        ("timing.evaluate_seconds", record.timing.evaluate_seconds),
-        ("timing.wall_seconds", record.timing.wall_seconds),
-        ("timing.images_per_second", record.timing.images_per_second),
-        ("memory.peak_host_bytes", record.memory.peak_host_bytes),
-        ("memory.peak_device_bytes", record.memory.peak_device_bytes),
-    ]
 
 
 def _is_utc(text: str) -> bool:

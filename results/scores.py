@@ -60,13 +60,16 @@ def score(
     iou[known:] = math.nan
     old = _mean(iou[0 if rules.background_in_old else 1 : first])
     new = _mean(iou[first:known])
+    counted = iou[0 if rules.background_in_all else 1 :]
+    if rules.forgotten == "dropped":
+        counted = counted[counted != 0]
     total = float(counts.sum())
     return Scores(
         protocol=rules.name,
         step=step,
         old=old,
         new=new,
-        all=_mean(_without_forgotten(iou[0 if rules.background_in_all else 1 :], rules)),
+        all=_mean(counted),
         per_class=tuple(iou.tolist()),
         background=float(iou[0]),
         harmonic=harmonic_mean(old, new),
@@ -119,10 +122,6 @@ def _iou(counts: Floats, rules: Protocol) -> Floats:
     if rules.absent == "dropped":
         iou[truth == 0] = math.nan
     return iou
-
-
-def _without_forgotten(iou: Floats, rules: Protocol) -> Floats:
-    return iou[iou != 0] if rules.forgotten == "dropped" else iou
 
 
 def _mean(iou: Floats) -> float:

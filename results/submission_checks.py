@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,11 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 # The kinds of data that a run of a profile can have.
 _KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
+# What all steps of a run have in common.
+_SHARED = (
+    "run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin", "model.name",
+    "model.weights", "model.weights_sha256", "data.kind", "data.fingerprint", "data.val_images",
+)  # fmt: skip
 _PIXELS = Path(__file__).parent / "submission_pixels.yaml"
 _NAMED = 5
 _LEAST_PIXELS = 10_000  # an image of the full data on average, void left out, under any view worth a comparison
@@ -53,7 +59,7 @@ def problems(records: Sequence[StepRecord]) -> list[str]:
     """
     found: list[str] = []
     for record in records:
-        wrong = [*_names(record), *_keys(record), *_facts(record)]
+        wrong = [*_texts(record), *_facts(record)]
         found += [f"step {record.step}: {text}" for text in wrong]
     found += _run(records)
     # Counts are judged by the setting; where that is wrong there is nothing to judge by.
@@ -74,34 +80,28 @@ def scored_from_files(record: StepRecord) -> bool:
     return record.origin == "predictions" or PREDICTIONS in record.environment
 
 
-def _names(record: StepRecord) -> Iterator[str]:
+def _texts(record: StepRecord) -> Iterator[str]:
+    owner = record.trained_for
     names = [("method.name", record.method.name), ("model.name", record.model.name)]
-    if record.trained_for is not None:
-        names.append(("trained_for.method", record.trained_for.method))
-    for field, text in names:
-        if not is_name(text):
-            yield f"{field} is {shown(text)}, not a name of up to 64 letters, digits and _+.-"
     words = [("model.weights", record.model.weights), *(("quirks", text) for text in record.quirks)]
     words += [("losses.terms", text) for text in record.losses.terms]
-    if record.trained_for is not None:
-        words.append(("trained_for.setting", record.trained_for.setting))
-    for field, text in words:
-        if not _WORDS.fullmatch(text):
-            yield f"{field} is {shown(text)}, not a word of up to 128 plain characters"
-
-
-def _keys(record: StepRecord) -> Iterator[str]:
-    keys: dict[str, str | None] = {
-        "key": record.key, "previous_key": record.previous_key, "run_key": record.run_key,
-        "data.fingerprint": record.data.fingerprint, "data.list_sha256": record.data.list_sha256,
-        "model.weights_sha256": record.model.weights_sha256,
-        "trained_for.run_key": None if record.trained_for is None else record.trained_for.run_key,
-    }  # fmt: skip
-    for field, text in keys.items():
-        if text is not None and not _KEY.fullmatch(text):
-            yield f"{field} is {shown(text)}, not a SHA-256 sum (64 hexadecimal digits)"
-    if record.git.commit is not None and not _COMMIT.fullmatch(record.git.commit):
-        yield f"git.commit is {shown(record.git.commit)}, not a commit"
+    keys = [("key", record.key), ("previous_key", record.previous_key), ("run_key", record.run_key)]
+    keys += [("data.fingerprint", record.data.fingerprint), ("data.list_sha256", record.data.list_sha256)]
+    keys += [("model.weights_sha256", record.model.weights_sha256)]
+    if owner is not None:
+        names.append(("trained_for.method", owner.method))
+        words.append(("trained_for.setting", owner.setting))
+        keys.append(("trained_for.run_key", owner.run_key))
+    forms: list[tuple[re.Pattern[str], str, Sequence[tuple[str, str | None]]]] = [
+        (_NAME, "a name of up to 64 letters, digits and _+.-", names),
+        (_WORDS, "a word of up to 128 plain characters", words),
+        (_KEY, "a SHA-256 sum (64 hexadecimal digits)", keys),
+        (_COMMIT, "a commit", [("git.commit", record.git.commit)]),
+    ]
+    for pattern, wanted, texts in forms:
+        for field, text in texts:
+            if text is not None and not pattern.fullmatch(text):
+                yield f"{field} is {shown(text)}, not {wanted}"
 
 
 def _facts(record: StepRecord) -> Iterator[str]:
@@ -131,12 +131,12 @@ def _facts(record: StepRecord) -> Iterator[str]:
 def _run(records: Sequence[StepRecord]) -> Iterator[str]:
     """Yield what the records do not agree in, and where the chain of steps is broken."""
     first, last = records[0], records[-1]
-    shared = [_shared(record) for record in records]
-    yield from (
-        f"{field} is not the same in every step"
-        for field, value in shared[0].items()
-        if any(other[field] != value for other in shared)
-    )
+    for field in _SHARED:
+        value = attrgetter(field)
+        if any(value(record) != value(first) for record in records):
+            yield f"{field} is not the same in every step"
+    if len(set(map(scored_from_files, records))) > 1:
+        yield "scored from files is not the same in every step"
     steps = [record.step for record in records]
     if not last.finished:
         yield f"the last of its steps is {last.step}, and the run has {last.steps}: it is not finished"
@@ -154,17 +154,6 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         previous = record.key
     if len({record.key for record in records}) < len(records):
         yield "two of its steps have the same key"
-
-
-def _shared(record: StepRecord) -> dict[str, object]:
-    """Return what all steps of a run share, by field."""
-    parts: dict[str, tuple[object, tuple[str, ...]]] = {
-        "": (record, ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")),
-        "model.": (record.model, ("name", "weights", "weights_sha256")),
-        "data.": (record.data, ("kind", "fingerprint", "val_images")),
-    }
-    values = {f"{prefix}{name}": getattr(part, name) for prefix, (part, names) in parts.items() for name in names}
-    return {**values, "scored from files": scored_from_files(record)}
 
 
 def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:

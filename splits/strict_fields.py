@@ -210,11 +210,12 @@ def _words(hint: Any) -> str:
 
 _WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null",
-    tuple: "a list", dict: "a mapping",
+    tuple: "a list", dict: "a mapping", Mapping: "a mapping",
 }  # fmt: skip
 _READERS: dict[Any, Callable[[Any, object, str, list[str]], Any]] = {
     tuple: _read_tuple,
     dict: _read_dict,
+    Mapping: _read_dict,
     Literal: _read_literal,
     Union: _read_union,
     types.UnionType: _read_union,
