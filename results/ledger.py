@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
@@ -26,8 +25,6 @@ _COLUMNS = (
     "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment"
 )  # fmt: skip
 Kind = Literal["reported", "excerpted", "reproduced"]
-# A row of ``ledger_rows``, or of the frame of ``load_reported``.
-LedgerRow: TypeAlias = "Mapping[str, Any] | pd.Series[Any]"
 KINDS: tuple[str, ...] = get_args(Kind)
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
@@ -60,6 +57,13 @@ class _LedgerRow:
             wrong.append("none of old, new and all is given")
         if wrong:
             raise StoreError(f"{'; '.join(wrong)}.")
+
+
+class RowLike(Protocol):
+    """Anything that gives a row's fields by name: a dict, or a row of the frame of ``load_reported``."""
+
+    def __getitem__(self, key: str, /) -> Any:
+        """Return a field; KeyError where there is none."""
 
 
 def load_reported() -> pd.DataFrame:
@@ -131,7 +135,7 @@ class Arithmetic:
     gaps: dict[str, Fraction]
 
 
-def lint_row(row: LedgerRow) -> str:
+def lint_row(row: RowLike) -> str:
     """Return how a row can have counted the background, from its numbers and the rounding of the printed digits.
 
     ``without``: background is in neither ``old`` nor ``all``; ``both``: in both; ``old-without``: in ``all`` alone,
@@ -144,13 +148,13 @@ def lint_row(row: LedgerRow) -> str:
     return next((name for name in READINGS if not found.gaps[name]), "inconsistent")
 
 
-def readings(row: LedgerRow) -> tuple[str, ...]:
+def readings(row: RowLike) -> tuple[str, ...]:
     """Return every reading of ``lint_row`` that fits, in its order; none for an inconsistent or incomplete row."""
     found = arithmetic(row)
     return () if found is None else tuple(name for name in READINGS if not found.gaps[name])
 
 
-def arithmetic(row: LedgerRow) -> Arithmetic | None:
+def arithmetic(row: RowLike) -> Arithmetic | None:
     """Compute what a row's numbers imply under each reading; None if one of old, new and all is missing.
 
     The digits are the ledger's: a trailing zero that it lost widens the rounding (more readings fit, never fewer),
@@ -177,7 +181,7 @@ def arithmetic(row: LedgerRow) -> Arithmetic | None:
     return Arithmetic(float(means["without"]), float(means["both"]), float(background), gaps)
 
 
-def _printed(row: LedgerRow, name: str) -> tuple[Fraction, Fraction] | None:
+def _printed(row: RowLike, name: str) -> tuple[Fraction, Fraction] | None:
     """Return a number and half a unit of its last digit, exactly; at least one decimal, as no paper prints fewer."""
     try:
         value = row[name]
