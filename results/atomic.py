@@ -10,8 +10,16 @@ from pathlib import Path
 
 from cispbench.splits.errors import StoreError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_REASONS = (
+    ({errno.ENOSPC, errno.EDQUOT}, "the disk is full or the quota is used up",
+     "Free some space or choose another folder, and rerun."),
+    ({errno.EROFS, errno.EACCES, errno.EPERM}, "it is read-only or not yours to write",
+     "Change its permissions or choose another folder."),
+    ({errno.ENOENT}, "its folder does not exist", "Create {folder} or choose another folder."),
+    ({errno.EEXIST, errno.ENOTDIR}, "a file is in the way of a folder",
+     "Move that file away or choose another folder."),
+    ({errno.EISDIR}, "a folder is in the way of a file", "Move that folder away or choose another one."),
+)  # fmt: skip
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 
@@ -73,19 +81,8 @@ def sync_folder(folder: Path) -> None:
 
 def explain_os_error(action: str, path: Path, error: OSError) -> StoreError:
     """Return the StoreError of a system error: ``cannot <action> <path>``, why, and what to do."""
-    if error.errno in _FULL:
-        reason, hint = (
-            "the disk is full or the quota is used up",
-            "Free some space or choose another folder, and rerun.",
-        )
-    elif error.errno in _FORBIDDEN:
-        reason, hint = "it is read-only or not yours to write", "Change its permissions or choose another folder."
-    elif error.errno == errno.ENOENT:
-        reason, hint = "its folder does not exist", f"Create {path.parent} or choose another folder."
-    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-        reason, hint = "a file is in the way of a folder", "Move that file away or choose another folder."
-    elif error.errno == errno.EISDIR:
-        reason, hint = "a folder is in the way of a file", "Move that folder away or choose another one."
-    else:
-        reason, hint = error.strerror or type(error).__name__, "Check the disk, or choose another folder, and rerun."
+    reason, hint = error.strerror or type(error).__name__, "Check the disk, or choose another folder, and rerun."
+    for numbers, known_reason, known_hint in _REASONS:
+        if error.errno in numbers:
+            reason, hint = known_reason, known_hint.format(folder=path.parent)
     return StoreError(f"cannot {action} {path}: {reason} ({type(error).__name__}, errno {error.errno}).", hint=hint)

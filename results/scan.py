@@ -19,8 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from cispbench.results.record import SCHEMA, StepRecord
-from cispbench.results.record_checks import broken_facts
-from cispbench.results.record_fields import StepFacts
+from cispbench.results.record_fields import StepFacts, broken_facts
 from cispbench.results.store import read_record, step_number
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields

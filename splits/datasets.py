@@ -1,20 +1,8 @@
 """Data sets: what one states about itself, and how the installed ones are found.
 
 Data sets are plug-ins of the entry-point group ``cispbench.datasets``; ``voc`` and ``ade`` are found like any other.
-
-To add one, a package needs three things:
-
-1. An entry: a ``Dataset``, written out in Python or read from a YAML file by ``read_dataset`` (``splits/voc.yaml`` and
-   ``splits/ade.yaml`` are examples). It states all facts that need no image.
-2. A layout: a ``cispbench.harness.data.layout.Layout``, which says where the images and masks of a split lie. Masks are
-   8-bit PNGs of class numbers: 0 background, 1 to N the classes, 255 void.
-3. An entry point that leads to the entry, under the entry's own name::
-
-       [project.entry-points."cispbench.datasets"]
-       city = "my_package.city:CITY"
-
-Then ``cispbench list settings`` shows its tasks as ``city:overlapped-5-3``, ``cispbench data index --dataset city``
-reads its masks, and ``cispbench run --setting city:overlapped-5-3 --data-root FOLDER --profile mini`` trains on it.
+``docs/add-dataset.md`` shows how a package adds one: an entry (``Dataset``), a ``harness.data.layout.Layout``, and an
+entry point that leads to the entry, under the entry's own name.
 """
 
 from __future__ import annotations
