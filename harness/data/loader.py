@@ -35,6 +35,8 @@ class Draw(NamedTuple):
     image: int
 
 
+# Apart from the loader: the iterator that a loader keeps would otherwise refer to the loader, and the workers of a
+# loader that is given up would live until the garbage collector finds that circle.
 @dataclass(frozen=True)
 class _Order:
     """The order of training: which draws make which batch; with ``division`` the share of the process ``rank``."""
@@ -42,13 +44,11 @@ class _Order:
     images: int
     batch_size: int
     seed: int
-    drop_last: bool
     division: Division | None = None
     rank: int = 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.images, self.batch_size)
-        return max(1, whole + (1 if rest and not self.drop_last else 0))
+        return max(1, self.images // self.batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[list[Draw]]:
         """Yield the batches of an epoch from ``start`` on, then those of all epochs after it, without an end."""
@@ -119,7 +119,7 @@ class _EvalSet(_LabelledImages):
 class TrainLoader:
     """Epochs of full batches over a step's images.
 
-    An epoch is a permutation drawn from (seed, epoch), cut into batches; ``drop_last`` leaves an incomplete one out.
+    An epoch is a permutation drawn from (seed, epoch), cut into batches; an incomplete one is left out.
     Fewer images than a batch: the permutation is repeated until one batch is full, which is then the whole epoch.
     ``workers``: processes that decode ahead (0: none); after a whole epoch they go on with the next one, until
     ``close`` or the end of the loader. ``pin_memory``: page-locked batches; by default exactly where CUDA is
@@ -135,7 +135,6 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         workers: int = 0,
-        drop_last: bool = True,
         cache: bool = False,
         pin_memory: bool | None = None,
     ) -> None:
@@ -144,7 +143,7 @@ class TrainLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self._set = TrainSet(source, "train", ids, table, recipe, seed, cache)
-        self._order = _Order(len(ids), batch_size, seed, drop_last)
+        self._order = _Order(len(ids), batch_size, seed)
         self._workers, self._pin_memory = workers, pin_memory
         self._kept: tuple[int, Iterator[Labelled]] | None = None
 
@@ -164,7 +163,7 @@ class TrainLoader:
 
     def share(self, division: Division, rank: int) -> TrainLoader:
         """Return a loader of the share that one process has in the very same, whole batches; it decodes no other."""
-        if division.batch != self._order.batch_size or not self._order.drop_last:
+        if division.batch != self._order.batch_size:
             raise ValueError(f"{division} divides no batches of {self._order.batch_size}")
         shared = copy.copy(self)
         shared._order, shared._kept = replace(self._order, division=division, rank=rank), None
@@ -209,7 +208,6 @@ class EvalLoader:
         view: EvalView,
         batch_size: int,
         workers: int = 0,
-        pin_memory: bool | None = None,
         rank: int = 0,
         devices: int = 1,
     ) -> None:
@@ -218,12 +216,12 @@ class EvalLoader:
         self.ids = tuple(ids)
         self._rank, self._devices = rank, devices
         self._set = _EvalSet(source, split, to_table(table), view)
-        self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
+        self._batch_size, self._workers = batch_size, workers
 
     def __iter__(self) -> Iterator[Labelled]:
         plan = [list(self.ids[start : start + self._batch_size]) for start in range(0, len(self.ids), self._batch_size)]
         own = plan[self._rank :: self._devices]
-        for groups in batches_of(self._set, own, stack_by_size, self._workers, self._pin_memory):
+        for groups in batches_of(self._set, own, stack_by_size, self._workers, None):
             for images, target, ids in groups:
                 yield images, target, tuple(ids)
 
