@@ -76,20 +76,14 @@ class StepRecord(StepFacts):
                 f"{place} is not valid JSON: {error}.", hint="Restore it from version control, or delete it and rerun."
             ) from error
         schema = value.get("schema") if isinstance(value, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
+        if type(schema) is int and schema > SCHEMA:
             raise StoreError(
                 f"{place}: schema is {schema}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
             )
-        return read_fields(cls, _upgrade(value), place)
-
-
-def _upgrade(value: Any) -> Any:
-    """Add what the later schemas have and this one lacks."""
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if type(schema) is not int or not 1 <= schema < SCHEMA:
-        return value
-    later = {name: default for number, fields in ADDED.items() if number > schema for name, default in fields.items()}
-    return {**later, **value, "schema": SCHEMA}
+        if type(schema) is int and schema >= 1:
+            for added in range(schema + 1, SCHEMA + 1):
+                value = {**ADDED[added], **value, "schema": added}
+        return read_fields(cls, value, place)
 
 
 def confusion_rows(matrix: NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], ...]:

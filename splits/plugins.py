@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
 from cispbench.splits.errors import CispbenchError, UsageError, nearest
@@ -85,12 +85,3 @@ class Registry(Generic[Plugin]):
 def _entry_points(group: str, _path: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
     """Read the installed packages once for each state of ``sys.path``: that takes milliseconds."""
     return tuple(metadata.entry_points(group=group))
-
-
-def load_target(target: str, place: str) -> Any:
-    """Import ``module:attribute``. Raises CispbenchError naming ``place`` if that is not possible."""
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CispbenchError(f"{place}: {target!r} cannot be imported: {error}.") from error

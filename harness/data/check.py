@@ -89,10 +89,10 @@ def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collecti
     named = {part.name: _list_cause(comparison.dataset, part, presence, unlisted) for part in comparison.lists}
     causes += [cause for cause in named.values() if cause]
     known = re.compile(layout_of(comparison.dataset).image_id)
-    strangers = sorted(image for split in SPLITS for image in presence[split] if not known.fullmatch(image))
+    unknown = sorted(image for split in SPLITS for image in presence[split] if not known.fullmatch(image))
     title = find_dataset(comparison.dataset).title
-    if strangers:
-        causes.append(f"{len(strangers):,} ids are none of {title}, such as {strangers[0]!r}: these are other images.")
+    if unknown:
+        causes.append(f"{len(unknown):,} ids are none of {title}, such as {unknown[0]!r}: these are other images.")
     shorter = [part for part in comparison.lists if part.found[0] < part.published[0]]
     if shorter and not causes:
         parts = " and ".join(f"{p.found[0]:,} of {p.published[0]:,} {p.name} images" for p in shorter)

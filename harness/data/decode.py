@@ -39,7 +39,7 @@ class Pair:
 
 def read_image(path: Path) -> Tensor:
     """Read an image of any colour mode as RGB, uint8 (3, H, W). Raises DataError."""
-    with _naming("image", path), Image.open(path) as image:
+    with _as_data_error("image", path), Image.open(path) as image:
         # A copy: Pillow's own buffer is read-only, which torch cannot express.
         pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -47,7 +47,7 @@ def read_image(path: Path) -> Tensor:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return an image's (height, width) from its header alone. Raises DataError."""
-    with _naming("image", path), Image.open(path) as image:
+    with _as_data_error("image", path), Image.open(path) as image:
         return image.height, image.width
 
 
@@ -61,7 +61,7 @@ def read_pair(pair: Pair, dataset: str) -> tuple[Tensor, Tensor]:
 
 def read_bytes(path: Path) -> bytes:
     """Read a mask's file as it is. Raises DataError."""
-    with _naming("mask", path):
+    with _as_data_error("mask", path):
         return path.read_bytes()
 
 
@@ -72,7 +72,7 @@ def decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, 
     Raises DataError for anything else and for a value that is no class of the data set.
     """
     _check_header(path, content)
-    with _naming("mask", path):
+    with _as_data_error("mask", path):
         mask = Image.open(io.BytesIO(content))
         mask.load()
     # Pillow counts in C: a sixth of what numpy.unique costs.
@@ -100,7 +100,7 @@ def missing(what: str, path: Path) -> DataError:
 
 
 @contextmanager
-def _naming(what: str, path: Path) -> Iterator[None]:
+def _as_data_error(what: str, path: Path) -> Iterator[None]:
     """Turn what Pillow and the system raise into a DataError that names the file."""
     try:
         yield

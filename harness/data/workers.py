@@ -39,7 +39,7 @@ def batches_of(
         sampler=plan,
         collate_fn=_unchanged,
         num_workers=workers,
-        worker_init_fn=_leave_the_end_to_the_reader,
+        worker_init_fn=_ignore_interrupts,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         # Its own generator: without one, every pass would draw from torch's global stream.
         generator=torch.Generator(),
@@ -81,13 +81,13 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_the_end_to_the_reader(worker: int) -> None:
+def _ignore_interrupts(worker: int) -> None:
     # Ctrl-C reaches all processes of a terminal: the workers ignore it, and the reader ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _unless_the_reader_left
+    sys.excepthook = _print_unless_disconnected
 
 
-def _unless_the_reader_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print a traceback, but not of the thread that sends tensors when the reader has closed its connection."""
     if threading.current_thread() is threading.main_thread() or not isinstance(error, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
