@@ -43,19 +43,15 @@ def write_atomic(path: Path, data: bytes) -> None:
                 raise
             # Another writer finished first and swept this one's file up.
         sync_folder(path.parent)
-        sweep(path)
+        # What killed writers of this file left beside it.
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
     except OSError as error:
         raise explain_os_error("write", path, error) from error
     finally:
         # Gone after the rename; where even this fails, the error being raised says more than a second one would.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def sweep(path: Path) -> None:
-    """Remove the temporary files that killed writers of ``path`` left beside it."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

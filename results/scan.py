@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ Counts = NDArray[np.int64]
 
 _ALL = {entry.name for entry in fields(StepRecord)}
 _FACTS = [entry.name for entry in fields(StepFacts)]
+_identity = attrgetter("run_key", "setting", "steps", "joint")
 
 
 class Cost(NamedTuple):
@@ -93,10 +95,6 @@ def scan_record(path: Path) -> Scanned:
         return Scanned(_facts(value), _counts(value["confusion"], value["learning_order"]), path)
     except (OSError, OverflowError, StoreError, TypeError, ValueError):
         return _in_full(path)  # which says what is wrong, or takes it: a record of an older schema, for example
-
-
-def _identity(facts: StepFacts) -> tuple[str, str, int, bool]:
-    return facts.run_key, facts.setting, facts.steps, facts.joint
 
 
 def _facts(value: Any) -> StepFacts:

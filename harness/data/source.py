@@ -25,12 +25,7 @@ Kind = Literal["full", "mini", "synthetic"]
 
 
 class Source(Protocol):
-    """Images with masks, in a ``train`` and a ``val`` split.
-
-    ``dataset``: its name. ``kind``: ``full`` (the published lists), ``mini`` (other images of the data set, or a data
-    set without published lists) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints in
-    any folder.
-    """
+    """Images with masks, in a ``train`` and a ``val`` split."""
 
     @property
     def dataset(self) -> str:
@@ -39,12 +34,12 @@ class Source(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """Return what sort of data this is."""
+        """Return ``full`` (the published lists), ``synthetic``, or ``mini`` for any other images of the data set."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Return the digest of the data."""
+        """Return a hexadecimal digest; equal data have equal ones in any folder."""
         ...
 
     def ids(self, split: str) -> tuple[str, ...]:

@@ -140,7 +140,9 @@ def draw_scene(
         v = (np.cos(turn) * dy - np.sin(turn) * dx) / radius
         distance = np.asarray(SHAPES[look.shape](u, v), np.float32)
         inside = distance <= 1.0
-        paint = _paint(look, u, v, rng)
+        light = rng.uniform(0.8, 1.1)
+        first, second = (np.asarray(colour, np.float32)[:, None, None] * light for colour in look.colours)
+        paint = np.where(TEXTURES[look.texture](u, v)[None], second, first).astype(np.float32, copy=False)
         np.copyto(image, paint, where=inside)
         rim = (distance > 1.0) & (distance <= 1.0 + 0.8 / radius)
         mask[rim] = VOID
@@ -155,11 +157,3 @@ def _background(rng: np.random.Generator, rows: Field, columns: Field, size: int
     angle, waves, phase = rng.uniform(0, np.pi), rng.uniform(1.0, 4.0), rng.uniform(0, 6.28)
     along = (np.cos(angle) * rows + np.sin(angle) * columns) / size
     return np.asarray(base + step * np.sin(6.28 * waves * along + phase)[None], np.float32)
-
-
-def _paint(look: Look, u: Field, v: Field, rng: np.random.Generator) -> Field:
-    """Return the colours (3, S, S) of an object, with a little change of light from object to object."""
-    light = rng.uniform(0.8, 1.1)
-    first, second = (np.asarray(c, np.float32)[:, None, None] * light for c in look.colours)
-    chosen = TEXTURES[look.texture](u, v)
-    return np.where(chosen[None], second, first).astype(np.float32, copy=False)
