@@ -34,6 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         with temporary.open("xb") as file:
             file.write(data)
+            # On the disk before the rename: after a power cut the new name could otherwise hold nothing.
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -160,6 +160,7 @@ def arithmetic(row: RowLike) -> Arithmetic | None:
     The digits are the ledger's: a trailing zero that it lost widens the rounding (more readings fit, never fewer),
     and a number computed there from several printed ones counts as more precise than they are.
     """
+    # Exact fractions: an error of a float would decide about rows that fit by the last digit.
     printed = [_printed(row, name) for name in _NUMBERS]
     if any(number is None for number in printed):
         return None

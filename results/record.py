@@ -40,6 +40,7 @@ class StepRecord(StepFacts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Tuples, as read back from JSON: a record equals its copy in the store.
         for name in ("learning_order", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "confusion", tuple(tuple(row) for row in self.confusion))

@@ -76,6 +76,7 @@ def scan_steps(last: Scanned) -> list[Scanned]:
 
     Raises StoreError naming a file that cannot be read, or that belongs to another run.
     """
+    # By number, not by name: step-10 comes after step-9.
     paths = sorted(last.path.parent.glob("step-*.json"), key=step_number)
     steps = [last if path == last.path else scan_record(path) for path in paths]
     for step in steps:

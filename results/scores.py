@@ -118,6 +118,7 @@ def _iou(counts: Floats, rules: Protocol) -> Floats:
     """Return TP / (TP + FP + FN) of every class in percent; without ground truth NaN or 0, as ``absent`` says."""
     truth, right = counts.sum(axis=1), counts.diagonal()
     union = truth + counts.sum(axis=0) - right
+    # A class that is neither there nor predicted has no union; it counts as 0 until ``absent`` decides.
     iou: Floats = np.divide(100 * right, union, out=np.zeros_like(union), where=union > 0)
     if rules.absent == "dropped":
         iou[truth == 0] = math.nan

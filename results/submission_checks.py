@@ -144,6 +144,7 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         if any(record.previous_key is not None for record in records) or len(set(steps)) < len(steps):
             yield "steps scored from files have no step before them, and each is there once"
         return
+    # An imported run begins after step 0.
     if steps != list(range(steps[0], steps[0] + len(steps))):
         yield f"its steps are {shown(steps)}, not one after the other"
         return

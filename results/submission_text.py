@@ -68,6 +68,7 @@ def parse_untrusted(content: bytes, place: str) -> Any:
 
 def content_digest(value: Any) -> str:
     """Return the SHA-256 (hexadecimal) of a JSON value, whatever its layout and the order of its keys."""
+    # Stored in submissions and keys: another separator or order would make all of them invalid.
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -141,6 +141,7 @@ def parse_setting(name: str) -> Setting:
         raise SettingError(f"{name!r} does not exist.", hint=hint)
     steps = _steps(name, home, task, order)
     canonical = f"{scenario}-{task}" if order == NATURAL_ORDER else f"{scenario}-{task}-{order}"
+    # The name in records and keys: with the data set only where the task alone does not say it.
     if _candidates(task) != (home.name,):
         canonical = f"{home.name}:{canonical}"
     return Setting(canonical, home.name, scenario, task, order, steps)

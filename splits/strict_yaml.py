@@ -19,6 +19,7 @@ _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class _Loader(_BASE):  # type: ignore[misc]
     """The safe loader with YAML 1.2's plain scalars."""
 
+    # Empty, or the rules of YAML 1.1 would be inherited.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 

@@ -151,6 +151,7 @@ def _parallel(
                 results.append(error)
         return results
 
+    # Results come in the order of the items, whatever thread is first: the fingerprint depends on it.
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     done = 0
     executor = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))

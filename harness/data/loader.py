@@ -227,5 +227,7 @@ class EvalLoader:
 
 
 def _generator(*parts: object) -> torch.Generator:
+    # A hash, because sums of small numbers would give neighbouring epochs and images the same seeds. Shifted, because
+    # torch takes seeds of 63 bits.
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

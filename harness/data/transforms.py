@@ -138,6 +138,7 @@ def _normalised(image: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def _statistics(name: str) -> tuple[Tensor, Tensor]:
+    # Times 255: the pixels are normalised as they are, without a division by 255 first.
     mean, deviation = (torch.tensor(values).view(3, 1, 1) * 255 for values in _MEAN_STD[name])
     return mean, deviation
 
