@@ -22,9 +22,16 @@ from cispbench.splits.strict_yaml import load_yaml
 
 PREDICTIONS = "predictions"  # in the environment of a record that was scored from files
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,62}[A-Za-z0-9_+])?")
-_WORDS = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}")
-_KEY = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+_WORD = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}"), "a word of up to 128 plain characters"
+_KEY = re.compile(r"[0-9a-f]{64}"), "a SHA-256 sum (64 hexadecimal digits)"
+_PATH_NAME = _NAME, "a name of up to 64 letters, digits and _+.-"
+_TEXTS = {
+    "method.name": _PATH_NAME, "model.name": _PATH_NAME, "trained_for.method": _PATH_NAME,
+    "model.weights": _WORD, "trained_for.setting": _WORD,
+    "key": _KEY, "previous_key": _KEY, "run_key": _KEY, "trained_for.run_key": _KEY, "data.fingerprint": _KEY,
+    "data.list_sha256": _KEY, "model.weights_sha256": _KEY,
+    "git.commit": (re.compile(r"[0-9a-f]{7,64}"), "a commit"),
+}  # fmt: skip
 # The kinds of data that a run of a profile can have.
 _KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
 # What all steps of a run have in common.
@@ -81,27 +88,14 @@ def scored_from_files(record: StepRecord) -> bool:
 
 
 def _texts(record: StepRecord) -> Iterator[str]:
-    owner = record.trained_for
-    names = [("method.name", record.method.name), ("model.name", record.model.name)]
-    words = [("model.weights", record.model.weights), *(("quirks", text) for text in record.quirks)]
-    words += [("losses.terms", text) for text in record.losses.terms]
-    keys = [("key", record.key), ("previous_key", record.previous_key), ("run_key", record.run_key)]
-    keys += [("data.fingerprint", record.data.fingerprint), ("data.list_sha256", record.data.list_sha256)]
-    keys += [("model.weights_sha256", record.model.weights_sha256)]
-    if owner is not None:
-        names.append(("trained_for.method", owner.method))
-        words.append(("trained_for.setting", owner.setting))
-        keys.append(("trained_for.run_key", owner.run_key))
-    forms: list[tuple[re.Pattern[str], str, Sequence[tuple[str, str | None]]]] = [
-        (_NAME, "a name of up to 64 letters, digits and _+.-", names),
-        (_WORDS, "a word of up to 128 plain characters", words),
-        (_KEY, "a SHA-256 sum (64 hexadecimal digits)", keys),
-        (_COMMIT, "a commit", [("git.commit", record.git.commit)]),
-    ]
-    for pattern, wanted, texts in forms:
-        for field, text in texts:
-            if text is not None and not pattern.fullmatch(text):
-                yield f"{field} is {shown(text)}, not {wanted}"
+    texts = [("quirks", text, *_WORD) for text in record.quirks]
+    texts += [("losses.terms", text, *_WORD) for text in record.losses.terms]
+    for field, (pattern, wanted) in _TEXTS.items():
+        if record.trained_for is not None or not field.startswith("trained_for."):
+            texts.append((field, attrgetter(field)(record), pattern, wanted))
+    for field, text, pattern, wanted in texts:
+        if text is not None and not pattern.fullmatch(text):
+            yield f"{field} is {shown(text)}, not {wanted}"
 
 
 def _facts(record: StepRecord) -> Iterator[str]:
