@@ -102,17 +102,13 @@ def published_name(method: str) -> str:
 
     Raises UsageError with the nearest names.
     """
-    found = find_published_name(method)
-    if found is None:
-        names = _published_names()
-        close = difflib.get_close_matches(_plain_name(method), names, n=3, cutoff=0.5)
-        hint = (
-            f"Did you mean {' or '.join(repr(names[name]) for name in close)}?"
-            if close
-            else f"Known: {', '.join(sorted(names.values(), key=str.lower))}."
-        )
+    names, plain = _published_names(), _plain_name(method)
+    if plain not in names:
+        close = " or ".join(repr(names[name]) for name in difflib.get_close_matches(plain, names, n=3, cutoff=0.5))
+        known = ", ".join(sorted(names.values(), key=str.lower))
+        hint = f"Did you mean {close}?" if close else f"Known: {known}."
         raise UsageError(f"the ledger holds no method {method!r}.", hint=hint)
-    return found
+    return names[plain]
 
 
 def find_published_name(method: str) -> str | None:
