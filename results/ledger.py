@@ -24,8 +24,8 @@ _NUMBERS = ("old", "new", "all")
 _COLUMNS = (
     "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment"
 )  # fmt: skip
-Kind = Literal["reported", "excerpted", "reproduced"]
-KINDS: tuple[str, ...] = get_args(Kind)
+RowKind = Literal["reported", "excerpted", "reproduced"]
+KINDS: tuple[str, ...] = get_args(RowKind)
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
@@ -42,7 +42,7 @@ class _LedgerRow:
     old: float | None
     new: float | None
     all: float | None
-    kind: Kind
+    kind: RowKind
     source: str
     note: str | None = None
     assignment: str | None = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 ENVIRONMENT = "CISPBENCH_DATA"
 DEFAULT_ROOT = Path("data")
-Kind = Literal["full", "mini", "synthetic"]
+DataKind = Literal["full", "mini", "synthetic"]
 
 
 class Source(Protocol):
@@ -33,7 +33,7 @@ class Source(Protocol):
         ...
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DataKind:
         """Return ``full`` (the published lists), ``synthetic``, or ``mini`` for any other images of the data set."""
         ...
 
@@ -60,7 +60,7 @@ class FolderSource:
     """Real data in a folder; made by ``find_source``, which has checked every file. Keeps the protocol ``Source``."""
 
     dataset: str
-    kind: Kind
+    kind: DataKind
     fingerprint: str
     folder: Path
     pairs: Mapping[str, Mapping[str, Pair]]
@@ -149,7 +149,7 @@ def _root(data_root: Path | None) -> tuple[Path, str]:
     return (Path(named), ENVIRONMENT) if named else (DEFAULT_ROOT, "the default")
 
 
-def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> Kind:
+def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> DataKind:
     # Nobody can say that data are complete if no list is published, and records of "full" data are ranked.
     if not has_golden(dataset):
         return "mini"
