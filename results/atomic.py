@@ -10,8 +10,16 @@ from pathlib import Path
 
 from cispbench.splits.errors import StoreError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_REASONS = (
+    ({errno.ENOSPC, errno.EDQUOT}, "the disk is full or the quota is used up",
+     "Free some space or choose another folder, and rerun."),
+    ({errno.EROFS, errno.EACCES, errno.EPERM}, "it is read-only or not yours to write",
+     "Change its permissions or choose another folder."),
+    ({errno.ENOENT}, "its folder does not exist", "Create {folder} or choose another folder."),
+    ({errno.EEXIST, errno.ENOTDIR}, "a file is in the way of a folder",
+     "Move that file away or choose another folder."),
+    ({errno.EISDIR}, "a folder is in the way of a file", "Move that folder away or choose another one."),
+)  # fmt: skip
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 
@@ -26,6 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         with temporary.open("xb") as file:
             file.write(data)
+            # On the disk before the rename: after a power cut the new name could otherwise hold nothing.
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -35,19 +44,15 @@ def write_atomic(path: Path, data: bytes) -> None:
                 raise
             # Another writer finished first and swept this one's file up.
         sync_folder(path.parent)
-        sweep(path)
+        # What killed writers of this file left beside it.
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
     except OSError as error:
         raise explain_os_error("write", path, error) from error
     finally:
         # Gone after the rename; where even this fails, the error being raised says more than a second one would.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def sweep(path: Path) -> None:
-    """Remove the temporary files that killed writers of ``path`` left beside it."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
@@ -73,19 +78,8 @@ def sync_folder(folder: Path) -> None:
 
 def explain_os_error(action: str, path: Path, error: OSError) -> StoreError:
     """Return the StoreError of a system error: ``cannot <action> <path>``, why, and what to do."""
-    if error.errno in _FULL:
-        reason, hint = (
-            "the disk is full or the quota is used up",
-            "Free some space or choose another folder, and rerun.",
-        )
-    elif error.errno in _FORBIDDEN:
-        reason, hint = "it is read-only or not yours to write", "Change its permissions or choose another folder."
-    elif error.errno == errno.ENOENT:
-        reason, hint = "its folder does not exist", f"Create {path.parent} or choose another folder."
-    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-        reason, hint = "a file is in the way of a folder", "Move that file away or choose another folder."
-    elif error.errno == errno.EISDIR:
-        reason, hint = "a folder is in the way of a file", "Move that folder away or choose another one."
-    else:
-        reason, hint = error.strerror or type(error).__name__, "Check the disk, or choose another folder, and rerun."
+    reason, hint = error.strerror or type(error).__name__, "Check the disk, or choose another folder, and rerun."
+    for numbers, known_reason, known_hint in _REASONS:
+        if error.errno in numbers:
+            reason, hint = known_reason, known_hint.format(folder=path.parent)
     return StoreError(f"cannot {action} {path}: {reason} ({type(error).__name__}, errno {error.errno}).", hint=hint)

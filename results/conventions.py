@@ -17,15 +17,6 @@ Table = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Convention:
-    """The reading that fits ``fits`` of a table's ``rows`` complete rows, most of them; None where no reading leads."""
-
-    reading: str | None
-    fits: int
-    rows: int
-
-
-@dataclass(frozen=True)
 class Verdict:
     """The readings of a row that are possible, and the one that is likely.
 
@@ -52,48 +43,39 @@ def table_of(row: Mapping[str, Any]) -> Table:
     return row["source"], row["method"] if row["kind"] == "excerpted" else ""
 
 
-def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, Convention]:
-    """Return the convention of every table: the reading that fits most of its complete rows.
+def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, str | None]:
+    """Return the convention of every table: the reading that fits most of its complete rows, None where none leads.
 
     It has to fit more rows than each other reading does, and more than half of them.
     """
-    return _conventions(rows, [_fitting(row) for row in rows])
+    complete: dict[Table, list[tuple[str, ...]]] = defaultdict(list)
+    for row in rows:
+        # A table of incomplete rows alone has a convention, too: None.
+        found = complete[table_of(row)]
+        if lint_row(row) != "incomplete":
+            found.append(readings(row))
+    return {table: _leading(fitting) for table, fitting in complete.items()}
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     """Return a verdict for each row; ``rows`` must be the whole ledger, or tables that are whole."""
-    fitting = [_fitting(row) for row in rows]
-    kept = _conventions(rows, fitting)
-    return [_verdict(fits, kept[table_of(row)].reading) for row, fits in zip(rows, fitting, strict=True)]
+    kept = conventions(rows)
+    return [_verdict(row, kept[table_of(row)]) for row in rows]
 
 
-def _fitting(row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return all readings that fit, None for an incomplete row."""
-    return readings(row) or (None if lint_row(row) == "incomplete" else ())
-
-
-def _conventions(
-    rows: Sequence[Mapping[str, Any]], fitting: Sequence[tuple[str, ...] | None]
-) -> dict[Table, Convention]:
-    complete: dict[Table, list[tuple[str, ...]]] = defaultdict(list)
-    for row, fits in zip(rows, fitting, strict=True):
-        complete[table_of(row)] += [] if fits is None else [fits]
-    return {table: _convention(found) for table, found in complete.items()}
-
-
-def _convention(fitting: Sequence[tuple[str, ...]]) -> Convention:
+def _leading(fitting: Sequence[tuple[str, ...]]) -> str | None:
     counts = {name: sum(name in names for names in fitting) for name in READINGS}
     most = max(counts.values())
     leading = [name for name, count in counts.items() if count == most]
-    decided = len(leading) == 1 and 2 * most > len(fitting)
-    return Convention(leading[0] if decided else None, most, len(fitting))
+    return leading[0] if len(leading) == 1 and 2 * most > len(fitting) else None
 
 
-def _verdict(fitting: tuple[str, ...] | None, convention: str | None) -> Verdict:
-    if fitting is None:
-        return Verdict("incomplete", (), None, False)
+def _verdict(row: Mapping[str, Any], convention: str | None) -> Verdict:
+    label, fitting = lint_row(row), readings(row)
+    if label == "incomplete":
+        return Verdict(label, (), None, False)
     if len(fitting) == 1:
-        return Verdict(fitting[0], fitting, fitting[0], False)
+        return Verdict(label, fitting, label, False)
     # An inconsistent row is likely its table's reading with a slip; an ambiguous one must allow for it.
     likely = convention if not fitting or convention in fitting else None
-    return Verdict(fitting[0] if fitting else "inconsistent", fitting, likely, likely is not None)
+    return Verdict(label, fitting, likely, likely is not None)

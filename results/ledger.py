@@ -24,8 +24,8 @@ _NUMBERS = ("old", "new", "all")
 _COLUMNS = (
     "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment"
 )  # fmt: skip
-Kind = Literal["reported", "excerpted", "reproduced"]
-KINDS: tuple[str, ...] = get_args(Kind)
+RowKind = Literal["reported", "excerpted", "reproduced"]
+KINDS: tuple[str, ...] = get_args(RowKind)
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
@@ -42,7 +42,7 @@ class _LedgerRow:
     old: float | None
     new: float | None
     all: float | None
-    kind: Kind
+    kind: RowKind
     source: str
     note: str | None = None
     assignment: str | None = None
@@ -102,17 +102,13 @@ def published_name(method: str) -> str:
 
     Raises UsageError with the nearest names.
     """
-    found = find_published_name(method)
-    if found is None:
-        names = _published_names()
-        close = difflib.get_close_matches(_plain_name(method), names, n=3, cutoff=0.5)
-        hint = (
-            f"Did you mean {' or '.join(repr(names[name]) for name in close)}?"
-            if close
-            else f"Known: {', '.join(sorted(names.values(), key=str.lower))}."
-        )
+    names, plain = _published_names(), _plain_name(method)
+    if plain not in names:
+        close = " or ".join(repr(names[name]) for name in difflib.get_close_matches(plain, names, n=3, cutoff=0.5))
+        known = ", ".join(sorted(names.values(), key=str.lower))
+        hint = f"Did you mean {close}?" if close else f"Known: {known}."
         raise UsageError(f"the ledger holds no method {method!r}.", hint=hint)
-    return found
+    return names[plain]
 
 
 def find_published_name(method: str) -> str | None:
@@ -160,6 +156,7 @@ def arithmetic(row: RowLike) -> Arithmetic | None:
     The digits are the ledger's: a trailing zero that it lost widens the rounding (more readings fit, never fewer),
     and a number computed there from several printed ones counts as more precise than they are.
     """
+    # Exact fractions: an error of a float would decide about rows that fit by the last digit.
     printed = [_printed(row, name) for name in _NUMBERS]
     if any(number is None for number in printed):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,11 +44,7 @@ class MethodFacts:
 UNKNOWN = MethodFacts(source="")
 
 
-def method_facts() -> dict[str, MethodFacts]:
-    """Return the facts by the ledger's name of the method. Raises StoreError naming an entry that breaks a rule."""
-    return dict(_read())
-
-
 @cache
-def _read() -> dict[str, MethodFacts]:
+def method_facts() -> Mapping[str, MethodFacts]:
+    """Return the facts by the ledger's name of the method. Raises StoreError naming an entry that breaks a rule."""
     return {name: read_fields(MethodFacts, entry, f"{_PATH} {name}") for name, entry in load_yaml(_PATH).items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cispbench.results.record_checks import check_record
-from cispbench.results.record_fields import StepFields, plain
+from cispbench.results.record_fields import Losses, StepFacts, broken_facts, plain
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
 
@@ -23,15 +24,30 @@ ADDED: dict[int, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class StepRecord(StepFields):
-    """One finished step in full. Making one checks it: StoreError names the first field that breaks a rule."""
+class StepRecord(StepFacts):
+    """One finished step in full. Making one checks it: StoreError names every field that breaks a rule.
+
+    ``learning_order``: class numbers by class index, background first. ``classes``: the numbers this step learnt.
+    ``confusion``: counts (C, C) of pixels over all classes of the data set in learning order, rows are the ground
+    truth, void left out.
+    """
+
+    schema: int
+    learning_order: tuple[int, ...]
+    classes: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    losses: Losses
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Tuples, as read back from JSON: a record equals its copy in the store.
         for name in ("learning_order", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "confusion", tuple(tuple(row) for row in self.confusion))
-        check_record(self, SCHEMA)
+        found = [] if self.schema == SCHEMA else [f"schema is {self.schema}, not {SCHEMA}"]
+        found += [*broken_facts(self), *_classes(self), *_confusion(self), *_losses(self)]
+        if found:
+            raise StoreError(f"step record: {'; '.join(found)}.")
 
     @property
     def shared(self) -> bool:
@@ -61,20 +77,14 @@ class StepRecord(StepFields):
                 f"{place} is not valid JSON: {error}.", hint="Restore it from version control, or delete it and rerun."
             ) from error
         schema = value.get("schema") if isinstance(value, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
+        if type(schema) is int and schema > SCHEMA:
             raise StoreError(
                 f"{place}: schema is {schema}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
             )
-        return read_fields(cls, _upgrade(value), place)
-
-
-def _upgrade(value: Any) -> Any:
-    """Add what the later schemas have and this one lacks."""
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if type(schema) is not int or not 1 <= schema < SCHEMA:
-        return value
-    later = {name: default for number, fields in ADDED.items() if number > schema for name, default in fields.items()}
-    return {**later, **value, "schema": SCHEMA}
+        if type(schema) is int and schema >= 1:
+            for added in range(schema + 1, SCHEMA + 1):
+                value = {**ADDED[added], **value, "schema": added}
+        return read_fields(cls, value, place)
 
 
 def confusion_rows(matrix: NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], ...]:
@@ -94,3 +104,37 @@ def _dump(value: Any, depth: int) -> str:
         return json.dumps(value, sort_keys=True, allow_nan=False)
     pad = " " * (depth + 1)
     return f"{opening}\n" + ",\n".join(pad + line for line in lines) + f"\n{' ' * depth}{closing}"
+
+
+def _classes(record: StepRecord) -> Iterator[str]:
+    order = record.learning_order
+    if not order or order[0] != 0 or sorted(order) != list(range(len(order))):
+        yield f"learning_order is {list(order)}, not 0 and then every class number once"
+    if not record.classes or not set(record.classes) <= set(order[1:]):
+        yield f"classes is {list(record.classes)}, not among the class numbers of learning_order"
+
+
+def _confusion(record: StepRecord) -> Iterator[str]:
+    count = len(record.learning_order)
+    rows = record.confusion
+    if len(rows) != count or any(len(row) != count for row in rows):
+        width = len(rows[0]) if rows else 0
+        yield f"confusion has {len(rows)} rows, the first of {width} counts, not {count} x {count}"
+    for place, row in enumerate(rows):
+        for column, value in enumerate(row):
+            if type(value) is not int or value < 0:
+                yield f"confusion[{place}][{column}] is {value!r}, not a count"
+                return
+
+
+def _losses(record: StepRecord) -> Iterator[str]:
+    logged = record.losses.iterations
+    if any(value < 0 for value in logged) or list(logged) != sorted(set(logged)):
+        yield f"losses.iterations is {list(logged)[:10]}, not rising counts"
+    for name, values in record.losses.terms.items():
+        if len(values) != len(logged):
+            yield f"losses.terms.{name} has {len(values)} values for {len(logged)} iterations"
+        for value in values:
+            if not math.isfinite(value):
+                yield f"losses.terms.{name} holds {value}, not a finite number"
+                break

@@ -1,13 +1,25 @@
-"""The fields of a step's record; their rules are in ``record_checks``, JSON in ``record``."""
+"""The fields of a step's record that are quick to read, and their rules beyond types; ``record`` has the whole."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Literal
 
 from cispbench.splits.errors import StoreError
+
+MOST = 1e15  # seconds, bytes or images: no step has more
+_COUNTS = (
+    "step", "seed", "iterations", "skipped_steps", "execution.devices", "execution.micro_batch", "method.version",
+    "model.parameters", "data.train_images", "data.val_images", "timing.train_seconds", "timing.evaluate_seconds",
+    "timing.wall_seconds", "timing.images_per_second", "memory.peak_host_bytes", "memory.peak_device_bytes",
+)  # fmt: skip
+_FILLED = (
+    "key", "run_key", "setting", "dataset", "scenario", "task", "order", "profile", "method.name", "model.name",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,20 +163,28 @@ class StepFacts:
         return self.step == self.steps - 1
 
 
-@dataclass(frozen=True)
-class StepFields(StepFacts):
-    """All fields of a step's record.
+def broken_facts(record: StepFacts) -> Iterator[str]:
+    """Yield the fields of ``record`` that break a rule, with their values."""
+    for name in _FILLED:
+        if not attrgetter(name)(record):
+            yield f"{name} is empty"
+    for name in _COUNTS:
+        count = attrgetter(name)(record)
+        if count is not None and not 0 <= count <= MOST:
+            yield f"{name} is {str(count)[:24]}, not a number from 0 to {MOST:g}"
+    if record.step >= record.steps:
+        yield f"step is {record.step}, but there are {record.steps} steps"
+    if record.previous_key is not None and record.step == 0:
+        yield f"previous_key is {record.previous_key!r} at step 0"
+    if not _is_utc(record.created):
+        yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
 
-    ``learning_order``: class numbers by class index, background first. ``classes``: the numbers this step learnt.
-    ``confusion``: counts (C, C) of pixels over all classes of the data set in learning order, rows are the ground
-    truth, void left out.
-    """
 
-    schema: int
-    learning_order: tuple[int, ...]
-    classes: tuple[int, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    losses: Losses
+def _is_utc(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).utcoffset() == timedelta(0)
+    except ValueError:
+        return False
 
 
 def plain(value: Any, field: str) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,7 @@ import orjson
 from numpy.typing import NDArray
 
 from cispbench.results.record import SCHEMA, StepRecord
-from cispbench.results.record_checks import broken_facts
-from cispbench.results.record_fields import StepFacts
+from cispbench.results.record_fields import StepFacts, broken_facts
 from cispbench.results.store import read_record, step_number
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
@@ -29,6 +29,7 @@ Counts = NDArray[np.int64]
 
 _ALL = {entry.name for entry in fields(StepRecord)}
 _FACTS = [entry.name for entry in fields(StepFacts)]
+_identity = attrgetter("run_key", "setting", "steps", "joint")
 
 
 class Cost(NamedTuple):
@@ -75,6 +76,7 @@ def scan_steps(last: Scanned) -> list[Scanned]:
 
     Raises StoreError naming a file that cannot be read, or that belongs to another run.
     """
+    # By number, not by name: step-10 comes after step-9.
     paths = sorted(last.path.parent.glob("step-*.json"), key=step_number)
     steps = [last if path == last.path else scan_record(path) for path in paths]
     for step in steps:
@@ -94,10 +96,6 @@ def scan_record(path: Path) -> Scanned:
         return Scanned(_facts(value), _counts(value["confusion"], value["learning_order"]), path)
     except (OSError, OverflowError, StoreError, TypeError, ValueError):
         return _in_full(path)  # which says what is wrong, or takes it: a record of an older schema, for example
-
-
-def _identity(facts: StepFacts) -> tuple[str, str, int, bool]:
-    return facts.run_key, facts.setting, facts.steps, facts.joint
 
 
 def _facts(value: Any) -> StepFacts:

@@ -60,13 +60,16 @@ def score(
     iou[known:] = math.nan
     old = _mean(iou[0 if rules.background_in_old else 1 : first])
     new = _mean(iou[first:known])
+    counted = iou[0 if rules.background_in_all else 1 :]
+    if rules.forgotten == "dropped":
+        counted = counted[counted != 0]
     total = float(counts.sum())
     return Scores(
         protocol=rules.name,
         step=step,
         old=old,
         new=new,
-        all=_mean(_without_forgotten(iou[0 if rules.background_in_all else 1 :], rules)),
+        all=_mean(counted),
         per_class=tuple(iou.tolist()),
         background=float(iou[0]),
         harmonic=harmonic_mean(old, new),
@@ -115,14 +118,11 @@ def _iou(counts: Floats, rules: Protocol) -> Floats:
     """Return TP / (TP + FP + FN) of every class in percent; without ground truth NaN or 0, as ``absent`` says."""
     truth, right = counts.sum(axis=1), counts.diagonal()
     union = truth + counts.sum(axis=0) - right
+    # A class that is neither there nor predicted has no union; it counts as 0 until ``absent`` decides.
     iou: Floats = np.divide(100 * right, union, out=np.zeros_like(union), where=union > 0)
     if rules.absent == "dropped":
         iou[truth == 0] = math.nan
     return iou
-
-
-def _without_forgotten(iou: Floats, rules: Protocol) -> Floats:
-    return iou[iou != 0] if rules.forgotten == "dropped" else iou
 
 
 def _mean(iou: Floats) -> float:

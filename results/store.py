@@ -95,16 +95,14 @@ class Store:
 
     def records(self) -> list[StepRecord]:
         """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
-        paths = self.path.glob("runs/*/*/*/*/step-*.json")
-        records = [(path.parent, read_record(path)) for path in paths]
-        return [record for _, record in sorted(records, key=lambda entry: (entry[0], entry[1].step))]
+        return [read_record(path) for path in self._files()]
 
     def last_files(self) -> list[Path]:
         """Return the file of the last recorded step of every run, finished or not, ordered by folder."""
-        last: dict[Path, tuple[int, Path]] = {}
-        for path in self.path.glob("runs/*/*/*/*/step-*.json"):
-            last[path.parent] = max(last.get(path.parent, (-1, path)), (step_number(path), path))
-        return [last[folder][1] for folder in sorted(last)]
+        return list({path.parent: path for path in self._files()}.values())
+
+    def _files(self) -> list[Path]:
+        return sorted(self.path.glob("runs/*/*/*/*/step-*.json"), key=lambda path: (path.parent, step_number(path)))
 
     def steps(self) -> pd.DataFrame:
         """Return one row a record: its main fields, and the record itself in the column ``record``."""

@@ -160,6 +160,7 @@ def _write_all(store: Store, records: Sequence[StepRecord]) -> tuple[Path, ...]:
     try:
         for record in records:
             written.append(store.write(record))
+    # Ctrl-C between two steps must not leave half a run, either.
     except BaseException:
         with suppress(OSError):  # the error being raised says more
             for path in written:

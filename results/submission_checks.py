@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,23 @@ from cispbench.splits.strict_yaml import load_yaml
 
 PREDICTIONS = "predictions"  # in the environment of a record that was scored from files
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,62}[A-Za-z0-9_+])?")
-_WORDS = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}")
-_KEY = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+_WORD = re.compile(r"[A-Za-z0-9 _+.,:/()-]{1,128}"), "a word of up to 128 plain characters"
+_KEY = re.compile(r"[0-9a-f]{64}"), "a SHA-256 sum (64 hexadecimal digits)"
+_PATH_NAME = _NAME, "a name of up to 64 letters, digits and _+.-"
+_TEXTS = {
+    "method.name": _PATH_NAME, "model.name": _PATH_NAME, "trained_for.method": _PATH_NAME,
+    "model.weights": _WORD, "trained_for.setting": _WORD,
+    "key": _KEY, "previous_key": _KEY, "run_key": _KEY, "trained_for.run_key": _KEY, "data.fingerprint": _KEY,
+    "data.list_sha256": _KEY, "model.weights_sha256": _KEY,
+    "git.commit": (re.compile(r"[0-9a-f]{7,64}"), "a commit"),
+}  # fmt: skip
 # The kinds of data that a run of a profile can have.
 _KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
+# What all steps of a run have in common.
+_SHARED = (
+    "run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin", "model.name",
+    "model.weights", "model.weights_sha256", "data.kind", "data.fingerprint", "data.val_images",
+)  # fmt: skip
 _PIXELS = Path(__file__).parent / "submission_pixels.yaml"
 _NAMED = 5
 _LEAST_PIXELS = 10_000  # an image of the full data on average, void left out, under any view worth a comparison
@@ -53,7 +66,7 @@ def problems(records: Sequence[StepRecord]) -> list[str]:
     """
     found: list[str] = []
     for record in records:
-        wrong = [*_names(record), *_keys(record), *_facts(record)]
+        wrong = [*_texts(record), *_facts(record)]
         found += [f"step {record.step}: {text}" for text in wrong]
     found += _run(records)
     # Counts are judged by the setting; where that is wrong there is nothing to judge by.
@@ -74,34 +87,15 @@ def scored_from_files(record: StepRecord) -> bool:
     return record.origin == "predictions" or PREDICTIONS in record.environment
 
 
-def _names(record: StepRecord) -> Iterator[str]:
-    names = [("method.name", record.method.name), ("model.name", record.model.name)]
-    if record.trained_for is not None:
-        names.append(("trained_for.method", record.trained_for.method))
-    for field, text in names:
-        if not is_name(text):
-            yield f"{field} is {shown(text)}, not a name of up to 64 letters, digits and _+.-"
-    words = [("model.weights", record.model.weights), *(("quirks", text) for text in record.quirks)]
-    words += [("losses.terms", text) for text in record.losses.terms]
-    if record.trained_for is not None:
-        words.append(("trained_for.setting", record.trained_for.setting))
-    for field, text in words:
-        if not _WORDS.fullmatch(text):
-            yield f"{field} is {shown(text)}, not a word of up to 128 plain characters"
-
-
-def _keys(record: StepRecord) -> Iterator[str]:
-    keys: dict[str, str | None] = {
-        "key": record.key, "previous_key": record.previous_key, "run_key": record.run_key,
-        "data.fingerprint": record.data.fingerprint, "data.list_sha256": record.data.list_sha256,
-        "model.weights_sha256": record.model.weights_sha256,
-        "trained_for.run_key": None if record.trained_for is None else record.trained_for.run_key,
-    }  # fmt: skip
-    for field, text in keys.items():
-        if text is not None and not _KEY.fullmatch(text):
-            yield f"{field} is {shown(text)}, not a SHA-256 sum (64 hexadecimal digits)"
-    if record.git.commit is not None and not _COMMIT.fullmatch(record.git.commit):
-        yield f"git.commit is {shown(record.git.commit)}, not a commit"
+def _texts(record: StepRecord) -> Iterator[str]:
+    texts = [("quirks", text, *_WORD) for text in record.quirks]
+    texts += [("losses.terms", text, *_WORD) for text in record.losses.terms]
+    for field, (pattern, wanted) in _TEXTS.items():
+        if record.trained_for is not None or not field.startswith("trained_for."):
+            texts.append((field, attrgetter(field)(record), pattern, wanted))
+    for field, text, pattern, wanted in texts:
+        if text is not None and not pattern.fullmatch(text):
+            yield f"{field} is {shown(text)}, not {wanted}"
 
 
 def _facts(record: StepRecord) -> Iterator[str]:
@@ -131,12 +125,12 @@ def _facts(record: StepRecord) -> Iterator[str]:
 def _run(records: Sequence[StepRecord]) -> Iterator[str]:
     """Yield what the records do not agree in, and where the chain of steps is broken."""
     first, last = records[0], records[-1]
-    shared = [_shared(record) for record in records]
-    yield from (
-        f"{field} is not the same in every step"
-        for field, value in shared[0].items()
-        if any(other[field] != value for other in shared)
-    )
+    for field in _SHARED:
+        value = attrgetter(field)
+        if any(value(record) != value(first) for record in records):
+            yield f"{field} is not the same in every step"
+    if len(set(map(scored_from_files, records))) > 1:
+        yield "scored from files is not the same in every step"
     steps = [record.step for record in records]
     if not last.finished:
         yield f"the last of its steps is {last.step}, and the run has {last.steps}: it is not finished"
@@ -144,6 +138,7 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         if any(record.previous_key is not None for record in records) or len(set(steps)) < len(steps):
             yield "steps scored from files have no step before them, and each is there once"
         return
+    # An imported run begins after step 0.
     if steps != list(range(steps[0], steps[0] + len(steps))):
         yield f"its steps are {shown(steps)}, not one after the other"
         return
@@ -154,17 +149,6 @@ def _run(records: Sequence[StepRecord]) -> Iterator[str]:
         previous = record.key
     if len({record.key for record in records}) < len(records):
         yield "two of its steps have the same key"
-
-
-def _shared(record: StepRecord) -> dict[str, object]:
-    """Return what all steps of a run share, by field."""
-    parts: dict[str, tuple[object, tuple[str, ...]]] = {
-        "": (record, ("run_key", "setting", "method", "joint", "profile", "seed", "recipe", "steps", "origin")),
-        "model.": (record.model, ("name", "weights", "weights_sha256")),
-        "data.": (record.data, ("kind", "fingerprint", "val_images")),
-    }
-    values = {f"{prefix}{name}": getattr(part, name) for prefix, (part, names) in parts.items() for name in names}
-    return {**values, "scored from files": scored_from_files(record)}
 
 
 def _counts(record: StepRecord, setting: Setting) -> Iterator[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,6 +68,7 @@ def parse_untrusted(content: bytes, place: str) -> Any:
 
 def content_digest(value: Any) -> str:
     """Return the SHA-256 (hexadecimal) of a JSON value, whatever its layout and the order of its keys."""
+    # Stored in submissions and keys: another separator or order would make all of them invalid.
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -76,8 +78,8 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-class _RefusedError(Exception):
-    """What is wrong; ``parse_untrusted`` adds the place."""
+# ``parse_untrusted`` adds the place to what it says.
+class _RefusedError(Exception): ...
 
 
 def _depth(text: str) -> int:
@@ -109,11 +111,8 @@ def _no_constant(text: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _RefusedError(f"the key {shown(name)} occurs twice")
-            seen.add(name)
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise _RefusedError(f"the key {shown(name)} occurs twice")
     return found
 
 

@@ -1,33 +1,20 @@
 """Data sets: what one states about itself, and how the installed ones are found.
 
 Data sets are plug-ins of the entry-point group ``cispbench.datasets``; ``voc`` and ``ade`` are found like any other.
-
-To add one, a package needs three things:
-
-1. An entry: a ``Dataset``, written out in Python or read from a YAML file by ``read_dataset`` (``splits/voc.yaml`` and
-   ``splits/ade.yaml`` are examples). It states all facts that need no image.
-2. A layout: a ``cispbench.harness.data.layout.Layout``, which says where the images and masks of a split lie. Masks are
-   8-bit PNGs of class numbers: 0 background, 1 to N the classes, 255 void.
-3. An entry point that leads to the entry, under the entry's own name::
-
-       [project.entry-points."cispbench.datasets"]
-       city = "my_package.city:CITY"
-
-Then ``cispbench list settings`` shows its tasks as ``city:overlapped-5-3``, ``cispbench data index --dataset city``
-reads its masks, and ``cispbench run --setting city:overlapped-5-3 --data-root FOLDER --profile mini`` trains on it.
+``docs/add-dataset.md`` shows how a package adds one: an entry (``Dataset``), a ``harness.data.layout.Layout``, and an
+entry point that leads to the entry, under the entry's own name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cispbench.splits.errors import CispbenchError, SettingError, nearest
+from cispbench.splits.errors import CispbenchError, SettingError
 from cispbench.splits.plugins import Registry
+from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 SCENARIOS = ("overlapped", "disjoint", "partitioned")
@@ -150,32 +137,9 @@ def read_dataset(path: Path) -> Dataset:
     naming the file and the key.
     """
     content = load_yaml(path)
-    if not isinstance(content, Mapping):
-        raise CispbenchError(f"{path} describes no data set.", hint="Its keys are the fields of Dataset.")
-    known = {
-        item.name: item.default is item.default_factory is dataclasses.MISSING for item in dataclasses.fields(Dataset)
-    }
-    for key in content:
-        if key not in known:
-            raise CispbenchError(f"{path}: unknown key {key!r}.", hint=nearest(str(key), known))
-    missing = [key for key, needed in known.items() if needed and key not in content]
-    if missing:
-        raise CispbenchError(f"{path} lacks {', '.join(missing)}.", hint="Add what is missing.")
-    values: dict[str, Any] = {key: _frozen(value) for key, value in content.items()}
-    if values.get("palette"):
-        values["palette"] = tuple(_colour(text) for text in values["palette"])
-    if values.get("published"):
-        values["published"] = path.parent / values["published"]
-    return Dataset(**values)
-
-
-def _frozen(value: Any) -> Any:
-    """Turn lists into tuples, at any depth."""
-    if isinstance(value, list):
-        return tuple(map(_frozen, value))
-    return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _colour(text: str) -> Colour:
-    red, green, blue = bytes.fromhex(text)
-    return red, green, blue
+    if isinstance(content, dict):
+        if content.get("palette"):
+            content["palette"] = [tuple(bytes.fromhex(text)) for text in content["palette"]]
+        if content.get("published"):
+            content["published"] = path.parent / content["published"]
+    return read_fields(Dataset, content, str(path), CispbenchError)

@@ -1,15 +1,4 @@
-"""The errors that cispbench raises on purpose.
-
-CispbenchError
- +-- UsageError        a name or option that does not exist (exit code 2)
- |    +-- SettingError     a setting, task or order that fits no data set
- |    +-- RecipeError      an unknown key or a value of the wrong type in a recipe or ``--set``
- +-- DataError         an image, mask or list that is missing or breaks a rule
- +-- WeightsError      weights that are missing, unreadable or of another architecture
- +-- MethodError       a method that cannot serve a setting or a model, or breaks the interface
- +-- StoreError        a store or record that cannot be read or written
- +-- RunError          a run that cannot go on (NaN or infinite losses, another process at work)
-"""
+"""The errors that cispbench raises on purpose: all are CispbenchError, and say what happened and what to do next."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
 from cispbench.splits.errors import CispbenchError, UsageError, nearest
@@ -17,6 +18,7 @@ from cispbench.splits.errors import CispbenchError, UsageError, nearest
 Plugin = TypeVar("Plugin")
 
 
+@dataclass(frozen=True, eq=False)
 class Registry(Generic[Plugin]):
     """The plug-ins of one entry-point group.
 
@@ -24,19 +26,13 @@ class Registry(Generic[Plugin]):
     tests that. ``unknown`` is the error for a name that is not registered, ``broken`` the one for a bad plug-in.
     """
 
-    def __init__(
-        self,
-        group: str,
-        *,
-        what: str,
-        wanted: str,
-        fits: Callable[[Any], bool],
-        unknown: type[CispbenchError] = UsageError,
-        broken: type[CispbenchError] = CispbenchError,
-    ) -> None:
-        self.group, self.what = group, what
-        self._wanted, self._fits, self._unknown, self._broken = wanted, fits, unknown, broken
-        self._loaded: dict[tuple[str, tuple[str, ...]], Plugin] = {}
+    group: str
+    what: str
+    wanted: str
+    fits: Callable[[Any], bool]
+    unknown: type[CispbenchError] = UsageError
+    broken: type[CispbenchError] = CispbenchError
+    _loaded: dict[tuple[str, tuple[str, ...]], Plugin] = field(default_factory=dict, init=False)
 
     def names(self) -> list[str]:
         """Return the names of all plug-ins, sorted, without importing any."""
@@ -58,10 +54,13 @@ class Registry(Generic[Plugin]):
         # A package may be seen twice, by its source folder and by its installation: the same target is no duplicate.
         found = {entry.value: entry for entry in self._entries() if entry.name == name}
         if not found:
-            raise self._unknown(f"unknown {self.what} {name!r}.", hint=self._hint(name))
+            known = self.names()
+            # An installation that is older than its code knows none of the group's built-in plug-ins.
+            hint = nearest(name, known) if known else f"No {self.what} is installed: run `pip install -e .` again."
+            raise self.unknown(f"unknown {self.what} {name!r}.", hint=hint)
         if len(found) > 1:
             targets = ", ".join(sorted(found))
-            raise self._broken(
+            raise self.broken(
                 f"the {self.what} {name!r} is registered more than once: {targets}.", hint="Uninstall one of them."
             )
         (entry,) = found.values()
@@ -71,32 +70,18 @@ class Registry(Generic[Plugin]):
         # Other exceptions are faults in the plug-in's own code: their tracebacks say more than a message of ours.
         except (ImportError, AttributeError) as error:
             hint = "Mend its package, or uninstall it."
-            raise self._broken(f"{place} cannot be imported: {error}.", hint=hint) from error
-        if not self._fits(loaded):
-            raise self._broken(f"{place} is not {self._wanted}.")
+            raise self.broken(f"{place} cannot be imported: {error}.", hint=hint) from error
+        if not self.fits(loaded):
+            raise self.broken(f"{place} is not {self.wanted}.")
         if getattr(loaded, "name", None) != name:
-            raise self._broken(f"{place} calls itself {getattr(loaded, 'name', None)!r}.", hint="Use one name.")
+            raise self.broken(f"{place} calls itself {getattr(loaded, 'name', None)!r}.", hint="Use one name.")
         return cast(Plugin, loaded)
 
     def _entries(self) -> tuple[metadata.EntryPoint, ...]:
         return _entry_points(self.group, tuple(sys.path))
-
-    def _hint(self, name: str) -> str:
-        known = self.names()
-        # An installation that is older than its code knows none of the group's built-in plug-ins.
-        return nearest(name, known) if known else f"No {self.what} is installed: run `pip install -e .` again."
 
 
 @lru_cache(maxsize=16)
 def _entry_points(group: str, _path: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
     """Read the installed packages once for each state of ``sys.path``: that takes milliseconds."""
     return tuple(metadata.entry_points(group=group))
-
-
-def load_target(target: str, place: str) -> Any:
-    """Import ``module:attribute``. Raises CispbenchError naming ``place`` if that is not possible."""
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CispbenchError(f"{place}: {target!r} cannot be imported: {error}.") from error

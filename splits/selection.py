@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Set
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from cispbench.splits.datasets import dataset
@@ -14,6 +13,7 @@ from cispbench.splits.settings import VOID, Setting, parse_setting
 from cispbench.splits.strict_yaml import load_yaml
 
 GoldenList = tuple[int, str]
+_read_figures = cache(load_yaml)
 
 
 def select_images(presence: Mapping[str, Set[int]], setting: Setting, step: int) -> list[str]:
@@ -95,10 +95,4 @@ def _golden(name: str) -> dict[str, Any]:
     if path is None:
         raise DataError(f"no figures are published for the data set {name}.", hint="Its own images are needed.")
     figures: dict[str, Any] = _read_figures(path)[name]
-    return figures
-
-
-@cache
-def _read_figures(path: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = load_yaml(path)
     return figures

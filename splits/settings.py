@@ -71,8 +71,7 @@ class Setting:
 
     def num_classes(self, step: int) -> int:
         """Return how many classes are known after ``step``, background included."""
-        self._check(step)
-        return 1 + sum(len(part.classes) for part in self.steps[: step + 1])
+        return 1 + len(self.classes_seen(step))
 
     def old_classes(self, step: int) -> int:
         """Return how many classes were known before ``step``, background included; 0 at step 0."""
@@ -136,9 +135,13 @@ def parse_setting(name: str) -> Setting:
         raise SettingError(f"unknown scenario {scenario!r} in {name!r}.", hint=nearest(scenario, SCENARIOS))
     home = _resolve(name, task, prefix)
     if scenario == "partitioned" and scenario not in home.tasks.get(task, ()):
-        raise SettingError(f"{name!r} does not exist.", hint=_partitioned_hint())
+        existing = [(task, home) for home in datasets().values() for task in home.tasks if scenario in home.tasks[task]]
+        listed = ", ".join(f"{task} ({home.title})" for task, home in existing)
+        hint = f"Partitioned are only {listed}; write overlapped or disjoint for the others."
+        raise SettingError(f"{name!r} does not exist.", hint=hint)
     steps = _steps(name, home, task, order)
     canonical = f"{scenario}-{task}" if order == NATURAL_ORDER else f"{scenario}-{task}-{order}"
+    # The name in records and keys: with the data set only where the task alone does not say it.
     if _candidates(task) != (home.name,):
         canonical = f"{home.name}:{canonical}"
     return Setting(canonical, home.name, scenario, task, order, steps)
@@ -217,16 +220,6 @@ def _spelling_hint(bare: str) -> str:
     shape = "Write <scenario>-<task> with an optional order, for example overlapped-15-1 or overlapped-15-1-b"
     close = difflib.get_close_matches(bare, [setting.name for setting in list_settings()], n=1)
     return f"{shape}. Did you mean {close[0]!r}?" if close else f"{shape}; `cispbench list settings` shows them all."
-
-
-def _partitioned_hint() -> str:
-    tasks = [
-        f"{task} ({home.title})"
-        for home in datasets().values()
-        for task in home.tasks
-        if "partitioned" in home.tasks[task]
-    ]
-    return f"Partitioned are only {', '.join(tasks)}; write overlapped or disjoint for the others."
 
 
 def _task_hint(*names: str) -> str:

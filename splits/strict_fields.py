@@ -48,14 +48,15 @@ def read_part(kind: type[Any], values: Mapping[Any, Any], problems: list[str], f
     ``problems``; ``field`` is the dotted name of ``values`` in them.
     """
     accepted: dict[str, Any] = {}
-    readers = _fields(cast(Hashable, kind))
+    readers, _ = _fields(cast(Hashable, kind))
+    hints = get_type_hints(kind)
     for key, value in values.items():
         if key not in readers:
             problems.append(_unknown(field, key, readers))
             continue
-        before, inner = len(problems), _hints(cast(Hashable, kind))[key]
-        if is_dataclass(inner) and isinstance(value, Mapping):
-            found: Any = read_part(cast(type, inner), value, problems, _join(field, key))
+        before = len(problems)
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
+            found: Any = read_part(hints[key], value, problems, _join(field, key))
         else:
             found = readers[key](value, _join(field, key), problems)
         if len(problems) == before:
@@ -94,33 +95,25 @@ def _reader(hint: Any) -> _Reader:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-@cache
-def _fields(kind: Any) -> dict[str, _Reader]:
-    return {entry.name: _reader(_hints(kind)[entry.name]) for entry in fields(kind)}
-
-
-@cache
-def _required(kind: Any) -> frozenset[str]:
-    without = (entry for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING)
-    return frozenset(entry.name for entry in without)
+def _fields(kind: Any) -> tuple[dict[str, _Reader], frozenset[str]]:
+    """Return the reader of each field of a dataclass, and the names of the fields without a default."""
+    hints = get_type_hints(kind)
+    needed = (entry for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING)
+    return {entry.name: _reader(hints[entry.name]) for entry in fields(kind)}, frozenset(one.name for one in needed)
 
 
 def _read_dataclass(kind: type[Any], value: object, field: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
         problems.append(_wrong(field, value, "a mapping"))
         return None
-    before, readers, accepted = len(problems), _fields(cast(Hashable, kind)), {}
+    readers, required = _fields(cast(Hashable, kind))
+    before, accepted = len(problems), {}
     for key, item in value.items():
         if key in readers:
             accepted[key] = readers[key](item, _join(field, key), problems)
         else:
             problems.append(_unknown(field, key, readers))
-    missing = _required(cast(Hashable, kind)) - value.keys()
-    problems += [f"{_join(field, key)} is missing." for key in sorted(missing)]
+    problems += [f"{_join(field, key)} is missing." for key in sorted(required - value.keys())]
     if len(problems) > before:
         return None
     try:
@@ -210,11 +203,12 @@ def _words(hint: Any) -> str:
 
 _WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null",
-    tuple: "a list", dict: "a mapping",
+    tuple: "a list", dict: "a mapping", Mapping: "a mapping",
 }  # fmt: skip
 _READERS: dict[Any, Callable[[Any, object, str, list[str]], Any]] = {
     tuple: _read_tuple,
     dict: _read_dict,
+    Mapping: _read_dict,
     Literal: _read_literal,
     Union: _read_union,
     types.UnionType: _read_union,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from cispbench.splits.settings import VOID
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Each is raised by Pillow for some kind of damage.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -36,26 +39,16 @@ class Pair:
 
 def read_image(path: Path) -> Tensor:
     """Read an image of any colour mode as RGB, uint8 (3, H, W). Raises DataError."""
-    try:
-        with Image.open(path) as image:
-            # A copy: Pillow's own buffer is read-only, which torch cannot express.
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise missing("image", path) from error
-    except _BROKEN as error:
-        raise _unreadable("image", path, error) from error
+    with _as_data_error("image", path), Image.open(path) as image:
+        # A copy: Pillow's own buffer is read-only, which torch cannot express.
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return an image's (height, width) from its header alone. Raises DataError."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FileNotFoundError as error:
-        raise missing("image", path) from error
-    except _BROKEN as error:
-        raise _unreadable("image", path, error) from error
+    with _as_data_error("image", path), Image.open(path) as image:
+        return image.height, image.width
 
 
 def read_pair(pair: Pair, dataset: str) -> tuple[Tensor, Tensor]:
@@ -68,12 +61,8 @@ def read_pair(pair: Pair, dataset: str) -> tuple[Tensor, Tensor]:
 
 def read_bytes(path: Path) -> bytes:
     """Read a mask's file as it is. Raises DataError."""
-    try:
+    with _as_data_error("mask", path):
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise missing("mask", path) from error
-    except OSError as error:
-        raise _unreadable("mask", path, error) from error
 
 
 def decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, frozenset[int]]:
@@ -83,11 +72,9 @@ def decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, 
     Raises DataError for anything else and for a value that is no class of the data set.
     """
     _check_header(path, content)
-    try:
+    with _as_data_error("mask", path):
         mask = Image.open(io.BytesIO(content))
         mask.load()
-    except _BROKEN as error:
-        raise _unreadable("mask", path, error) from error
     # Pillow counts in C: a sixth of what numpy.unique costs.
     values = frozenset(value for value, count in enumerate(mask.histogram()) if count)
     home = find_dataset(dataset)
@@ -110,6 +97,17 @@ def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> No
 def missing(what: str, path: Path) -> DataError:
     """Return the error for an image or a mask that does not exist."""
     return DataError(f"the {what} {path} does not exist.", hint="Unpack the data set again, or take it off its list.")
+
+
+@contextmanager
+def _as_data_error(what: str, path: Path) -> Iterator[None]:
+    """Turn what Pillow and the system raise into a DataError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise missing(what, path) from error
+    except _BROKEN as error:
+        raise _unreadable(what, path, error) from error
 
 
 def _unreadable(what: str, path: Path, error: Exception) -> DataError:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cispbench.harness.data.decode import Pair, check_sizes, decode_mask, image_size, missing, read_bytes, read_image
 from cispbench.results.atomic import make_folder, write_atomic
@@ -63,14 +63,17 @@ def build_index(
     fingerprint is another than the whole data's. Raises DataError naming up to five offending files, StoreError for a
     cache that cannot be written.
     """
-    stats = sorted(_stat_all(pairs, masks_only), key=lambda stat: (stat.split, stat.image_id))
+    items = [(split, image_id, part[image_id]) for split, part in sorted(pairs.items()) for image_id in sorted(part)]
+    stats = _without_errors(_parallel(partial(_stat, masks_only), items), len(items))
     path = cache / "index" / f"{_quick_key(dataset, stats)}.json"
     index = _load(path, dataset, pairs)
     if index is None:
         # First, so that a folder nobody may write to is known before minutes of reading.
         make_folder(path.parent)
         index = _read_all(dataset, stats, pairs, path, progress)
-        write_atomic(path, _dump(index, dataset))
+        record = {"format": _FORMAT, "dataset": dataset, "fingerprint": index.fingerprint, "presence": index.presence}
+        # JSON has no sets: each becomes a sorted list.
+        write_atomic(path, json.dumps(record, separators=(",", ":"), default=sorted).encode())
     return index
 
 
@@ -78,24 +81,19 @@ def find_broken(
     dataset: str, pairs: Pairs, progress: Progress | None = None, masks_only: bool = False
 ) -> list[DataError]:
     """Decode every image (unless ``masks_only``) and mask to its last pixel; return an error for each broken file."""
+
+    # Both return nothing: thousands of decoded images would not fit into memory.
+    def decode_image(path: Path) -> None:
+        read_image(path)
+
+    def decode_mask_at(path: Path) -> None:
+        decode_mask(path, read_bytes(path), dataset)
+
     chosen = [pair for part in pairs.values() for pair in part.values()]
-    images = [] if masks_only else [partial(_decode_image, pair.image) for pair in chosen]
-    masks = [partial(_decode_mask, pair.mask, dataset) for pair in chosen]
-    results = _parallel(lambda decode: decode(), [*images, *masks], progress)
+    tasks = [] if masks_only else [partial(decode_image, pair.image) for pair in chosen]
+    tasks += [partial(decode_mask_at, pair.mask) for pair in chosen]
+    results = _parallel(lambda task: task(), tasks, progress)
     return [result for result in results if isinstance(result, DataError)]
-
-
-def _decode_image(path: Path) -> None:
-    read_image(path)
-
-
-def _decode_mask(path: Path, dataset: str) -> None:
-    decode_mask(path, read_bytes(path), dataset)
-
-
-def _stat_all(pairs: Pairs, masks_only: bool) -> list[_Stat]:
-    items = [(split, image_id, pair) for split, part in pairs.items() for image_id, pair in part.items()]
-    return _without_errors(_parallel(partial(_stat, masks_only), items), len(items))
 
 
 def _stat(masks_only: bool, item: tuple[str, str, Pair]) -> _Stat:
@@ -145,8 +143,15 @@ def _parallel(
     """
 
     def work(chunk: list[_Item]) -> list[_Result | DataError]:
-        return [_caught(function, item) for item in chunk]
+        results: list[_Result | DataError] = []
+        for item in chunk:
+            try:
+                results.append(function(item))
+            except DataError as error:
+                results.append(error)
+        return results
 
+    # Results come in the order of the items, whatever thread is first: the fingerprint depends on it.
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     done = 0
     executor = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
@@ -161,58 +166,37 @@ def _parallel(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _caught(function: Callable[[_Item], _Result], item: _Item) -> _Result | DataError:
-    try:
-        return function(item)
-    except DataError as error:
-        return error
-
-
 def _without_errors(results: Iterable[_Result | DataError], total: int) -> list[_Result]:
-    good: list[_Result] = []
-    errors: list[DataError] = []
-    for result in results:
-        if isinstance(result, DataError):
-            errors.append(result)
-        else:
-            good.append(result)
+    found = list(results)
+    errors = [result for result in found if isinstance(result, DataError)]
     if len(errors) == 1:
         raise errors[0]
     if errors:
         named = "".join(f"\n  {error.message}" for error in errors[:_NAMED])
         more = f"\n  and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
         raise DataError(f"{len(errors)} of {total} images or masks break a rule:{named}{more}\n", hint=errors[0].hint)
-    return good
-
-
-def _dump(index: Index, dataset: str) -> bytes:
-    presence = {
-        split: {image_id: sorted(classes) for image_id, classes in part.items()}
-        for split, part in index.presence.items()
-    }
-    record = {"format": _FORMAT, "dataset": dataset, "fingerprint": index.fingerprint, "presence": presence}
-    return json.dumps(record, separators=(",", ":")).encode()
+    return [result for result in found if not isinstance(result, DataError)]
 
 
 def _load(path: Path, dataset: str, pairs: Pairs) -> Index | None:
     try:
-        return _parse(json.loads(path.read_bytes()), dataset, pairs, path)
+        record = json.loads(path.read_bytes())
+        fingerprint, stored = record["fingerprint"], record["presence"]
+        if (record["format"], record["dataset"]) != (_FORMAT, dataset) or len(bytes.fromhex(fingerprint)) != 32:
+            raise ValueError("its head is not what was written")
+        if {split: set(part) for split, part in stored.items()} != {split: set(part) for split, part in pairs.items()}:
+            raise ValueError("it lists other images")
+        presence = {
+            split: {image_id: frozenset(classes) for image_id, classes in part.items()}
+            for split, part in stored.items()
+        }
+        if not all(
+            isinstance(number, int) for part in presence.values() for found in part.values() for number in found
+        ):
+            raise ValueError("a class is no number")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(f"the index {path} is corrupt ({error}); it is made again from the masks.", stacklevel=3)
         return None
-
-
-def _parse(record: Any, dataset: str, pairs: Pairs, path: Path) -> Index:
-    fingerprint, stored = record["fingerprint"], record["presence"]
-    if (record["format"], record["dataset"]) != (_FORMAT, dataset) or len(bytes.fromhex(fingerprint)) != 32:
-        raise ValueError("its head is not what was written")
-    if {split: set(part) for split, part in stored.items()} != {split: set(part) for split, part in pairs.items()}:
-        raise ValueError("it lists other images")
-    presence = {
-        split: {image_id: frozenset(classes) for image_id, classes in part.items()} for split, part in stored.items()
-    }
-    if not all(isinstance(number, int) for part in presence.values() for found in part.values() for number in found):
-        raise ValueError("a class is no number")
     return Index(fingerprint, presence, path, cached=True)

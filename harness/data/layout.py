@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from cispbench.harness.data.decode import Pair
 from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import CispbenchError, DataError
-from cispbench.splits.plugins import load_target
 
 
 class PairLister(Protocol):
@@ -79,7 +79,12 @@ class SplitFolders:
 def layout_of(name: str) -> Layout:
     """Import a data set's layout. Raises SettingError for an unknown data set, CispbenchError for a broken layout."""
     target = dataset(name).layout
-    found = load_target(target, f"the layout of the data set {name!r}")
+    place = f"the layout of the data set {name!r}"
+    module, _, attribute = target.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CispbenchError(f"{place}: {target!r} cannot be imported: {error}.") from error
     if not isinstance(found, Layout):
-        raise CispbenchError(f"the layout of the data set {name!r} ({target}) is not a {Layout.__module__}.Layout.")
+        raise CispbenchError(f"{place} ({target}) is not a {Layout.__module__}.Layout.")
     return found

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from cispbench.harness.data.labels import relabel, to_table
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalView, build_eval, build_train
+from cispbench.harness.data.transforms import EvalTransform, EvalView, TrainTransform
 from cispbench.harness.data.workers import Labelled, Sample, batches_of, stack, stack_by_size
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Batch
@@ -35,6 +35,8 @@ class Draw(NamedTuple):
     image: int
 
 
+# Apart from the loader: the iterator that a loader keeps would otherwise refer to the loader, and the workers of a
+# loader that is given up would live until the garbage collector finds that circle.
 @dataclass(frozen=True)
 class _Order:
     """The order of training: which draws make which batch; with ``division`` the share of the process ``rank``."""
@@ -42,13 +44,11 @@ class _Order:
     images: int
     batch_size: int
     seed: int
-    drop_last: bool
     division: Division | None = None
     rank: int = 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.images, self.batch_size)
-        return max(1, whole + (1 if rest and not self.drop_last else 0))
+        return max(1, self.images // self.batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[list[Draw]]:
         """Yield the batches of an epoch from ``start`` on, then those of all epochs after it, without an end."""
@@ -67,7 +67,16 @@ class _Order:
         return batches if self.division is None else [self.division.share(batch, self.rank) for batch in batches]
 
 
-class TrainSet(Dataset[Sample]):
+class _LabelledImages(Dataset[Sample]):
+    def __init__(self, source: Source, split: str, table: Tensor) -> None:
+        self._source, self._split, self._table = source, split, table
+
+    def _read(self, image_id: str) -> tuple[Tensor, Tensor]:
+        image, mask = self._source.read(self._split, image_id)
+        return image, relabel(mask, self._table, place=f"the mask of the {self._split} image {image_id}")
+
+
+class TrainSet(_LabelledImages):
     """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), id.
 
     ``table``: 256 labels, see ``labels.to_table``, applied before the augmentation: what ``recipe.pad_label`` adds
@@ -85,31 +94,32 @@ class TrainSet(Dataset[Sample]):
         seed: int,
         cache: bool = False,
     ) -> None:
+        super().__init__(source, split, to_table(table, recipe.void))
         self.ids = tuple(ids)
-        self._images = _Images(source, split, to_table(table, recipe.void))
-        self._transform = build_train(recipe)
+        self._transform = TrainTransform(recipe)
         self._seed = seed
-        self._kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        self._cache, self._kept = cache, dict[int, tuple[Tensor, Tensor]]()
 
     def __getitem__(self, draw: Draw) -> Sample:
-        stream = _generator("sample", self._seed, *draw)
-        return *self._transform(*self._read(draw.image), stream), self.ids[draw.image]
+        pair = self._kept.get(draw.image) or self._read(self.ids[draw.image])
+        if self._cache:
+            self._kept[draw.image] = pair
+        return *self._transform(*pair, _generator("sample", self._seed, *draw)), self.ids[draw.image]
 
-    def _read(self, image: int) -> tuple[Tensor, Tensor]:
-        if self._kept is None:
-            return self._images.read(self.ids[image])
-        if image not in self._kept:
-            self._kept[image] = self._images.read(self.ids[image])
-        return self._kept[image]
+
+class _EvalSet(_LabelledImages):
+    def __init__(self, source: Source, split: str, table: Tensor, view: EvalView) -> None:
+        super().__init__(source, split, table)
+        self._transform = EvalTransform(view)
+
+    def __getitem__(self, image_id: str) -> Sample:
+        return *self._transform(*self._read(image_id)), image_id
 
 
 class TrainLoader:
     """Epochs of full batches over a step's images.
 
-    An epoch is a permutation drawn from (seed, epoch), cut into batches; ``drop_last`` leaves an incomplete one out.
+    An epoch is a permutation drawn from (seed, epoch), cut into batches; an incomplete one is left out.
     Fewer images than a batch: the permutation is repeated until one batch is full, which is then the whole epoch.
     ``workers``: processes that decode ahead (0: none); after a whole epoch they go on with the next one, until
     ``close`` or the end of the loader. ``pin_memory``: page-locked batches; by default exactly where CUDA is
@@ -125,7 +135,6 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         workers: int = 0,
-        drop_last: bool = True,
         cache: bool = False,
         pin_memory: bool | None = None,
     ) -> None:
@@ -134,7 +143,7 @@ class TrainLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self._set = TrainSet(source, "train", ids, table, recipe, seed, cache)
-        self._order = _Order(len(self._set), batch_size, seed, drop_last)
+        self._order = _Order(len(ids), batch_size, seed)
         self._workers, self._pin_memory = workers, pin_memory
         self._kept: tuple[int, Iterator[Labelled]] | None = None
 
@@ -154,7 +163,7 @@ class TrainLoader:
 
     def share(self, division: Division, rank: int) -> TrainLoader:
         """Return a loader of the share that one process has in the very same, whole batches; it decodes no other."""
-        if division.batch != self._order.batch_size or not self._order.drop_last:
+        if division.batch != self._order.batch_size:
             raise ValueError(f"{division} divides no batches of {self._order.batch_size}")
         shared = copy.copy(self)
         shared._order, shared._kept = replace(self._order, division=division, rank=rank), None
@@ -167,19 +176,18 @@ class TrainLoader:
     def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
         if start == len(self):
             return
-        stream = self._stream(epoch, start)
+        kept, self._kept = self._kept, None
+        if kept is not None and (epoch, start) == (kept[0], 0):
+            # The workers that made the epoch before are already at work on this one.
+            stream = kept[1]
+        else:
+            plan = self._order.batches(epoch, start)
+            stream = batches_of(self._set, plan, stack, self._workers, self._pin_memory)
         for number in range(start, len(self)):
             images, target, ids = next(stream)
             if number == len(self) - 1:
                 self._kept = epoch + 1, stream
             yield Batch(images, target, tuple(ids))
-
-    def _stream(self, epoch: int, start: int) -> Iterator[Labelled]:
-        """Return all batches from here on: those that the epoch before has left if they fit, else new ones."""
-        kept, self._kept = self._kept, None
-        if kept is not None and (epoch, start) == (kept[0], 0):
-            return kept[1]
-        return batches_of(self._set, self._order.batches(epoch, start), stack, self._workers, self._pin_memory)
 
 
 class EvalLoader:
@@ -200,7 +208,6 @@ class EvalLoader:
         view: EvalView,
         batch_size: int,
         workers: int = 0,
-        pin_memory: bool | None = None,
         rank: int = 0,
         devices: int = 1,
     ) -> None:
@@ -208,37 +215,19 @@ class EvalLoader:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self.ids = tuple(ids)
         self._rank, self._devices = rank, devices
-        self._set = _EvalSet(_Images(source, split, to_table(table)), view)
-        self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
+        self._set = _EvalSet(source, split, to_table(table), view)
+        self._batch_size, self._workers = batch_size, workers
 
     def __iter__(self) -> Iterator[Labelled]:
         plan = [list(self.ids[start : start + self._batch_size]) for start in range(0, len(self.ids), self._batch_size)]
         own = plan[self._rank :: self._devices]
-        for groups in batches_of(self._set, own, stack_by_size, self._workers, self._pin_memory):
+        for groups in batches_of(self._set, own, stack_by_size, self._workers, None):
             for images, target, ids in groups:
                 yield images, target, tuple(ids)
 
 
-class _Images:
-    """Images of a split with their labels."""
-
-    def __init__(self, source: Source, split: str, table: Tensor) -> None:
-        self._source, self._split, self._table = source, split, table
-
-    def read(self, image_id: str) -> tuple[Tensor, Tensor]:
-        image, mask = self._source.read(self._split, image_id)
-        return image, relabel(mask, self._table, place=f"the mask of the {self._split} image {image_id}")
-
-
-class _EvalSet(Dataset[Sample]):
-    def __init__(self, images: _Images, view: EvalView) -> None:
-        self._images, self._transform = images, build_eval(view)
-
-    def __getitem__(self, image_id: str) -> Sample:
-        return *self._transform(*self._images.read(image_id)), image_id
-
-
 def _generator(*parts: object) -> torch.Generator:
-    """Return a generator seeded by the hash of the parts."""
+    # A hash, because sums of small numbers would give neighbouring epochs and images the same seeds. Shifted, because
+    # torch takes seeds of 63 bits.
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

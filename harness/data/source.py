@@ -21,16 +21,11 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 ENVIRONMENT = "CISPBENCH_DATA"
 DEFAULT_ROOT = Path("data")
-Kind = Literal["full", "mini", "synthetic"]
+DataKind = Literal["full", "mini", "synthetic"]
 
 
 class Source(Protocol):
-    """Images with masks, in a ``train`` and a ``val`` split.
-
-    ``dataset``: its name. ``kind``: ``full`` (the published lists), ``mini`` (other images of the data set, or a data
-    set without published lists) or ``synthetic``. ``fingerprint``: hexadecimal; equal data have equal fingerprints in
-    any folder.
-    """
+    """Images with masks, in a ``train`` and a ``val`` split."""
 
     @property
     def dataset(self) -> str:
@@ -38,13 +33,13 @@ class Source(Protocol):
         ...
 
     @property
-    def kind(self) -> Kind:
-        """Return what sort of data this is."""
+    def kind(self) -> DataKind:
+        """Return ``full`` (the published lists), ``synthetic``, or ``mini`` for any other images of the data set."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Return the digest of the data."""
+        """Return a hexadecimal digest; equal data have equal ones in any folder."""
         ...
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -65,7 +60,7 @@ class FolderSource:
     """Real data in a folder; made by ``find_source``, which has checked every file. Keeps the protocol ``Source``."""
 
     dataset: str
-    kind: Kind
+    kind: DataKind
     fingerprint: str
     folder: Path
     pairs: Mapping[str, Mapping[str, Pair]]
@@ -154,7 +149,7 @@ def _root(data_root: Path | None) -> tuple[Path, str]:
     return (Path(named), ENVIRONMENT) if named else (DEFAULT_ROOT, "the default")
 
 
-def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> Kind:
+def _kind(dataset: str, pairs: Mapping[str, Mapping[str, Pair]]) -> DataKind:
     # Nobody can say that data are complete if no list is published, and records of "full" data are ranked.
     if not has_golden(dataset):
         return "mini"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,23 @@ Field = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 VERSION = 1  # raised whenever a scene's pixels change
-SHAPES = ("disc", "square", "diamond", "triangle", "cross")
-TEXTURES = ("plain", "stripes", "checks", "dots", "rings")
 VOID = 255
+# (u, v) is the place in the object's own coordinates, turned and scaled to radius 1. A shape is where its field is at
+# most 1; a texture is where the second colour shows. A class finds its look by the order of the names.
+SHAPES: dict[str, Callable[[Field, Field], NDArray[Any]]] = {
+    "disc": lambda u, v: np.hypot(u, v),
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) / 0.86,
+    "diamond": lambda u, v: (np.abs(u) + np.abs(v)) / 1.2,
+    "triangle": lambda u, v: np.maximum(-v / 0.7, (np.abs(u) * 1.8 + v) / 1.1),
+    "cross": lambda u, v: np.minimum(np.maximum(np.abs(u), np.abs(v) / 0.42), np.maximum(np.abs(v), np.abs(u) / 0.42)),
+}
+TEXTURES: dict[str, Callable[[Field, Field], NDArray[np.bool_]]] = {
+    "plain": lambda u, v: v > 0.55,
+    "stripes": lambda u, v: np.sin(9.0 * u) > 0.2,
+    "checks": lambda u, v: np.sin(7.0 * u) * np.sin(7.0 * v) > 0.0,
+    "dots": lambda u, v: np.sin(8.0 * u) + np.sin(8.0 * v) > 1.0,
+    "rings": lambda u, v: np.sin(10.0 * np.hypot(u, v)) > 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,13 @@ class Look:
 @cache
 def look_of(number: int) -> Look:
     """Return the look of class ``number`` (1 upwards); neighbours in number are far apart in hue."""
+    shapes, textures = list(SHAPES), list(TEXTURES)
     hue = (number * 0.618034) % 1.0
     second = (hue + 0.17 + 0.23 * (number % 4)) % 1.0
     bright = (1.0, 0.72)[(number // 7) % 2]
     first = colorsys.hsv_to_rgb(hue, 0.9, bright)
     other = colorsys.hsv_to_rgb(second, 0.75, (0.55, 0.95)[number % 2])
-    return Look(SHAPES[(number + number // 5) % 5], TEXTURES[(number * 2 + number // 25) % 5], (first, other))
+    return Look(shapes[(number + number // 5) % 5], textures[(number * 2 + number // 25) % 5], (first, other))
 
 
 class SyntheticSource:
@@ -122,9 +138,11 @@ def draw_scene(
         dy, dx = rows - centre[0], columns - centre[1]
         u = (np.cos(turn) * dx + np.sin(turn) * dy) / radius
         v = (np.cos(turn) * dy - np.sin(turn) * dx) / radius
-        distance = _distance(look.shape, u, v)
+        distance = np.asarray(SHAPES[look.shape](u, v), np.float32)
         inside = distance <= 1.0
-        paint = _paint(look, u, v, rng)
+        light = rng.uniform(0.8, 1.1)
+        first, second = (np.asarray(colour, np.float32)[:, None, None] * light for colour in look.colours)
+        paint = np.where(TEXTURES[look.texture](u, v)[None], second, first).astype(np.float32, copy=False)
         np.copyto(image, paint, where=inside)
         rim = (distance > 1.0) & (distance <= 1.0 + 0.8 / radius)
         mask[rim] = VOID
@@ -139,36 +157,3 @@ def _background(rng: np.random.Generator, rows: Field, columns: Field, size: int
     angle, waves, phase = rng.uniform(0, np.pi), rng.uniform(1.0, 4.0), rng.uniform(0, 6.28)
     along = (np.cos(angle) * rows + np.sin(angle) * columns) / size
     return np.asarray(base + step * np.sin(6.28 * waves * along + phase)[None], np.float32)
-
-
-def _distance(shape: str, u: Field, v: Field) -> Field:
-    """Return a field that is at most 1 inside the shape of radius 1."""
-    across, along = np.abs(u), np.abs(v)
-    if shape == "disc":
-        field = np.hypot(u, v)
-    elif shape == "square":
-        field = np.maximum(across, along) / 0.86
-    elif shape == "diamond":
-        field = (across + along) / 1.2
-    elif shape == "triangle":
-        field = np.maximum(-v / 0.7, (across * 1.8 + v) / 1.1)
-    else:  # a cross
-        field = np.minimum(np.maximum(across, along / 0.42), np.maximum(along, across / 0.42))
-    return np.asarray(field, np.float32)
-
-
-def _paint(look: Look, u: Field, v: Field, rng: np.random.Generator) -> Field:
-    """Return the colours (3, S, S) of an object, with a little change of light from object to object."""
-    light = rng.uniform(0.8, 1.1)
-    first, second = (np.asarray(c, np.float32)[:, None, None] * light for c in look.colours)
-    if look.texture == "plain":
-        chosen = v > 0.55
-    elif look.texture == "stripes":
-        chosen = np.sin(9.0 * u) > 0.2
-    elif look.texture == "checks":
-        chosen = np.sin(7.0 * u) * np.sin(7.0 * v) > 0.0
-    elif look.texture == "dots":
-        chosen = np.sin(8.0 * u) + np.sin(8.0 * v) > 1.0
-    else:
-        chosen = np.sin(10.0 * np.hypot(u, v)) > 0.1
-    return np.where(chosen[None], second, first).astype(np.float32, copy=False)

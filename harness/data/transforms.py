@@ -59,13 +59,20 @@ class EvalView:
             )
 
 
-@dataclass(frozen=True, eq=False)
 class TrainTransform:
-    """What training sees of an image, at random; made by ``build_train``."""
+    """What training sees of an image, at random: the augmentation of a recipe.
 
-    recipe: DataRecipe
-    mean: Tensor
-    deviation: Tensor
+    Making one imports torchvision, once for all worker processes, unless the recipe only crops: images that have the
+    crop's size already do not need it.
+    """
+
+    def __init__(self, recipe: DataRecipe) -> None:
+        # Images keep their scale: those of the crop's size are then only mirrored.
+        self._crops_only = recipe.resize == "none" and recipe.resize_short is None
+        if not self._crops_only:
+            torchvision()
+        self._recipe = recipe
+        self.mean, self.deviation = _statistics(recipe.normalise)
 
     def __call__(self, image: Tensor, mask: Tensor, generator: Generator = None) -> tuple[Tensor, Tensor]:
         """Return float32 (3, crop, crop) and uint8 (crop, crop) of uint8 (3, H, W) and uint8 (H, W).
@@ -74,57 +81,35 @@ class TrainTransform:
         Random numbers come from ``generator`` alone, or from torch's global one if it is None. The result's mask may
         share memory with ``mask``. Raises TypeError or ValueError for anything else than such tensors.
         """
-        recipe = self.recipe
+        recipe = self._recipe
         _check(image, mask)
         # Images that have the crop's size, such as synthetic scenes, need no torchvision, which is slow to import.
-        if not (_crops_only(recipe) and mask.shape == (recipe.crop, recipe.crop)):
+        if not (self._crops_only and mask.shape == (recipe.crop, recipe.crop)):
             image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator).unwrap()
         if recipe.flip > 0 and uniform(0, 1, generator) < recipe.flip:
             image, mask = image.flip(-1), mask.flip(-1)
         return _normalised(image, self.mean, self.deviation), mask
 
 
-@dataclass(frozen=True, eq=False)
 class EvalTransform:
-    """A test view at work; made by ``build_eval``."""
+    """A test view at work; torchvision is imported when one is made, if the view resizes."""
 
-    view: EvalView
-    mean: Tensor
-    deviation: Tensor
+    def __init__(self, view: EvalView) -> None:
+        if view.resize_short is not None:
+            torchvision()
+        self._view = view
+        self.mean, self.deviation = _statistics(view.normalise)
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return float32 (3, h, w) and uint8 (h, w) of uint8 (3, H, W) and uint8 (H, W). Raises as TrainTransform."""
         _check(image, mask)
         size = (mask.shape[0], mask.shape[1])
-        resized = short_side_size(size, self.view.resize_short)
-        crop = self.view.crop
+        resized = short_side_size(size, self._view.resize_short)
+        crop = self._view.crop
         if size != resized or (crop is not None and resized != (crop, crop)):
             both = ImageAndMask.wrap(image, mask).resize(resized)
             image, mask = (both if crop is None else _centre(both, crop)).unwrap()
         return _normalised(image, self.mean, self.deviation), mask
-
-
-def build_train(recipe: DataRecipe) -> TrainTransform:
-    """Return the augmentation of a recipe as a function of image, mask and, optionally, a generator.
-
-    torchvision is imported here, once for all worker processes, unless the recipe only crops: images that have the
-    crop's size already do not need it.
-    """
-    if not _crops_only(recipe):
-        torchvision()
-    return TrainTransform(recipe, *_statistics(recipe.normalise))
-
-
-def build_eval(view: EvalView) -> EvalTransform:
-    """Return the view as a function of image and mask; torchvision is imported here if the view resizes."""
-    if view.resize_short is not None:
-        torchvision()
-    return EvalTransform(view, *_statistics(view.normalise))
-
-
-def _crops_only(recipe: DataRecipe) -> bool:
-    """Whether images keep their scale: those of the crop's size are then only mirrored."""
-    return recipe.resize == "none" and recipe.resize_short is None
 
 
 def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator) -> ImageAndMask:
@@ -153,6 +138,7 @@ def _normalised(image: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def _statistics(name: str) -> tuple[Tensor, Tensor]:
+    # Times 255: the pixels are normalised as they are, without a division by 255 first.
     mean, deviation = (torch.tensor(values).view(3, 1, 1) * 255 for values in _MEAN_STD[name])
     return mean, deviation
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +33,13 @@ def batches_of(
     tensors; None means exactly where CUDA is available. Raises the DataError of a sample as it was raised.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Catching(samples),
-        batch_sampler=plan,
+        _Batches(samples, stack),
+        # An item of the data set is a whole batch already: torch neither groups nor stacks anything.
+        batch_size=None,
+        sampler=plan,
+        collate_fn=_unchanged,
         num_workers=workers,
-        collate_fn=_Stacking(stack),
-        worker_init_fn=_leave_the_end_to_the_reader,
+        worker_init_fn=_ignore_interrupts,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         # Its own generator: without one, every pass would draw from torch's global stream.
         generator=torch.Generator(),
@@ -57,46 +60,34 @@ def stack(samples: list[Sample]) -> Labelled:
 
 def stack_by_size(samples: list[Sample]) -> list[Labelled]:
     """Stack neighbours of the same size, in order."""
-    groups: list[list[Sample]] = []
-    for sample in samples:
-        if groups and groups[-1][0][0].shape == sample[0].shape:
-            groups[-1].append(sample)
-        else:
-            groups.append([sample])
-    return [stack(group) for group in groups]
+    return [stack(list(group)) for _, group in groupby(samples, key=lambda sample: sample[0].shape)]
 
 
-def _leave_the_end_to_the_reader(worker: int) -> None:
-    """Ignore Ctrl-C, which on a terminal reaches all processes: the reader ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _unless_the_reader_left
+class _Batches(Dataset[Any]):
+    """Batches by lists of keys, made where the samples are read: in a worker, if there are any."""
 
+    def __init__(self, samples: Dataset[Sample], stack: Callable[[list[Sample]], Any]) -> None:
+        self._samples, self._stack = samples, stack
 
-def _unless_the_reader_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback, but not of the thread that sends tensors when the reader has closed its connection."""
-    if threading.current_thread() is threading.main_thread() or not isinstance(error, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, trace)
-
-
-class _Catching(Dataset[Any]):
-    """Returns a DataError in place of a sample: torch would wrap an exception of a worker in another message."""
-
-    def __init__(self, inner: Dataset[Sample]) -> None:
-        self._inner = inner
-
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, keys: list[Any]) -> Any:
         try:
-            return self._inner[key]
+            return self._stack([self._samples[key] for key in keys])
+        # Returned, not raised: torch would replace a worker's error by one with the traceback as its message.
         except DataError as error:
             return error
 
 
-class _Stacking:
-    """Calls ``stack`` on samples, unless one of them is an error, which is then the batch."""
+def _unchanged(batch: Any) -> Any:
+    return batch
 
-    def __init__(self, stack: Callable[[list[Sample]], Any]) -> None:
-        self._stack = stack
 
-    def __call__(self, samples: list[Any]) -> Any:
-        errors = [sample for sample in samples if isinstance(sample, DataError)]
-        return errors[0] if errors else self._stack(samples)
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal: the workers ignore it, and the reader ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _print_unless_disconnected
+
+
+def _print_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback, but not of the thread that sends tensors when the reader has closed its connection."""
+    if threading.current_thread() is threading.main_thread() or not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

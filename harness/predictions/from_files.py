@@ -17,7 +17,7 @@ from torch import Tensor
 from cispbench.harness.data.decode import decode_mask, read_bytes
 from cispbench.harness.data.labels import relabel, to_table
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalView, build_eval
+from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.evaluate import confusion_matrix
 from cispbench.harness.machine.environment import describe_environment, describe_git, peak_host_bytes
 from cispbench.harness.predictions.score_request import Labels, ScoreRequest
@@ -129,7 +129,7 @@ def _check_files(folder: Path, ids: tuple[str, ...]) -> None:
 def _pairs(folder: _PredictionFolder, source: Source, ids: tuple[str, ...]) -> Iterator[tuple[Tensor, Tensor, str]]:
     """Yield target and prediction of every image, int64 (H, W), and a line of its name and its file's checksum."""
     truth, table = to_table(folder.setting.test_table()), folder.table()
-    transform = build_eval(folder.view)
+    transform = EvalTransform(folder.view)
     for image_id in ids:
         path = folder.request.folder / f"{image_id}.png"
         content = read_bytes(path)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalView, build_eval
+from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
@@ -232,7 +232,7 @@ class RunPredictor:
 
     def _pixels(self, image: Tensor) -> Pixels:
         """Return a normalised image as it looks, uint8 (H, W, 3)."""
-        transform = build_eval(self.run.view())
+        transform = EvalTransform(self.run.view())
         return _numpy((image * transform.deviation + transform.mean).round().clamp(0, 255).permute(1, 2, 0))
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cispbench.harness.data.source import Kind, Source
+from cispbench.harness.data.source import DataKind, Source
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
@@ -56,7 +56,7 @@ class PlannedMethod:
 class PlannedData:
     """The data: ``root`` is the folder that the data set lies below, None for built-in scenes."""
 
-    kind: Kind
+    kind: DataKind
     fingerprint: str
     root: Path | None
 

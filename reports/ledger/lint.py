@@ -83,7 +83,7 @@ def _totals(entries: Sequence[JudgedRow]) -> str:
 
 
 def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
-    kept = {source: kept.reading for (source, copied), kept in conventions(ledger_rows()).items() if not copied}
+    kept = {source: reading for (source, copied), reading in conventions(ledger_rows()).items() if not copied}
     rows = []
     for group in _grouped(entries, names).values():
         verdicts = [entry.verdict for entry in group]

@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cispbench.harness.data.causes import find_odd_id, likely_causes
-from cispbench.harness.data.check import check_data
+from cispbench.harness.data.check import check_data, find_odd_id, likely_causes
 from cispbench.harness.data.compare import Comparison, compare
 from cispbench.harness.data.index import Presence, build_index, find_broken
 from cispbench.harness.data.source import list_data

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from cispbench.harness.data.transforms import EvalView, build_eval, build_train
+from cispbench.harness.data.transforms import EvalTransform, EvalView, TrainTransform
 from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import RecipeError
 
@@ -68,13 +68,13 @@ def assert_together(image: Tensor, mask: Tensor) -> None:
 @pytest.mark.parametrize("short", [None, 70])
 def test_training_moves_image_and_mask_together(method: Any, short: int | None, seed: int) -> None:
     view = DataRecipe(crop=96, resize=method, resize_short=short, normalise="half")
-    image, mask = build_train(view)(*painted(120, 170), stream(seed))
+    image, mask = TrainTransform(view)(*painted(120, 170), stream(seed))
     assert_together(image, mask)
 
 
 @pytest.mark.parametrize("view", [EvalView(37, 37), EvalView(37), EvalView(250, 200), EvalView(None, 300), EvalView()])
 def test_testing_moves_image_and_mask_together(view: EvalView) -> None:
-    image, mask = build_eval(EvalView(view.resize_short, view.crop, "half"))(*painted(111, 171))
+    image, mask = EvalTransform(EvalView(view.resize_short, view.crop, "half"))(*painted(111, 171))
     assert_together(image, mask)
 
 
@@ -82,7 +82,7 @@ def test_plain_tensors_are_transformed_and_masks_never_blended() -> None:
     # torchvision passes a plain tensor beside an Image through untouched, and takes a lone one for a picture.
     image, mask = painted(64, 64)
     mask[mask == 7] = 200
-    small_image, small_mask = build_eval(EvalView(resize_short=20))(image, mask)
+    small_image, small_mask = EvalTransform(EvalView(resize_short=20))(image, mask)
     assert small_image.shape == (3, 20, 20) and small_mask.shape == (20, 20)
     assert labels_in(small_mask) == {0, 200}
     assert len(set(small_image.flatten().tolist())) > 9, "the image itself is to be antialiased"
@@ -93,7 +93,7 @@ def test_plain_tensors_are_transformed_and_masks_never_blended() -> None:
 def test_pictures_are_refused() -> None:
     image, mask = painted(30, 30)
     picture = Image.fromarray(mask.numpy())
-    for transform in (build_train(DataRecipe(crop=30, resize="none")), build_eval(EvalView())):
+    for transform in (TrainTransform(DataRecipe(crop=30, resize="none")), EvalTransform(EvalView())):
         with pytest.raises(TypeError, match="mask must be a tensor, not Image"):
             transform(image, picture)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="mask must be uint8 with 2 dimensions"):
@@ -122,7 +122,7 @@ def test_training_views_of_any_size(
     view = DataRecipe(crop=crop, resize_short=short, resize=method, pad_label=pad_label)
     given_image, given_mask = noise(height, width, seed)
     before = given_image.clone(), given_mask.clone()
-    image, mask = build_train(view)(given_image, given_mask, stream(seed))
+    image, mask = TrainTransform(view)(given_image, given_mask, stream(seed))
     assert image.shape == (3, crop, crop) and image.dtype == torch.float32 and image.is_contiguous()
     assert mask.shape == (crop, crop) and mask.dtype == torch.uint8
     labels = labels_in(given_mask)
@@ -140,7 +140,7 @@ def test_training_views_of_any_size(
     short=st.none() | st.integers(2, 50),
 )
 def test_test_views_of_any_size(height: int, width: int, crop: int | None, short: int | None) -> None:
-    image, mask = build_eval(EvalView(short, crop))(*noise(height, width))
+    image, mask = EvalTransform(EvalView(short, crop))(*noise(height, width))
     if crop is not None:
         expected = (crop, crop)
     elif short is None:
@@ -158,7 +158,7 @@ def test_area_is_the_random_resized_crop_of_torchvision(scale: tuple[float, floa
     from torchvision.transforms import v2
 
     reference = v2.RandomResizedCrop(48, scale=scale, ratio=(0.75, 4 / 3), antialias=True)
-    ours = build_train(DataRecipe(crop=48, scale=scale, flip=0.0, normalise="half"))
+    ours = TrainTransform(DataRecipe(crop=48, scale=scale, flip=0.0, normalise="half"))
     for seed in range(40):
         image, mask = noise(60 + seed, 90, seed)
         torch.manual_seed(seed)
@@ -170,8 +170,8 @@ def test_area_is_the_random_resized_crop_of_torchvision(scale: tuple[float, floa
 
 def test_area_takes_the_largest_central_box_where_none_fits() -> None:
     image, mask = noise(10, 100)
-    found, _ = build_train(DataRecipe(crop=10, scale=(2.0, 2.0), ratio=(1.0, 1.0), flip=0.0))(image, mask, stream(0))
-    expected, _ = build_eval(EvalView(crop=10))(image, mask)
+    found, _ = TrainTransform(DataRecipe(crop=10, scale=(2.0, 2.0), ratio=(1.0, 1.0), flip=0.0))(image, mask, stream(0))
+    expected, _ = EvalTransform(EvalView(crop=10))(image, mask)
     assert torch.equal(found, expected)
 
 
@@ -180,10 +180,10 @@ def test_the_test_view_is_that_of_torchvision_and_its_mask_that_of_pillow(height
     from torchvision.transforms.v2 import functional
 
     image, mask = noise(height, width)
-    found_image, found_mask = build_eval(EvalView(32, 32, "half"))(image, mask)
+    found_image, found_mask = EvalTransform(EvalView(32, 32, "half"))(image, mask)
     expected = functional.center_crop(functional.resize(image, [32], antialias=True), [32, 32])
     torch.testing.assert_close(found_image, expected / 127.5 - 1, atol=1e-6, rtol=0)
-    tall, wide = build_eval(EvalView(32))(image, mask)[1].shape
+    tall, wide = EvalTransform(EvalView(32))(image, mask)[1].shape
     picture = Image.fromarray(mask.numpy()).resize((wide, tall), Image.Resampling.NEAREST)
     nearest = functional.center_crop(torch.from_numpy(np.array(picture))[None], [32, 32])[0]
     assert torch.equal(found_mask, nearest)
@@ -192,8 +192,8 @@ def test_the_test_view_is_that_of_torchvision_and_its_mask_that_of_pillow(height
 def test_scale_resizes_once_and_crops() -> None:
     image, mask = noise(40, 60)
     view = DataRecipe(crop=64, resize_short=32, resize="scale", scale=(2.0, 2.0), flip=0.0)
-    found, labels = build_train(view)(image, mask, stream(3))
-    whole, all_labels = build_eval(EvalView(resize_short=64))(image, mask)
+    found, labels = TrainTransform(view)(image, mask, stream(3))
+    whole, all_labels = EvalTransform(EvalView(resize_short=64))(image, mask)
     offsets = [left for left in range(33) if torch.equal(found, whole[:, :, left : left + 64])]
     assert len(offsets) == 1
     assert torch.equal(labels, all_labels[:, offsets[0] : offsets[0] + 64])
@@ -203,23 +203,23 @@ def test_scale_resizes_once_and_crops() -> None:
 def test_padding_is_black_around_and_labelled(pad_label: int) -> None:
     image, mask = torch.full((3, 4, 6), 255, dtype=torch.uint8), torch.full((4, 6), 9, dtype=torch.uint8)
     view = DataRecipe(crop=7, resize="none", flip=0.0, pad_label=pad_label, normalise="half")
-    found, labels = build_train(view)(image, mask, stream(0))
+    found, labels = TrainTransform(view)(image, mask, stream(0))
     inside = torch.zeros(7, 7, dtype=torch.bool)
     inside[1:5, 0:6] = True
     assert torch.equal(labels == 9, inside) and set(labels[~inside].tolist()) == {pad_label}
     assert torch.equal(found[0], torch.where(inside, 1.0, -1.0))
-    centred, void = build_eval(EvalView(crop=7, normalise="half"))(image, mask)
+    centred, void = EvalTransform(EvalView(crop=7, normalise="half"))(image, mask)
     assert torch.equal(centred, found) and set(void[~inside].tolist()) == {255}
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 8)])
 def test_flip_and_crop(size: tuple[int, int]) -> None:
     image, mask = noise(*size)
-    never, always = (build_train(DataRecipe(crop=8, resize="none", flip=p)) for p in (0.0, 1.0))
+    never, always = (TrainTransform(DataRecipe(crop=8, resize="none", flip=p)) for p in (0.0, 1.0))
     (straight, labels), (mirrored, mirrored_labels) = never(image, mask, stream(0)), always(image, mask, stream(0))
     assert torch.equal(straight.flip(-1), mirrored) and torch.equal(labels.flip(-1), mirrored_labels)
     assert any(torch.equal(labels, mask[top : top + 8]) for top in range(size[0] - 7))
-    half = build_train(DataRecipe(crop=8, resize="none", flip=0.5))
+    half = TrainTransform(DataRecipe(crop=8, resize="none", flip=0.5))
     generator = stream(1)
     views = [half(image[:, :8], mask[:8], generator)[1] for _ in range(400)]
     assert 150 < sum(torch.equal(view, mask[:8]) for view in views) < 250
@@ -227,7 +227,7 @@ def test_flip_and_crop(size: tuple[int, int]) -> None:
 
 def test_every_place_of_a_crop_occurs() -> None:
     mask = torch.arange(5, dtype=torch.uint8).expand(2, 5)
-    crop = build_train(DataRecipe(crop=2, resize="none", flip=0.0))
+    crop = TrainTransform(DataRecipe(crop=2, resize="none", flip=0.0))
     generator = stream(0)
     image = torch.zeros(3, 2, 5, dtype=torch.uint8)
     assert {int(crop(image, mask, generator)[1][0, 0]) for _ in range(200)} == {0, 1, 2, 3}
@@ -236,7 +236,10 @@ def test_every_place_of_a_crop_occurs() -> None:
 @pytest.mark.parametrize(("name", "mean", "std"), [("imagenet", 0.406, 0.225), ("half", 0.5, 0.5)])
 def test_normalisation(name: Any, mean: float, std: float) -> None:
     image, mask = torch.full((3, 2, 2), 51, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.uint8)
-    for transform in (build_train(DataRecipe(2, resize="none", normalise=name)), build_eval(EvalView(normalise=name))):
+    for transform in (
+        TrainTransform(DataRecipe(2, resize="none", normalise=name)),
+        EvalTransform(EvalView(normalise=name)),
+    ):
         assert transform(image, mask)[0][2, 0, 0].item() == pytest.approx((0.2 - mean) / std, abs=1e-6)
 
 
@@ -244,7 +247,7 @@ def test_chance_comes_from_the_generator_alone() -> None:
     image, mask = noise(50, 60)
     before = torch.get_rng_state()
     for view in (DataRecipe(32, resize="area"), DataRecipe(32, resize="scale"), DataRecipe(32, resize="none")):
-        transform = build_train(view)
+        transform = TrainTransform(view)
         first, second, third = (transform(image, mask, stream(seed))[0] for seed in (5, 5, 6))
         assert torch.equal(first, second) and not torch.equal(first, third)
     assert torch.equal(torch.get_rng_state(), before)
@@ -271,11 +274,11 @@ def test_scenes_of_the_right_size_need_no_torchvision() -> None:
     code = """
 import sys, torch
 import cispbench.harness.data.loader
-from cispbench.harness.data.transforms import EvalView, build_eval, build_train
+from cispbench.harness.data.transforms import EvalTransform, EvalView, TrainTransform
 from cispbench.harness.recipes.fields import DataRecipe
 image, mask = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8)
-build_train(DataRecipe(crop=8, resize="none"))(image, mask)
-build_eval(EvalView(crop=8))(image, mask)
+TrainTransform(DataRecipe(crop=8, resize="none"))(image, mask)
+EvalTransform(EvalView(crop=8))(image, mask)
 assert "torchvision" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -283,7 +286,7 @@ assert "torchvision" not in sys.modules
 
 def test_a_scene_costs_less_than_fifty_microseconds() -> None:
     image, mask = noise(48, 48)
-    transform, generator = build_train(DataRecipe(crop=48, resize="none")), stream(0)
+    transform, generator = TrainTransform(DataRecipe(crop=48, resize="none")), stream(0)
     times = []
     for _ in range(1000):
         start = time.perf_counter()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cispbench.harness import evaluate
 from cispbench.harness.data.synthetic import synthetic_source
-from cispbench.harness.data.transforms import EvalView, build_eval
+from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.results.store import read_record
 from cispbench.splits.settings import parse_setting
 
@@ -115,7 +115,7 @@ def test_a_mask_may_have_the_size_of_the_crop(commands: Any) -> None:
     masks = truth(commands.data)
     guesses = {name: guess(mask, set(range(21))) for name, mask in masks.items()}
     whole = commands.succeed(words(commands, save(commands.home / "whole", guesses), "--json"))
-    view = build_eval(EvalView(512, 512))
+    view = EvalTransform(EvalView(512, 512))
     cropped = {
         name: view(torch.zeros(3, *mask.shape, dtype=torch.uint8), torch.from_numpy(mask.copy()))[1].numpy()
         for name, mask in guesses.items()
