@@ -11,8 +11,9 @@ step's classes to ``context.model``, and then calls
 5. ``after_training(context)``: a last change, before the step's weights are stored;
 6. ``state_dict()``: the tensors that the next step needs besides the weights. It is also called for each checkpoint.
 
-Only ``losses`` must be implemented. The calls 1, 2 and 6 are in ``harness/runs/execute.py``, the calls 3, 5 and those
-for checkpoints in ``harness/training/loop.py``, the calls 4 and of ``counts`` in ``harness/training/gradients.py``.
+Only ``losses`` must be implemented. The calls 1 and 2 are in ``harness/runs/step_work.py``, the calls 3, 4 and 5 in
+``harness/training/loop.py``, that of ``counts`` in ``harness/training/micro_batches.py``, the call 6 in
+``harness/runs/execute.py`` and, for checkpoints, in ``harness/training/checkpoint.py``.
 
 A step that is resumed from a checkpoint has a new instance. It is called in the order 1, 2, then ``load_state_dict``
 with the state of the checkpoint, then 4 to 6. ``before_training`` is not called again: its results belong in the state.

@@ -19,6 +19,8 @@ from cispbench.splits.strict_yaml import load_yaml
 
 SCENARIOS = ("overlapped", "disjoint", "partitioned")
 NATURAL_ORDER = "a"
+# Their settings may leave out the data set: published records name them so.
+SHORT_NAMES = ("voc", "ade")
 # Labels are bytes: 255 is void and 254 marks a value that is no class.
 MOST_CLASSES = 253
 _TASK = re.compile(r"([0-9]+)-([0-9]+)")
@@ -42,8 +44,6 @@ class Dataset:
     nothing can be compared, and the data always count as ``mini``.
     ``zero_is_void``: label 0 of a mask means "not labelled", not background. ``scene_objects``: the least and most
     objects of a synthetic scene.
-    ``short_names``: a setting's name may leave out the data set. For ``voc`` and ``ade`` alone, whose names stand in
-    published records: otherwise an installed package could change what ``overlapped-15-1`` means.
     """
 
     name: str
@@ -57,7 +57,6 @@ class Dataset:
     published: Path | None = None
     zero_is_void: bool = False
     scene_objects: tuple[int, int] = (2, 4)
-    short_names: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -126,7 +125,7 @@ def datasets() -> dict[str, Dataset]:
     found = [DATASETS.load(name) for name in DATASETS.names()]
     if not found:  # as in an installation that is older than its code
         raise CispbenchError("no data set is installed.", hint="Install cispbench again: pip install -e .")
-    found.sort(key=lambda home: (not home.short_names, home.classes, home.name))
+    found.sort(key=lambda home: (home.name not in SHORT_NAMES, home.classes, home.name))
     return {home.name: home for home in found}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
-from cispbench.splits.datasets import NATURAL_ORDER, SCENARIOS, Dataset, dataset, datasets, task_numbers
+from cispbench.splits.datasets import NATURAL_ORDER, SCENARIOS, SHORT_NAMES, Dataset, dataset, datasets, task_numbers
 from cispbench.splits.errors import SettingError, nearest
 
 VOID = 255
@@ -121,8 +121,8 @@ class Setting:
 def parse_setting(name: str) -> Setting:
     """Return the setting called ``<scenario>-<task>[-<order>]``, for example ``overlapped-15-1-b``.
 
-    The data set stands as a prefix (``ade:``) before the name or before the task; it may be left out for data sets with
-    ``short_names``, unless the task could mean more than one of them. The result's name is canonical: no prefix where
+    The data set stands as a prefix (``ade:``) before the name or before the task; it may be left out for ``voc`` and
+    ``ade``, unless the task could mean both. The result's name is canonical: no prefix where
     none is needed, no suffix for the natural order ``a``.
     Raises SettingError saying what is wrong and what to write.
     """
@@ -172,8 +172,9 @@ def _split_prefix(name: str) -> tuple[str | None, str]:
 
 
 def _with_short_names() -> dict[str, Dataset]:
-    # Not all installed data sets: an installed package must not change what a name without a prefix means.
-    return {name: home for name, home in datasets().items() if home.short_names}
+    # Not all installed data sets: an installed package must not change what a name without a prefix means, and a broken
+    # one must not stand in the way of the others.
+    return {name: dataset(name) for name in SHORT_NAMES}
 
 
 def _candidates(task: str) -> tuple[str, ...]:

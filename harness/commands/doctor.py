@@ -22,8 +22,8 @@ from cispbench.harness.machine.devices import DRIVERS
 from cispbench.harness.machine.environment import PACKAGES, describe_environment, emulates_bf16
 from cispbench.harness.machine.progress import number_of
 from cispbench.results.atomic import explain_os_error, write_atomic
-from cispbench.splits.datasets import datasets
-from cispbench.splits.errors import CispbenchError, DataError
+from cispbench.splits.datasets import DATASETS
+from cispbench.splits.errors import CispbenchError
 
 GIB = 2**30
 LEAST_MEMORY, LEAST_DISK, LEAST_SHARED = 4 * GIB, 2 * GIB, GIB // 2
@@ -56,7 +56,7 @@ def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[MachineC
         findings += _accelerators()
     findings += _machine()
     if sound:
-        findings += [_data(name, data_root) for name in datasets()]
+        findings += [_data(name, data_root) for name in DATASETS.names()]
     findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights"), _cluster()]
     return findings
 
@@ -119,7 +119,7 @@ def _data(name: str, data_root: Path | None) -> MachineCheck:
 
     try:
         folder, pairs = list_data(name, data_root)
-    except DataError as error:
+    except CispbenchError as error:  # no data there, or a package whose data set cannot be loaded
         return MachineCheck(f"data {name}", "note", error.message, error.hint)
     except OSError as error:
         found = explain_os_error("read", Path(error.filename or "data"), error)

@@ -41,7 +41,7 @@ from cispbench.splits.plugins import Registry
 if TYPE_CHECKING:
     from cispbench.harness.models.interface import IncrementalModel
 
-VERSION = 2  # raised whenever a model's numbers change: part of every step's key
+VERSION = 2  # raised whenever the numbers of the built-in networks change: part of every step's key
 SECTIONS = ("encoder", "decoder", "classifier")
 
 
@@ -58,6 +58,7 @@ class ModelSpec:
     image, as behind a global pooling. ``batch_norm_in``: which sections hold batch norms, out of encoder, decoder and
     classifier; the encoder's keep their statistics under ``freeze_batch_norm``. Batch norms make the result depend on
     how a batch is divided, which is then part of a step's key.
+    ``version``: raised whenever the network's numbers change, so that steps of the old one are not taken for the new.
     ``imports``: slow packages that ``build`` imports besides torch and torchvision; a sweep loads them once.
     """
 
@@ -69,6 +70,7 @@ class ModelSpec:
     least_images: int = 1
     batch_norm_in: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    version: int = 1
 
     def __post_init__(self) -> None:
         if self.least_images < 1:

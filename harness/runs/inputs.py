@@ -6,6 +6,7 @@ what was planned: changed code, data or weights are errors, never another result
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from cispbench.harness.method import Method
 from cispbench.harness.recipes.fields import load_strict
 from cispbench.harness.recipes.recipe_files import PROFILES
 from cispbench.harness.registry import load_method
-from cispbench.harness.runs.imported import IMPORTED
 from cispbench.harness.runs.plan import RunPlan, code_versions
 from cispbench.harness.runs.weights_choice import choose_weights
 from cispbench.splits.errors import DataError, RunError, UsageError, WeightsError, nearest
@@ -58,11 +58,18 @@ def planned_source(plan: RunPlan, cache: Path, view: ProgressView) -> Source:
 def planned_method(plan: RunPlan) -> Method:
     """Make the method of a plan. Raises RunError where the code is of another version than the plan's."""
     cls = load_method(plan.method.name)
-    method = cls(load_strict(cls.Options, plan.method.options, "method"))
+    # From the recipe, as the plan did: options may compute with what they are given, and must not do so twice.
+    method = cls(load_strict(cls.Options, plan.recipe.method, "method"))
     if code_versions(method) != plan.versions:
         raise RunError(
             "the code has changed since the run was planned: the versions of training, models and method are "
             f"{code_versions(method)}, and were {plan.versions}.",
+            hint=AGAIN,
+        )
+    if asdict(method.options) != dict(plan.method.options):
+        raise RunError(
+            f"the code has changed since the run was planned: the options of {plan.method.name} are "
+            f"{asdict(method.options)}, and were {dict(plan.method.options)}.",
             hint=AGAIN,
         )
     return method
@@ -73,8 +80,7 @@ def load_planned_weights(plan: RunPlan, fresh: IncrementalModel, folder: Path) -
 
     ``folder``: where fetched weights lie.
     """
-    label = plan.recipe.weights or "none"
-    if label == "none" or label.startswith(IMPORTED):
+    if plan.weights.sha256 is None:  # a random start
         return
     choice = choose_weights(plan.weights.asked, plan.recipe.model, folder, named=plan.weights.named)
     if choice.sha256 != plan.weights.sha256:

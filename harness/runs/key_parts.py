@@ -69,7 +69,7 @@ def changed_parts(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
     """
     old, new = _by_name(before, step), _by_name(now, step)
     if "training" not in before:  # parts of a record
-        for name in ("training", "models", "apart"):
+        for name in ("training", "models", "model_version", "apart"):
             new.pop(name, None)
     changes: dict[str, None] = {}
     for name in dict.fromkeys([*new, *old]):

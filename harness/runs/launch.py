@@ -1,6 +1,6 @@
 """Carry out a request: plan it, train and test what is missing, alone or as one of several processes.
 
-``cispbench run`` and the Python API call this; it prints nothing but what its ``view`` shows.
+``cispbench run`` calls this; it prints nothing but what its ``view`` shows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.runs.execute import RunResult, execute
+from cispbench.harness.runs.imported import find_imported
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.prepare import Preparer, served_setting
@@ -64,10 +65,12 @@ def launch(
     if places.until is not None and places.until > setting.last_step:
         raise UsageError(f"--until {places.until}: the last step of {setting.name} is {setting.last_step}.")
     steps = StepStore(places.steps_dir)
+    if places.until is not None and request.start_from is not None:
+        first = find_imported(steps, request.start_from).step
+        if places.until < first:
+            raise UsageError(f"--until {places.until}: the run starts at step {first}, the imported one.")
     preparer = Preparer(steps, view, in_turn=group.in_turn)
     plan = preparer.prepare(replace(request, devices=group.size))
-    if places.until is not None and places.until < plan.steps[0].step:
-        raise UsageError(f"--until {places.until}: the run starts at step {plan.steps[0].step}, the imported one.")
     _note_precision(plan, places.device, view)
     if request.start_from is not None and plan.steps[0].step == 0 and not plan.method.shared_base:
         name = plan.method.name

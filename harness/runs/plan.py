@@ -26,7 +26,7 @@ from cispbench.harness.data.source import DataKind, Source
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
-from cispbench.harness.models.catalogue import least_images, trains_batch_norm
+from cispbench.harness.models.catalogue import least_images, model_spec, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
 from cispbench.harness.runs.imported import ImportedStep
 from cispbench.splits.errors import DataError, RecipeError
@@ -223,6 +223,7 @@ def plan_run(
             "seed": seed,
             "previous": previous,
             **own,
+            **_model_version(recipe.model),
             **_parts(recipe, step, devices, micro_batch),
         }
         steps.append(PlannedStep(step, images, list_sha256, _digest_of(made_of), previous, made_of))
@@ -273,6 +274,12 @@ def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> 
         )
     divided = division.micro_batches > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm)
     return {"parts": division.micro_batches} if divided else {}
+
+
+def _model_version(model: str) -> dict[str, int]:
+    """Return the version of a network, which is part of the key from 2 on: keys were made before there was one."""
+    version = model_spec(model).version
+    return {} if version == 1 else {"model_version": version}
 
 
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:

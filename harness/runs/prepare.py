@@ -1,4 +1,4 @@
-"""The one road from what was asked for to a plan: ``run``, ``sweep``, ``show`` and the Python API all take it.
+"""The one road from what was asked for to a plan: ``run``, ``sweep`` and ``show`` all take it.
 
 The order of the steps is the order in which mistakes are reported: names first (setting, method, profile, recipe),
 then whether the method serves the setting, then the name of the weights, and only then what takes time: reading the

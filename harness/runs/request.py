@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run, as ``cispbench run``, ``sweep``, ``show`` and the Python API ask for it.
+    """One run, as ``cispbench run``, ``sweep`` and ``show`` ask for it.
 
     ``method``, ``setting``: names, as ``cispbench list`` prints them. ``seed``: of all random choices.
     ``profile``: paper, mini or quick; None: paper where the data set is found, else quick.
@@ -32,6 +32,9 @@ class RunRequest:
     devices: int | None = None
     micro_batch: int | None = None
     share: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "overrides", tuple(self.overrides))  # a list could not be part of a key of a dict
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from cispbench.harness.runs.step_store import METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
+from cispbench.splits.errors import WeightsError
 
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
 
@@ -52,7 +53,15 @@ class StepWork:
         model = self._bare_model()
         for index in range(step + 1):
             model.grow(self.plan.learnt.new_classes(index))
-        model.load_state_dict(self.store.load(self.plan.planned(step).key))
+        key = self.plan.planned(step).key
+        try:
+            model.load_state_dict(self.store.load(key))
+        except RuntimeError as error:  # what torch raises for names or shapes that do not fit
+            raise WeightsError(
+                f"the weights of the step {key[:10]} do not fit the network {self.plan.recipe.model}: "
+                f"{str(error).partition(chr(10))[0]}",
+                hint="If its code has changed, raise the version in its entry: then its steps have other keys.",
+            ) from error
         return model
 
     def _bare_model(self) -> IncrementalModel:

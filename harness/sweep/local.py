@@ -113,10 +113,10 @@ class LocalSweep:
         job = self._job(node, slot)
         try:
             payload = pickle.dumps(job)  # here, because multiprocessing's own pickling would share tensors' memory
-        except Exception as error:  # noqa: BLE001 - a method of a user may hold anything
+        except Exception as error:  # noqa: BLE001 - the options of a user's method may hold anything
             self._free_slots.append(slot)
             name = job.runs[0].method.name
-            self._open.fail(node, f"the method {name} cannot be sent to a process of its own: {error}", None)
+            self._open.fail(node, f"the plan of {name} cannot be sent to a process of its own: {error}", None)
             return
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(payload, theirs), name=f"step {node.key[:10]}")

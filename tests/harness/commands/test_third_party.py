@@ -247,3 +247,13 @@ def test_a_layout_that_is_none_is_an_error(installed, tmp_path):
                   **{f"toys{number}": "TOYS"})  # fmt: skip
         with pytest.raises(CispbenchError, match=f"the layout of the data set 'toys{number}'"):
             find_source(dataset(f"toys{number}").name, tmp_path, tmp_path)
+
+
+def test_a_broken_data_set_stands_in_nobodys_way(commands, installed):
+    installed("city_plug_in", "raise ImportError('no such thing')", "cispbench.datasets", city="CITY")
+    commands.succeed(["show", "mib", "--setting", "overlapped-15-1"])
+    commands.succeed(commands.tiny(method="finetune"))
+    commands.succeed(["table", "--out", str(commands.out)])
+    said = commands.invoke(["doctor", "--out", "out", "--steps-dir", "steps"]).stdout
+    assert "data city" in said and "cannot be imported" in said
+    commands.refused(1, ["list", "settings"], "the data set 'city'", "Mend its package, or uninstall it.")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cispbench.harness.data.source import Source
 from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.models.catalogue import model_spec
+from cispbench.harness.models.catalogue import build_model, model_spec
 from cispbench.harness.recipes.fields import Recipe
 from cispbench.harness.recipes.layers import load_recipe
-from cispbench.harness.runs.inputs import open_source, planned_method, planned_source
+from cispbench.harness.runs.inputs import load_planned_weights, open_source, planned_method, planned_source
+from cispbench.harness.runs.key_parts import changed_parts
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.prepare import Preparer, fit_weights
 from cispbench.harness.runs.request import RunRequest
@@ -26,7 +29,8 @@ from cispbench.harness.runs.weights_choice import WeightsChoice
 from cispbench.harness.sweep.matrix import SweepRequest, expand
 from cispbench.harness.sweep.planning import plan_sweep
 from cispbench.methods.mbs import MBS
-from cispbench.splits.errors import DataError
+from cispbench.methods.mib import MiB
+from cispbench.splits.errors import DataError, RunError
 from cispbench.splits.settings import parse_setting
 
 VIT = str(model_spec("segmenter-vit-b16").weights)
@@ -99,6 +103,51 @@ def test_a_plan_holds_names_and_values_and_can_be_carried_out_elsewhere(tmp_path
     assert source.fingerprint == plan.data.fingerprint
     method = planned_method(copy)
     assert (method.name, asdict(method.options)) == (plan.method.name, plan.method.options)
+
+
+class Halving(MiB):
+    """A method whose options compute with what they are given."""
+
+    @dataclass(frozen=True)
+    class Options(MiB.Options):
+        alpha: float = 0.5
+        pairs: list[int] = field(default_factory=lambda: [1, 2])
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "alpha", self.alpha / 2)
+
+
+def test_options_go_through_their_constructor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("prepare", "inputs"):
+        monkeypatch.setattr(f"cispbench.harness.runs.{place}.load_method", lambda name: Halving)
+    plan = prepared(tmp_path)
+    assert plan.method.options["alpha"] == 0.25
+    assert planned_method(plan).options.alpha == 0.25
+    monkeypatch.setattr(Halving.Options, "__post_init__", lambda self: None)
+    with pytest.raises(RunError, match=r"the options of mib are .* and were"):
+        planned_method(plan)
+
+
+def test_a_file_with_the_name_of_a_marker_is_loaded_like_any_other(tmp_path: Path, monkeypatch: Any) -> None:
+    encoder = build_model("deeplabv3-resnet18", 64).sections()["encoder"]
+    for name in ("none.pth", "imported:x.pth"):
+        (tmp_path / "wd").mkdir(exist_ok=True)
+        torch.save(encoder.backbone().state_dict(), tmp_path / "wd" / name)
+        plan = prepared(tmp_path, model="deeplabv3-resnet18", weights=str(tmp_path / "wd" / name))
+        fresh = build_model("deeplabv3-resnet18", 64)
+        load_planned_weights(plan, fresh, tmp_path)
+        loaded = fresh.sections()["encoder"].backbone().state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in encoder.backbone().state_dict().items())
+
+
+def test_the_version_of_a_network_is_part_of_the_key_from_2_on(tmp_path: Path, monkeypatch: Any) -> None:
+    before = prepared(tmp_path)
+    spec = replace(model_spec("segmenter-tiny"), version=2)
+    monkeypatch.setattr("cispbench.harness.runs.plan.model_spec", lambda name: spec)
+    after = prepared(tmp_path)
+    assert "model_version" not in before.steps[0].made_of
+    assert changed_parts(before.steps[0].made_of, after.steps[0].made_of, 0) == ["model_version is 2, was not set"]
+    assert before.steps[0].key != after.steps[0].key
 
 
 def test_data_that_have_changed_since_the_plan_are_refused(tmp_path: Path, own_voc: Path) -> None:
