@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from cispbench.reports.leaderboard.badges import Badge
 from cispbench.reports.leaderboard.status import INCONSISTENT, Standing
 from cispbench.reports.tables.numbers import ranks
 from cispbench.reports.tables.runs import SCORES, Group
@@ -14,6 +14,13 @@ from cispbench.results.protocols import Protocol
 from cispbench.results.published_methods import MethodFacts
 
 DECIMALS = 2
+
+
+class Badge(NamedTuple):
+    """What makes a comparison with a row unfair, in few words and in a sentence."""
+
+    name: str
+    why: str
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cispbench.reports.leaderboard.badges import measured_badges, published_badges
-from cispbench.reports.leaderboard.board import DECIMALS, Board, Entry, Leaderboard, Number, SettingNumbers
+from cispbench.reports.leaderboard.board import DECIMALS, Badge, Board, Entry, Leaderboard, Number, SettingNumbers
 from cispbench.reports.leaderboard.provenance import measured_provenance, published_provenance
 from cispbench.reports.leaderboard.status import NOTHING, Standings
 from cispbench.reports.tables.cells import Cell, cells
@@ -17,17 +16,16 @@ from cispbench.reports.tables.numbers import mean_text
 from cispbench.reports.tables.published import is_inferred, verdicts
 from cispbench.reports.tables.runs import SCORES, Group, setting_order
 from cispbench.reports.tables.scoring import load_runs
-from cispbench.results.conventions import Verdict
 from cispbench.results.ledger import find_published_name, ledger_rows
 from cispbench.results.protocols import Protocol, load_protocol
 from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_facts
 from cispbench.results.store import Store
 from cispbench.splits.datasets import SCENARIOS, datasets
 
-Row = tuple[dict[str, Any], Verdict]
 Boards = dict[tuple[Group, str], list[Entry]]
 
-_UPPER_BOUND = "Joint"  # the ledger's name for training on all classes at once
+_JOINT = "Joint"  # the ledger's name for training on all classes at once
+_RANDOM, _USUAL = "none", "imagenet"  # what a record calls the weights that an encoder starts from
 
 
 def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
@@ -42,13 +40,13 @@ def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
     _add_published(found, standings, facts)
     _add_measured(found, measured, standings, facts, rules)
     boards = [_board(group, scenario, entries) for (group, scenario), entries in found.items()]
-    return Leaderboard(rules, tuple(sorted(boards, key=_board_order)))
+    listed = list(datasets())
 
+    def order(board: Board) -> tuple[Any, ...]:
+        kind, profile, dataset = board.group
+        return not board.group.comparable, kind, profile, listed.index(dataset), SCENARIOS.index(board.scenario)
 
-def _board_order(board: Board) -> tuple[Any, ...]:
-    group = board.group
-    position = list(datasets()).index(group.dataset), SCENARIOS.index(board.scenario)
-    return not group.comparable, group.kind, group.profile, *position
+    return Leaderboard(rules, tuple(sorted(boards, key=order)))
 
 
 def _board(group: Group, scenario: str, entries: Sequence[Entry]) -> Board:
@@ -65,36 +63,26 @@ def _board(group: Group, scenario: str, entries: Sequence[Entry]) -> Board:
 
 
 def _add_published(found: Boards, standings: Standings, facts: Mapping[str, MethodFacts]) -> None:
-    grouped: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    judged = verdicts()
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in ledger_rows():
-        grouped[_identity(row)].append((row, judged[tuple(row.values())]))
-    for members in grouped.values():
-        first = members[0][0]
-        known = facts.get(first["method"], UNKNOWN)
+        grouped[row["dataset"], row["scenario"], row["method"], row["backbone"], row["kind"], row["source"]].append(row)
+    for (dataset, scenario, method, backbone, kind, _), members in grouped.items():
+        known, joint = facts.get(method, UNKNOWN), method == _JOINT
         # A source may print two numbers for one setting (its paper's and its weights'): each has an entry of its own.
         entries: list[dict[str, SettingNumbers]] = []
-        for row, verdict in members:
+        for row in members:
             free = next((numbers for numbers in entries if row["setting"] not in numbers), None)
             if free is None:
                 entries.append(free := {})
-            free[row["setting"]] = _published_numbers(row, verdict, standings, known)
-        joint = first["method"] == _UPPER_BOUND
-        badges = published_badges(first["backbone"], known, joint)
-        group = Group("full", "paper", first["dataset"])
-        found[group, first["scenario"]] += [
-            Entry(first["method"], "", first["backbone"], first["kind"], known, badges, not joint, numbers)
-            for numbers in entries
+            free[row["setting"]] = _published_numbers(row, standings, known)
+        badges = tuple(_published_badges(backbone, known, joint))
+        found[Group("full", "paper", dataset), scenario] += [
+            Entry(method, "", backbone, kind, known, badges, not joint, numbers) for numbers in entries
         ]
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("dataset", "scenario", "method", "backbone", "kind", "source"))
-
-
-def _published_numbers(
-    row: Mapping[str, Any], verdict: Verdict, standings: Standings, known: MethodFacts
-) -> SettingNumbers:
+def _published_numbers(row: Mapping[str, Any], standings: Standings, known: MethodFacts) -> SettingNumbers:
+    verdict = verdicts()[tuple(row.values())]
     numbers = tuple(
         Number("-", math.nan, NOTHING)
         if row[name] is None
@@ -116,7 +104,7 @@ def _add_measured(
         # A submitted method may share nothing but its name with a published one: its facts are not known.
         known = facts.get(find_published_name(method) or "", UNKNOWN) if origin == "measured" else UNKNOWN
         numbers = {cell.setting: _measured_numbers(cell, standings, known, rules) for cell in members}
-        badges = tuple(dict.fromkeys(badge for cell in members for badge in measured_badges(cell, known)))
+        badges = tuple(dict.fromkeys(badge for cell in members for badge in _measured_badges(cell, known)))
         entry = Entry(method, remark, model, origin, known, badges, members[0].ranked, numbers)
         found[group, scenario].append(entry)
 
@@ -128,3 +116,32 @@ def _measured_numbers(cell: Cell, standings: Standings, known: MethodFacts, rule
         standing = NOTHING if math.isnan(mean) else standings.of_measured(cell, name)
         numbers.append(Number(mean_text(mean, std, DECIMALS), mean, standing))
     return SettingNumbers(tuple(numbers), measured_provenance(cell, known, rules))
+
+
+def _published_badges(backbone: str, facts: MethodFacts, joint: bool) -> Iterator[Badge]:
+    yield from _method_badges(facts, joint)
+    if facts.selected_on_test:
+        why = f"Its released code keeps the checkpoint that is best on the test images (protocol {facts.protocol})."
+        yield Badge("test-selected", why)
+    learnt = "images and texts of the web (CLIP)" if "CLIP" in backbone else facts.pretraining
+    if learnt:
+        yield Badge("pre-training", f"Its backbone has learnt from more than ImageNet-1k: {learnt}.")
+
+
+def _measured_badges(cell: Cell, facts: MethodFacts) -> Iterator[Badge]:
+    yield from _method_badges(facts, cell.joint)
+    # Never test-selected: our runs test the weights of the last iteration, whatever the released code does.
+    weights = cell.runs[0].facts.model.weights
+    if weights == _RANDOM:
+        yield Badge("no pre-training", "Its encoder starts from random weights.")
+    elif _USUAL not in weights.lower():
+        yield Badge("pre-training", f"Its encoder starts from {weights}, by its name not the usual ImageNet-1k.")
+
+
+def _method_badges(facts: MethodFacts, joint: bool) -> Iterator[Badge]:
+    if joint:
+        yield Badge("upper bound", "Trained on all classes at once: shown, and not ranked.")
+    if facts.exemplars:
+        yield Badge("memory", f"It keeps training images of earlier steps: {facts.memory}.")
+    if facts.supervision:
+        yield Badge("extra supervision", f"It learns from more than the data set's labels: {facts.supervision}.")
