@@ -30,7 +30,7 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
     """
     from cispbench.harness.commands.stores import existing_store
     from cispbench.reports.leaderboard.loading import load_leaderboard
-    from cispbench.reports.leaderboard.writing import update_readme, write_leaderboard
+    from cispbench.reports.leaderboard.page import update_readme, write_leaderboard
     from cispbench.results.protocols import load_protocol
     from cispbench.splits.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""The leaderboard as a folder of pages that need nothing beside them: no server, no network, no build."""
+"""The leaderboard's files: Markdown, a README's section, and pages that need no server, no network and no build."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ from markupsafe import Markup
 
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
 from cispbench.reports.leaderboard.status import OFF, STATUSES
-from cispbench.reports.leaderboard.text import INFERRED, MARKS, legend, protocol_note, title
+from cispbench.reports.leaderboard.text import (
+    INFERRED,
+    MARKS,
+    leaderboard_markdown,
+    legend,
+    protocol_note,
+    readme_section,
+    replace_section,
+    title,
+)
 from cispbench.reports.tables.html import load_template
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.runs import SCORES, comparison_warning
+from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.splits.datasets import NATURAL_ORDER
+from cispbench.splits.errors import StoreError
 from cispbench.splits.settings import parse_setting
+
+NAME = "leaderboard"
 
 _OTHER_PROFILE = (
     "Measured under another profile than the papers': these numbers are NOT comparable with published ones."
@@ -49,6 +62,40 @@ _OTHERS = {
                       comparison_warning("synthetic", "")),
 }  # fmt: skip
 FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
+
+
+def write_leaderboard(found: Leaderboard, folder: Path) -> list[Path]:
+    """Write ``leaderboard.md`` and the pages below ``leaderboard/`` into a folder; return the files.
+
+    Of earlier pages those that have nothing to show any more are removed. Raises StoreError.
+    """
+    texts = render_pages(found)
+    pages = folder / NAME
+    make_folder(pages)
+    written = {folder / f"{NAME}.md": leaderboard_markdown(found)} | {pages / file: texts[file] for file in texts}
+    for path, text in written.items():
+        write_atomic(path, text.encode())
+    for path in (pages / file for file in FILES if file not in texts):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain_os_error("remove", path, error) from error
+    return list(written)
+
+
+def update_readme(found: Leaderboard, path: Path) -> bool:
+    """Replace the leaderboard's section of a README; return whether that changed it.
+
+    Raises StoreError if it cannot be read or written, UsageError if it has no place for the section.
+    """
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}.", hint="Name a README that is there.") from error
+    after = replace_section(before, readme_section(found), str(path))
+    if after != before:
+        write_atomic(path, after.encode())
+    return after != before
 
 
 def render_pages(found: Leaderboard) -> dict[str, str]:
@@ -91,16 +138,15 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
         "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
         "kinds": list(dict.fromkeys(entry.kind for entry in sorted(entries, key=lambda entry: entry.kind))),
     }
-    shown = [
-        {"id": name, "title": one_line(title(board)), "settings": [_setting(setting) for setting in board.settings]}
-        for name, board in zip(names, boards, strict=True)
-    ]
+    shown = []
+    for name, board in zip(names, boards, strict=True):
+        parsed = [parse_setting(setting) for setting in board.settings]
+        settings = [
+            {"name": each.name, "short": each.task + ("" if each.order == NATURAL_ORDER else f"-{each.order}")}
+            for each in parsed
+        ]
+        shown.append({"id": name, "title": one_line(title(board)), "settings": settings})
     return {"boards": shown, "choices": choices, "data": _Data().block(names, boards)}
-
-
-def _setting(name: str) -> dict[str, str]:
-    setting = parse_setting(name)
-    return {"name": name, "short": setting.task + ("" if setting.order == NATURAL_ORDER else f"-{setting.order}")}
 
 
 class _Data:

@@ -16,6 +16,7 @@ from cispbench.results.ledger import KINDS, find_published_name
 REPRODUCED, OFF, REPORTED, UNVERIFIED, INCONSISTENT = STATUSES = (
     "reproduced", "off", "reported only", "unverified", "inconsistent",
 )  # fmt: skip
+_NOT_RUN_HERE = {"submitted": "Submitted by somebody", "predictions": "Scored from files of predictions"}
 
 
 class Standing(NamedTuple):
@@ -57,7 +58,8 @@ class Standings:
         if not cell.comparable:
             return Standing(UNVERIFIED, "", "Not comparable with published numbers.")
         if not cell.trained_here:
-            return Standing(UNVERIFIED, "", f"{_why_unverified(cell)}: nobody has run it again here.")
+            why = _NOT_RUN_HERE.get(cell.key.origin, "Goes on from a step that was trained elsewhere")
+            return Standing(UNVERIFIED, "", f"{why}: nobody has run it again here.")
         found = self._by_cell[cell.key, cell.setting, name]
         if not found:
             return Standing(UNVERIFIED, "", "Nothing is published for this method, backbone and setting.")
@@ -80,11 +82,6 @@ class Standings:
                 # A variant (another recipe than the usual one) is compared itself, but proves nothing about a paper.
                 if not cell.key.variant:
                     self._by_row[(*entry.published.row.values(), name)].append(entry)
-
-
-def _why_unverified(cell: Cell) -> str:
-    origins = {"submitted": "Submitted by somebody", "predictions": "Scored from files of predictions"}
-    return origins.get(cell.key.origin, "Goes on from a step that was trained elsewhere")
 
 
 def _standing(found: Sequence[PublishedComparison]) -> Standing:

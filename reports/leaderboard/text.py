@@ -103,16 +103,11 @@ def _section(board: Board) -> Section:
                 row.append(Text(_number(board, entry.by_setting.get(setting), score), rank))
     columns.append(Column("source"))
     for row, entry in zip(texts, board.entries, strict=True):
-        source = next(
-            (text for label, text in next(iter(entry.by_setting.values())).provenance if label == "Source"), ""
-        )
+        source = dict(next(iter(entry.by_setting.values())).provenance).get("Source")
         row.append(Text(f"[{sources.setdefault(source, len(sources) + 1)}]" if source else "this store"))
     listed = [f"[{number}] {source}" for source, number in sources.items()]
-    return Section(title(board), _intro(board), Table(columns, texts), [*board.group.warnings, *listed])
-
-
-def _intro(board: Board) -> str:
-    return f"{len(board.entries)} rows, ordered by {board.main} all."
+    intro = f"{len(board.entries)} rows, ordered by {board.main} all."
+    return Section(title(board), intro, Table(columns, texts), [*board.group.warnings, *listed])
 
 
 def _words(entry: Entry) -> list[str]:
@@ -139,9 +134,8 @@ def _number(board: Board, place: SettingNumbers | None, score: int) -> str:
 def _best(board: Board, setting: str) -> list[Entry]:
     """Return the best row of each of the best published methods, and every measured row, the best first."""
     there = [entry for entry in board.entries if setting in entry.by_setting]
-    there.sort(
-        key=lambda entry: -entry.value(setting, _ALL) if not math.isnan(entry.value(setting, _ALL)) else math.inf
-    )
+    values = {id(entry): entry.value(setting, _ALL) for entry in there}
+    there.sort(key=lambda entry: math.inf if math.isnan(values[id(entry)]) else -values[id(entry)])  # NaN goes last
     published: dict[str, Entry] = {}
     for entry in there:
         if entry.kind != "measured" and not math.isnan(entry.value(setting, _ALL, competing=True)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cispbench.reports.leaderboard.loading import load_leaderboard
-from cispbench.reports.leaderboard.writing import write_leaderboard
+from cispbench.reports.leaderboard.page import write_leaderboard
 from cispbench.results.store import Store
 
 if TYPE_CHECKING:
