@@ -9,7 +9,7 @@ from typing import Any
 
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import json_number
-from cispbench.reports.tables.published import Published, closest, printed_range, published
+from cispbench.reports.tables.published import Published, closest, is_inferred, printed_range, published
 from cispbench.reports.tables.runs import NUMBERS, SCORES, Run, run_json, scores_json
 from cispbench.results.continual import METRICS
 
@@ -99,7 +99,7 @@ def _published_data(entry: Published) -> dict[str, Any]:
     row, verdict = entry.row, entry.verdict
     return {
         **{name: row[name] for name in ("method", "backbone", *SCORES, "kind", "source", "note", "assignment")},
-        "same_backbone": entry.same_backbone, "setting_inferred": entry.setting_inferred,
+        "same_backbone": entry.same_backbone, "setting_inferred": is_inferred(row),
         "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
         "likely_inferred": verdict.inferred, "differences": dict(entry.differences),
     }  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cispbench.reports.tables.cells import Cell, by_group
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
@@ -13,6 +13,7 @@ from cispbench.reports.tables.published import (
     Published,
     References,
     closest,
+    is_inferred,
     printed_range,
     printed_texts,
     published,
@@ -63,22 +64,14 @@ def table_options(
     return TableOptions((*names[:end], *added, *names[end:]), decimals, published)
 
 
-class _RowLabel(NamedTuple):
-    """What stands at the left of a row; upper bounds come last."""
-
-    joint: bool
-    method: str
-    model: str
-    remark: str
-
-
 def sections(cells: Sequence[Cell], protocol: str, options: TableOptions) -> list[Section]:
     """Return a section for each kind of data, profile and data set, and one of published rows where asked for."""
     found = []
     for group, members in by_group(cells).items():
         found.append(_section(group, members, protocol, options))
         if options.published:
-            found += _published_section(group, members, options.decimals)
+            rows = [(cell, entry) for cell in members for entry in published(cell)]
+            found += [_published_section(group, rows, options.decimals)] if rows else []
     return found
 
 
@@ -88,21 +81,24 @@ def run_sections(runs: Sequence[Run], protocol: str, options: TableOptions) -> l
 
 
 def _section(group: Group, members: Sequence[Cell], protocol: str, options: TableOptions) -> Section:
-    placed = {(_row_label(cell), cell.setting): cell for cell in members}
-    labels = sorted({label for label, _ in placed})
-    texts = [plain([label.method + (f" ({label.remark})" if label.remark else ""), label.model]) for label in labels]
+    found: dict[tuple[bool, str, str, str], dict[str, Cell]] = defaultdict(dict)
+    for cell in members:
+        found[cell.joint, cell.key.method, cell.key.model, cell.key.remark()][cell.setting] = cell
+    labels = sorted(found)  # upper bounds come last
+    texts = [plain([f"{method} ({remark})" if remark else method, model]) for _, method, model, remark in labels]
     columns = [Column("method"), Column("model")]
     for setting in setting_order(cell.setting for cell in members):
-        column = [placed.get((label, setting)) for label in labels]
+        column = [found[label].get(setting) for label in labels]
         for name in options.columns:
             columns.append(Column(TITLES.get(name, name), setting, right=True))
             for row, text in zip(texts, _column(column, name, options), strict=True):
                 row.append(text)
-    bounds = [index for index, label in enumerate(labels) if label.joint and index and not labels[index - 1].joint]
+    first_bound = sum(not joint for joint, *_ in labels)
+    rules = {first_bound} if 0 < first_bound < len(labels) else ()
     return Section(
         _heading(group),
         f"mIoU in percent after the last step, protocol {protocol}; mean ± standard deviation over seeds.",
-        Table(columns, texts, frozenset(bounds)),
+        Table(columns, texts, frozenset(rules)),
         _notes(group, members, options),
     )
 
@@ -123,10 +119,6 @@ def _run_section(group: Group, runs: Sequence[Run], protocol: str, options: Tabl
 
 def _heading(group: Group) -> str:
     return f"{group.dataset}, {group.kind} data, profile {group.profile}"
-
-
-def _row_label(cell: Cell) -> _RowLabel:
-    return _RowLabel(cell.joint, cell.key.method, cell.key.model, cell.key.remark())
 
 
 def _column(column: Sequence[Cell | None], name: str, options: TableOptions) -> list[Text]:
@@ -185,33 +177,27 @@ def _notes(group: Group, members: Sequence[Cell], options: TableOptions) -> list
     return notes
 
 
-def _published_section(group: Group, members: Sequence[Cell], decimals: int) -> list[Section]:
-    found = [(cell, entry) for cell in members for entry in published(cell)]
-    if not found:
-        return []
-    references = References()
+def _published_section(group: Group, found: Sequence[tuple[Cell, Published]], decimals: int) -> Section:
+    references, rows = References(), []
+    for cell, entry in found:
+        row, verdict = entry.row, entry.verdict
+        differences = [entry.differences[name] for name in SCORES]
+        likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
+        texts = [
+            cell.setting, cell.key.method, cell.key.model,
+            *printed_texts(row),
+            *("-" if value is None else signed(value, decimals) for value in differences),
+            row["kind"] + (" (setting inferred)" if is_inferred(row) else ""),
+            row["backbone"] + ("" if entry.same_backbone else " (another)"),
+            likely, references.mark_source(row),
+        ]  # fmt: skip
+        rows.append(plain(texts))
     columns = [Column(name) for name in ("setting", "method", "model")]
-    columns += [Column(name, "published", right=True) for name in SCORES]
-    columns += [Column(name, "measured - published", right=True) for name in SCORES]
+    columns += [Column(name, over, right=True) for over in ("published", "measured - published") for name in SCORES]
     columns += [Column(name) for name in ("kind", "backbone", "reading", "source")]
-    rows = [plain([*_published_row(cell, entry, decimals), references.mark_source(entry.row)]) for cell, entry in found]
-    return [
-        Section(
-            f"{group.dataset}: published rows of the methods measured",
-            "As printed, in percent; reading: where background counts (?: inferred from its table).",
-            Table(columns, rows),
-            [f"[{number}] {source}." for source, number in references.numbers.items()],
-        )
-    ]
-
-
-def _published_row(cell: Cell, entry: Published, decimals: int) -> list[str]:
-    row, verdict = entry.row, entry.verdict
-    likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
-    return [
-        cell.setting, cell.key.method, cell.key.model,
-        *printed_texts(row),
-        *("-" if value is None else signed(value, decimals) for value in map(entry.differences.get, SCORES)),
-        row["kind"] + (" (setting inferred)" if entry.setting_inferred else ""),
-        row["backbone"] + ("" if entry.same_backbone else " (another)"), likely,
-    ]  # fmt: skip
+    return Section(
+        f"{group.dataset}: published rows of the methods measured",
+        "As printed, in percent; reading: where background counts (?: inferred from its table).",
+        Table(columns, rows),
+        [f"[{number}] {source}." for source, number in references.numbers.items()],
+    )

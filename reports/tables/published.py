@@ -17,17 +17,14 @@ from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
 
 @dataclass(frozen=True)
 class Published:
-    """A published row of a cell's method and setting.
+    """A published row of a cell's method and setting, as the ledger holds it, with its verdict.
 
-    ``row``: as the ledger holds it (``kind`` is reported, excerpted or reproduced); ``verdict``: over which classes its
-    numbers can be means (``likely``, with ``inferred``, where its own arithmetic leaves a choice);
-    ``setting_inferred``: its source does not print setting and number together; ``same_backbone``: by the names;
-    ``differences``: measured mean minus printed number by old, new and all, None where either is missing.
+    ``same_backbone``: by the names; ``differences``: measured mean minus printed number by old, new and all, None where
+    either is missing.
     """
 
     row: Mapping[str, Any]
     verdict: Verdict
-    setting_inferred: bool
     same_backbone: bool
     differences: Mapping[str, float | None]
 
@@ -96,13 +93,11 @@ def is_inferred(row: Mapping[str, Any]) -> bool:
 
 
 def _beside(cell: Cell, row: dict[str, Any]) -> Published:
-    verdict = verdicts()[tuple(row.values())]
-    differences = {name: _difference(cell.numbers[name].mean, row[name]) for name in SCORES}
-    return Published(row, verdict, is_inferred(row), same_backbone(cell.key.model, row["backbone"]), differences)
-
-
-def _difference(measured: float, printed: float | None) -> float | None:
-    return None if printed is None or math.isnan(measured) else measured - printed
+    differences = {}
+    for name in SCORES:
+        measured, printed = cell.numbers[name].mean, row[name]
+        differences[name] = None if printed is None or math.isnan(measured) else measured - printed
+    return Published(row, verdicts()[tuple(row.values())], same_backbone(cell.key.model, row["backbone"]), differences)
 
 
 @cache
