@@ -26,7 +26,7 @@ from cispbench.reports.leaderboard.text import (
 )
 from cispbench.reports.tables.html import load_template
 from cispbench.reports.tables.layout import one_line
-from cispbench.reports.tables.runs import SCORES, comparison_warning
+from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.errors import StoreError
@@ -57,9 +57,9 @@ class WebPage:
 _PAPERS = WebPage("index.html", "Papers and full data", _TITLE)
 _OTHERS = {
     "full": WebPage("other.html", "Full data, other profiles", f"{_TITLE}, other profiles", _OTHER_PROFILE),
-    "mini": WebPage("mini.html", "Mini data", f"{_TITLE}, mini data", comparison_warning("mini", "")),
+    "mini": WebPage("mini.html", "Mini data", f"{_TITLE}, mini data", *Group("mini", "", "").warnings),
     "synthetic": WebPage("synthetic.html", "Synthetic scenes", f"{_TITLE}, synthetic scenes",
-                      comparison_warning("synthetic", "")),
+                         *Group("synthetic", "", "").warnings),
 }  # fmt: skip
 FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
 

@@ -73,8 +73,8 @@ def _section(section: Section) -> str:
 
 def _tabular(table: Table) -> list[str]:
     shape = "".join("r" if column.right else "l" for column in table.columns)
-    lines = [rf"\begin{{tabular}}{{{shape}}}", r"  \toprule"]
-    lines += [*_headings(table), _row(plain([column.name for column in table.columns])), r"  \midrule"]
+    names = _row(plain([column.name for column in table.columns]))
+    lines = [rf"\begin{{tabular}}{{{shape}}}", r"  \toprule", *_headings(table), names, r"  \midrule"]
     for index, row in enumerate(table.rows):
         lines += [r"  \midrule"] if index in table.rules else []
         lines.append(_row(row))

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from cispbench.reports.tables.layout import Column, Section, Table, Text, plain, printable
+from cispbench.reports.tables.layout import Column, Section, Table, plain, printable
 
 WIDTH = 110
 _MARKED = {0: "{}", 1: "\x1b[1m{}\x1b[0m", 2: "\x1b[4m{}\x1b[0m"}
@@ -37,13 +37,10 @@ def render_terminal(sections: Sequence[Section], marked: bool = False) -> str:
 
 def _section(section: Section, marked: bool) -> str:
     table = section.table
-    parts = [
-        _aligned(
-            Table([table.columns[i] for i in block], [[row[i] for i in block] for row in table.rows], table.rules),
-            marked,
-        )
-        for block in _blocks(table)
-    ]
+    parts = []
+    for block in _blocks(table):
+        rows = [[row[i] for i in block] for row in table.rows]
+        parts.append(_aligned(Table([table.columns[i] for i in block], rows, table.rules), marked))
     words = [section.heading, section.intro, *(section.all_notes if marked else section.notes)]
     heading, intro, *notes = (paragraph(printable(text)) for text in words)
     return "\n\n".join([heading, intro, *parts, *notes])
@@ -77,7 +74,9 @@ def _blocks(table: Table) -> list[list[int]]:
 
 
 def _aligned(table: Table, marked: bool = False) -> str:
-    rows: list[list[str] | str] = [[_shown(text, marked) for text in row] for row in table.rows]
+    rows: list[list[str] | str] = [
+        [_MARKED[rank if marked else 0].format(printable(text)) for text, rank in row] for row in table.rows
+    ]
     for index in sorted(table.rules, reverse=True):
         rows.insert(index, SEPARATING_LINE)
     # The names go in as a row: tabulate makes a column two characters wider than a header.
@@ -88,10 +87,6 @@ def _aligned(table: Table, marked: bool = False) -> str:
     if table.spans:
         lines.insert(0, _headings(table, [len(rule) for rule in lines[1].split()]))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _shown(text: Text, marked: bool) -> str:
-    return _MARKED[text.rank if marked else 0].format(printable(text.text))
 
 
 def _headings(table: Table, widths: Sequence[int]) -> str:
