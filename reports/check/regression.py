@@ -79,8 +79,14 @@ def check_store(
     """
     selection, options = selection or Selection(), options or CheckOptions()
     measured, left_out = measured_cells(store, selection)
+    rules = load_protocol(PROTOCOL)
     for group in baselines:
-        _check_protocol(group)
+        if group.protocol != f"{rules.name} v{rules.version}":
+            raise StoreError(
+                f"the baselines of {group.kind} data, profile {group.profile}, are of the protocol {group.protocol}, "
+                f"and scores are now of {rules.name} v{rules.version}.",
+                hint="Make them anew by --update.",
+            )
     references = {
         (group.kind, group.profile, *cell.identity): (group, cell) for group in baselines for cell in group.cells
     }
@@ -148,39 +154,30 @@ def _against_baseline(cell: Cell, references: BaselineCells, floor: float) -> Ch
     if identity not in references:
         known = {other[:-2] for other in references}  # without recipe and data
         note = "another recipe than the baseline's" if identity[:-2] in known else ""
-        return _checked(cell, "-", [_without_reference(cell, name) for name in SCORES], note)
+        return _checked(cell, "-", [compare(name, cell.numbers[name].mean) for name in SCORES], note)
     group, baseline = references[identity]
     compared = []
     for name in SCORES:
         figure: Figure | None = getattr(baseline, name)
+        numbers = cell.numbers[name]
         if figure is None:
-            compared.append(_without_reference(cell, name))
+            compared.append(compare(name, numbers.mean))
         else:
-            numbers = cell.numbers[name]
             allowed = tolerance(figure, len(baseline.seeds), numbers, group.machine, floor)
             compared.append(compare(name, numbers.mean, figure.mean, allowed))
     return _checked(cell, _baseline_words(baseline), compared, "")
 
 
 def _against_published(cell: Cell, options: CheckOptions) -> CheckedCell:
-    rows = closest(cell)
-    found = compare_published(cell, rows, options)
-    compared = [_nearest([entry.compared for entry in found[name]], name, cell) for name in SCORES]
+    rows, compared = closest(cell), []
+    for name, found in compare_published(cell, rows, options).items():
+        scores = [entry.compared for entry in found] or [compare(name, cell.numbers[name].mean)]
+        nearest = min(scores, key=lambda score: abs(score.measured - score.reference))
+        # A score between two printed numbers that differ is neither better nor worse.
+        compared.append(nearest if len({score.status for score in scores}) == 1 else replace(nearest, status="ok"))
     if not rows:
         return _checked(cell, "-", compared, "nothing published on this backbone")
     return _checked(cell, f"{rows[0].row['kind']}, {len(rows)} source{'s' if len(rows) > 1 else ''}", compared, "")
-
-
-def _nearest(found: Sequence[Compared], name: str, cell: Cell) -> Compared:
-    """Return the nearest of a score's printed numbers; a score between two that differ is neither better nor worse."""
-    if not found:
-        return _without_reference(cell, name)
-    best = min(found, key=lambda entry: abs(entry.measured - entry.reference))
-    return best if len({entry.status for entry in found}) == 1 else replace(best, status="ok")
-
-
-def _without_reference(cell: Cell, name: str) -> Compared:
-    return Compared(name, cell.numbers[name].mean, math.nan, math.nan, "no reference")
 
 
 def _checked(cell: Cell, against: str, compared: Sequence[Compared], note: str) -> CheckedCell:
@@ -192,14 +189,13 @@ def _checked(cell: Cell, against: str, compared: Sequence[Compared], note: str) 
 
 
 def _missing(group: Baselines, cell: BaselineCell) -> CheckedCell:
-    figures: dict[str, Figure | None] = {name: getattr(cell, name) for name in SCORES}
-    compared = tuple(
-        Compared(name, math.nan, figure.mean if figure else math.nan, math.nan, "missing")
-        for name, figure in figures.items()
-    )
+    compared = []
+    for name in SCORES:
+        figure: Figure | None = getattr(cell, name)
+        compared.append(Compared(name, math.nan, figure.mean if figure else math.nan, math.nan, "missing"))
     return CheckedCell(
         group.kind, group.profile, cell.dataset, cell.setting, cell.method, cell.model, "", (),
-        _baseline_words(cell), compared, "no run of its recipe",
+        _baseline_words(cell), tuple(compared), "no run of its recipe",
     )  # fmt: skip
 
 
@@ -210,13 +206,3 @@ def _baseline_words(cell: BaselineCell) -> str:
 def _selected(cell: BaselineCell, selection: Selection) -> bool:
     asked = ((cell.method, selection.method), (cell.setting, selection.setting))
     return all(pattern is None or fnmatch.fnmatchcase(name, pattern) for name, pattern in asked)
-
-
-def _check_protocol(group: Baselines) -> None:
-    protocol = load_protocol(PROTOCOL)
-    if group.protocol != f"{protocol.name} v{protocol.version}":
-        raise StoreError(
-            f"the baselines of {group.kind} data, profile {group.profile}, are of the protocol {group.protocol}, "
-            f"and scores are now of {protocol.name} v{protocol.version}.",
-            hint="Make them anew by --update.",
-        )

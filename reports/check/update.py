@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,27 +66,32 @@ def _updated(
     before: Baselines | None, kind_and_profile: tuple[str, str], members: Sequence[Cell], update: Update
 ) -> Baselines:
     new = [_baseline(cell) for cell in members]
-    twice = [cell for cell in new if sum(other.identity == cell.identity for other in new) > 1]
-    if twice:
-        raise StoreError(
-            f"the store holds runs of {twice[0].method} on {twice[0].setting} that differ in the method's options or "
-            "version: a baseline cannot choose.",
-            hint="Give a store that holds the right ones alone, by --out.",
-        )
-    change = Change(datetime.now(UTC).date().isoformat(), update.reason.strip(), len(new), _environment(members[0]))
+    for cell, times in Counter(cell.identity for cell in new).items():
+        if times > 1:
+            raise StoreError(
+                f"the store holds runs of {cell[2]} on {cell[1]} that differ in the method's options or version: a "
+                "baseline cannot choose.",
+                hint="Give a store that holds the right ones alone, by --out.",
+            )
+    known = members[0].runs[0].facts.environment
+    machine = known.get("device_name") or known.get("cpu")
+    environment = f"{machine}, torch {known.get('torch')}, {known.get('threads')} threads"
     rules = load_protocol(PROTOCOL)
     protocol = f"{rules.name} v{rules.version}"
-    machine = update.machine if update.machine is not None else before.machine if before else 0.0
-    return Baselines(
+    if before is None:
+        before = Baselines(SCHEMA, *kind_and_profile, protocol, machine=0.0, command="", cells=(), history=())
+    return replace(
+        before,
         schema=SCHEMA,
-        kind=kind_and_profile[0],
-        profile=kind_and_profile[1],
         protocol=protocol,
-        machine=machine,
-        command=update.command or (before.command if before else ""),
+        machine=before.machine if update.machine is None else update.machine,
+        command=update.command or before.command,
         # Otherwise figures under an older version of the protocol would be taken for figures under this one.
-        cells=merged(before.cells if before and before.protocol == protocol else (), new),
-        history=(*(before.history if before else ()), change),
+        cells=merged(before.cells if before.protocol == protocol else (), new),
+        history=(
+            *before.history,
+            Change(datetime.now(UTC).date().isoformat(), update.reason.strip(), len(new), environment),
+        ),
     )
 
 
@@ -103,10 +108,3 @@ def _figure(numbers: Spread) -> Figure | None:
     if math.isnan(numbers.mean):
         return None
     return Figure(round(numbers.mean, _DIGITS), None if math.isnan(numbers.std) else round(numbers.std, _DIGITS))
-
-
-def _environment(cell: Cell) -> str:
-    known = cell.runs[0].facts.environment
-    machine = known.get("device_name") or known.get("cpu")
-    parts = [machine, f"torch {known.get('torch')}", f"{known.get('threads')} threads"]
-    return ", ".join(str(part) for part in parts)

@@ -63,7 +63,7 @@ def _summary(entries: Sequence[JudgedRow]) -> dict[str, object]:
 
 def _totals(entries: Sequence[JudgedRow]) -> str:
     verdicts = [entry.verdict for entry in entries]
-    counts = {
+    counts: dict[str, Counter[str | None]] = {
         "rows": Counter(verdict.label for verdict in verdicts),
         "ambiguous": Counter(verdict.label for verdict in verdicts if verdict.ambiguous),
         "likely": Counter(verdict.likely for verdict in verdicts),
