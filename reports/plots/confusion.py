@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from cispbench.reports.plots.heat_map import BLANK, Floats, draw_grid
-from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
+from cispbench.reports.plots.page import COLUMN, FULL, Page, new_page
 from cispbench.reports.plots.subject import ORANGE, VERMILION, Subject
 from cispbench.reports.plots.wording import shorten, thinned
 from cispbench.reports.tables.cells import Cell
@@ -75,7 +75,12 @@ def draw_confusion(subject: Subject, cell: Cell, label: str) -> Page:
     blank = np.isnan(shares).all(axis=1)
     words = subject.words(f"Confusion after the last step: {label}", *_caption(counts, first, scored))
     width = COLUMN if count <= _SMALL else FULL
-    page = new_page(width, width * 0.9, words, _legend(scored, bool(blank.any())))
+    legend = [Patch(fill=False, edgecolor=VERMILION, linewidth=1.2, label="old class to background")]
+    if scored:
+        legend.append(Patch(fill=False, edgecolor=ORANGE, linewidth=1.2, label="background to new class"))
+    if blank.any():
+        legend.append(Patch(facecolor=BLANK, label="no ground truth that is scored"))
+    page = new_page(width, width * 0.9, words, legend)
     axes = page.figure.add_subplot()
     norm = PowerNorm(0.5, 0, 100)
     drawn = draw_grid(axes, shares, matplotlib.colormaps["Blues"], norm)
@@ -122,12 +127,6 @@ def _caption(counts: NDArray[np.int64], first: int, scored: bool) -> list[str]:
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f} %"
-
-
-def _legend(scored: bool, blank: bool) -> list[LegendEntry]:
-    framed = [("old class to background", VERMILION), ("background to new class", ORANGE)][: 2 if scored else 1]
-    entries = [LegendEntry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
-    return [*entries, LegendEntry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
 
 
 def _name_classes(axes: Axes, names: tuple[str, ...], width: float) -> None:

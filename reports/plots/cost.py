@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from cispbench.reports.plots.page import FULL, LegendEntry, Page, new_page
+from cispbench.reports.plots.page import FULL, Page, new_page
 from cispbench.reports.plots.subject import BLUE, SKY, Subject
 from cispbench.reports.plots.wording import shorten
 from cispbench.reports.tables.cells import Cell, Spread, spread
@@ -61,9 +61,9 @@ def draw_cost(subject: Subject) -> Page:
     found = [costs(cell) for cell, _ in kept]
     several = any(len(cell.runs) > 1 for cell, _ in kept)
     mixed = len({cost.on_device for cost in found}) > 1
-    legend = [LegendEntry(Patch(color=_DARK), "step 0"), LegendEntry(Patch(color=_LIGHT), "later steps")]
+    legend = [Patch(color=_DARK, label="step 0"), Patch(color=_LIGHT, label="later steps")]
     if mixed:
-        legend.append(LegendEntry(Patch(color=_HOST), "memory of the host, not of a device"))
+        legend.append(Patch(color=_HOST, label="memory of the host, not of a device"))
     words = subject.words(
         "Cost of a run",
         "Time of training, testing left out; a step shared with other runs counts whole in each."

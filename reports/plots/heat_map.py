@@ -16,8 +16,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
-from cispbench.reports.plots.subject import VERMILION, Subject, common_steps, scores_after, seeds_text
+from cispbench.reports.plots.page import COLUMN, FULL, Page, new_page
+from cispbench.reports.plots.subject import VERMILION, Subject, common_steps, scores_after
 from cispbench.reports.plots.wording import shorten
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import signed
@@ -46,10 +46,9 @@ class ClassRows:
     steps: tuple[int, ...]
     iou: Floats
 
-    def known(self) -> Floats:
+    def known(self) -> NDArray[np.bool_]:
         """Return whether each class is learnt by each step, bool (classes, steps)."""
-        known: Floats = np.array([[first <= step for step in self.steps] for first in self.learnt], dtype=bool)
-        return known
+        return np.less_equal.outer(self.learnt, self.steps)
 
     def changes(self) -> list[float]:
         """Return the change of each class's IoU from the first recorded step that knows it to the last step.
@@ -84,12 +83,13 @@ def draw_heat_map(subject: Subject, cell: Cell, label: str) -> Page:
     longest = -(-count // parts)
     width = COLUMN if parts == 1 else FULL
     absent = bool((np.isnan(rows.iou) & rows.known()).any())
+    seeds = f"seed {cell.runs[0].facts.seed}" if len(cell.runs) == 1 else f"mean over {len(cell.runs)} seeds"
     words = subject.words(
         f"IoU by class: {label}",
-        f"In percent, {seeds_text(cell)}; classes in order of learning, lines between those of different steps, blank "
+        f"In percent, {seeds}; classes in order of learning, lines between those of different steps, blank "
         f"before a class is learnt. Change: from the step that learnt the class to the last one.",
     )
-    legend = [LegendEntry(Patch(facecolor=BLANK), "no ground truth")] if absent else []
+    legend = [Patch(facecolor=BLANK, label="no ground truth")] if absent else []
     page = new_page(width, longest * _ROW + 0.75, words, legend)
     axes = page.figure.subplots(1, parts, squeeze=False)[0]
     norm = Normalize(0, 100)
