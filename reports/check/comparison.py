@@ -74,7 +74,7 @@ def compare_published(
     for row in rows:
         protocol = options.protocol or READING_PROTOCOL.get(row.verdict.likely or "", PROTOCOL)
         if protocol not in numbers:
-            scores = [only for run in cell.runs for only in scores_under(run, [protocol])]
+            scores = [scores_under(run, [protocol])[protocol] for run in cell.runs]
             numbers[protocol] = {name: spread([getattr(entry, name) for entry in scores]) for name in SCORES}
         for name in SCORES:
             if row.row[name] is None:

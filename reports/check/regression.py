@@ -90,9 +90,9 @@ def check_store(
     references = {
         (group.kind, group.profile, *cell.identity): (group, cell) for group in baselines for cell in group.cells
     }
-    small = {_identity(cell): cell for cell in measured if not cell.comparable}
-    checked = [_against_published(cell, options) for cell in measured if cell.comparable]
-    checked += [_against_baseline(cell, references, options.floor) for cell in measured if not cell.comparable]
+    small = {_identity(cell): cell for cell in measured if not cell.group.comparable}
+    checked = [_against_published(cell, options) for cell in measured if cell.group.comparable]
+    checked += [_against_baseline(cell, references, options.floor) for cell in measured if not cell.group.comparable]
     checked += [
         _missing(*reference)
         for identity, reference in references.items()

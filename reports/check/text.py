@@ -16,12 +16,16 @@ _MARKS = {"worse": " WORSE", "better": " better"}
 
 def check_text(check: CheckResult) -> str:
     """Return a table of all cells, the worst first, and how many there are of each status."""
-    ordered = sorted(check.cells, key=lambda cell: STATUSES.index(cell.status))
+    rows = []
+    for cell in sorted(check.cells, key=lambda cell: STATUSES.index(cell.status)):
+        method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
+        words = [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds))]
+        rows.append([*words, *map(_number, cell.compared), cell.against, cell.note])
     headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against", "note"]
     lines = [
         "Measured mIoU in percent, in brackets its reference and by how many points they may differ.",
         "",
-        markdown_table(headers, [_table_row(cell) for cell in ordered]),
+        markdown_table(headers, rows),
         "",
         ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status)) + ".",
     ]
@@ -37,13 +41,6 @@ def check_json(check: CheckResult) -> str:
     counts = {status: check.count(status) for status in STATUSES}
     cells = [_cell_json(cell) for cell in check.cells]
     return json.dumps({"counts": counts, "left_out": check.left_out, "cells": cells}, allow_nan=False)
-
-
-def _table_row(cell: CheckedCell) -> list[str]:
-    method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
-    numbers = [_number(score) for score in cell.compared]
-    return [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds)),
-            *numbers, cell.against, cell.note]  # fmt: skip
 
 
 def _number(score: Compared) -> str:

@@ -50,7 +50,7 @@ def update_baselines(store: Store, folder: Path, selection: Selection, update: U
         raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in measured_cells(store, selection)[0]:
-        if not cell.comparable:
+        if not cell.group.comparable:
             groups[cell.key.kind, cell.key.profile].append(cell)
     if not groups:
         raise UsageError(

@@ -1,35 +1,27 @@
-"""The leaderboard's files: Markdown, a README's section, and pages that need no server, no network and no build."""
+"""The leaderboard as files: a Markdown document, and pages that need no server, no network and no build."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
 from cispbench.reports.leaderboard.status import OFF, STATUSES
-from cispbench.reports.leaderboard.text import (
-    INFERRED,
-    MARKS,
-    leaderboard_markdown,
-    legend,
-    protocol_note,
-    readme_section,
-    replace_section,
-    title,
-)
+from cispbench.reports.leaderboard.text import INFERRED, MARKS, leaderboard_markdown, legend, protocol_note, title
 from cispbench.reports.tables.html import load_template
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.splits.datasets import NATURAL_ORDER
-from cispbench.splits.errors import StoreError
 from cispbench.splits.settings import parse_setting
 
 NAME = "leaderboard"
@@ -83,21 +75,6 @@ def write_leaderboard(found: Leaderboard, folder: Path) -> list[Path]:
     return list(written)
 
 
-def update_readme(found: Leaderboard, path: Path) -> bool:
-    """Replace the leaderboard's section of a README; return whether that changed it.
-
-    Raises StoreError if it cannot be read or written, UsageError if it has no place for the section.
-    """
-    try:
-        before = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot read {path}: {error}.", hint="Name a README that is there.") from error
-    after = replace_section(before, readme_section(found), str(path))
-    if after != before:
-        write_atomic(path, after.encode())
-    return after != before
-
-
 def render_pages(found: Leaderboard) -> dict[str, str]:
     """Return the pages that have boards, by file name, out of FILES; the same leaderboard gives the same bytes."""
     boards: dict[WebPage, list[Board]] = {}
@@ -146,59 +123,49 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
             for each in parsed
         ]
         shown.append({"id": name, "title": one_line(title(board)), "settings": settings})
-    return {"boards": shown, "choices": choices, "data": _Data().block(names, boards)}
+    return {"boards": shown, "choices": choices, "data": _data_block(names, boards)}
 
 
-class _Data:
-    """The data of a page: each text and each provenance is there once, and rows refer to it by its index.
+def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
+    """Return the data of a page as JSON that no parser of HTML takes for markup.
 
-    Most of them repeat from row to row: written out, the page would be several times as large.
+    Each text and each provenance is there once, and rows refer to it by its index. Most of them repeat from row to row:
+    written out, the page would be several times as large.
     """
-
-    def __init__(self) -> None:
-        self._texts: dict[str, int] = {}
-        self._sources: dict[tuple[int, ...], int] = {}
-
-    def block(self, names: Iterable[str], boards: Iterable[Board]) -> Markup:
-        """Return the block as JSON that no parser of HTML takes for markup."""
-        made = [self._board(name, board) for name, board in zip(names, boards, strict=True)]
-        value = {
-            "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
-            "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "inferred": INFERRED,
-            "texts": list(self._texts), "sources": list(self._sources),
-        }  # fmt: skip
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        for character in "<>&":  # within strings alone: JSON itself has none of these
-            text = text.replace(character, f"\\u{ord(character):04x}")
-        return Markup(text)
-
-    def _text(self, text: str) -> int:
-        return self._texts.setdefault(one_line(text), len(self._texts))
-
-    def _board(self, name: str, board: Board) -> dict[str, Any]:
-        rows = [self._row(board, entry) for entry in board.entries]
-        return {
-            "id": name, "settings": board.settings, "comparable": board.group.comparable, "rows": rows,
+    # A key that is new gets the next index.
+    texts: dict[str, int] = defaultdict(count().__next__)
+    sources: dict[tuple[int, ...], int] = defaultdict(count().__next__)
+    made = [
+        {
+            "id": name, "settings": board.settings, "comparable": board.group.comparable,
+            "rows": [_row(board, entry, texts, sources) for entry in board.entries],
             "main": board.settings.index(board.main), "total": SCORES.index("all"),
-        }  # fmt: skip
+        }
+        for name, board in zip(names, boards, strict=True)
+    ]  # fmt: skip
+    value = {
+        "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
+        "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "inferred": INFERRED,
+        "texts": list(texts), "sources": list(sources),
+    }  # fmt: skip
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # within strings alone: JSON itself has none of these
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
-    def _row(self, board: Board, entry: Entry) -> dict[str, Any]:
-        year = entry.facts.year
-        return {
-            "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
-            "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
-            "badges": [[self._text(badge.name), self._text(badge.why)] for badge in entry.badges],
-            "ranked": entry.ranked,
-            "places": {
-                board.settings.index(setting): self._numbers(found) for setting, found in entry.by_setting.items()
-            },
-        }  # fmt: skip
 
-    def _numbers(self, found: SettingNumbers) -> list[Any]:
-        statuses = ["", *STATUSES]
-        numbers = [
-            [number.text, statuses.index(number.standing.status), number.standing.off, self._text(number.standing.why)]
-            for number in found.numbers
-        ]
-        pairs = tuple(self._text(text) for pair in found.provenance for text in pair)
-        return [numbers, self._sources.setdefault(pairs, len(self._sources)), found.inferred]
+def _row(board: Board, entry: Entry, texts: dict[str, int], sources: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    year, statuses, places = entry.facts.year, ["", *STATUSES], {}
+    badges = [[texts[one_line(badge.name)], texts[one_line(badge.why)]] for badge in entry.badges]
+    for setting, found in entry.by_setting.items():
+        numbers = []
+        for number in found.numbers:
+            status, off, why = number.standing
+            numbers.append([number.text, statuses.index(status), off, texts[one_line(why)]])
+        pairs = tuple(texts[one_line(text)] for pair in found.provenance for text in pair)
+        places[board.settings.index(setting)] = [numbers, sources[pairs], found.inferred]
+    return {
+        "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
+        "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
+        "badges": badges, "ranked": entry.ranked, "places": places,
+    }  # fmt: skip

@@ -50,12 +50,12 @@ class Standings:
         for cell in cells:
             # Nobody has run again what was submitted or scored from files, so it verifies no published number. The same
             # holds for runs that continue a step trained by other code: a part of their score is not ours.
-            if cell.comparable and cell.trained_here and find_published_name(cell.key.method) is not None:
+            if cell.group.comparable and cell.trained_here and find_published_name(cell.key.method) is not None:
                 self._compare(cell, options or CheckOptions())
 
     def of_measured(self, cell: Cell, name: str) -> Standing:
         """Return the standing of a cell's ``old``, ``new`` or ``all``."""
-        if not cell.comparable:
+        if not cell.group.comparable:
             return Standing(UNVERIFIED, "", "Not comparable with published numbers.")
         if not cell.trained_here:
             why = _NOT_RUN_HERE.get(cell.key.origin, "Goes on from a step that was trained elsewhere")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from pathlib import Path
 
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
 from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, UNVERIFIED
@@ -11,9 +11,10 @@ from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.protocols import switches
 from cispbench.reports.tables.runs import SCORES
+from cispbench.results.atomic import write_atomic
 from cispbench.results.protocols import Protocol
 from cispbench.splits.datasets import datasets
-from cispbench.splits.errors import UsageError
+from cispbench.splits.errors import StoreError, UsageError
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 MARKS = {REPRODUCED: "✓", OFF: "Δ", UNVERIFIED: "?", INCONSISTENT: "!"}  # what is reported only has none
@@ -63,9 +64,9 @@ def leaderboard_markdown(found: Leaderboard) -> str:
     return "\n\n".join([*parts, render_markdown([_section(board) for board in found.boards])]) + "\n"
 
 
-def readme_section(found: Leaderboard) -> str:
+def readme_section(leaderboard: Leaderboard) -> str:
     """Return the short section of a README: on two settings, the best published methods and all that was measured."""
-    rules = found.protocol
+    rules = leaderboard.protocol
     parts = [
         "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
         f"{rules.name} v{rules.version}.\nIn brackets what makes a row unfair to compare: stored images of earlier "
@@ -73,11 +74,32 @@ def readme_section(found: Leaderboard) -> str:
         "ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision)."
     ]
     for setting in SHORT:
-        board = next(board for board in found.boards if board.group.comparable and setting in board.settings)
-        rows = [_short_row(entry, entry.by_setting[setting]) for entry in _best(board, setting)]
+        board = next(board for board in leaderboard.boards if board.group.comparable and setting in board.settings)
+        rows = []
+        for entry in _best(board, setting):
+            found = entry.by_setting[setting]
+            badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
+            status = found.numbers[_ALL].standing.words + (", setting inferred" if found.inferred else "")
+            texts = [number.text for number in found.numbers]
+            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status])
         headers = ["method", "backbone", "kind", *SCORES, "status of all"]
         parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)
+
+
+def update_readme(found: Leaderboard, path: Path) -> bool:
+    """Replace the leaderboard's section of a README; return whether that changed it.
+
+    Raises StoreError if it cannot be read or written, UsageError if it has no place for the section.
+    """
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}.", hint="Name a README that is there.") from error
+    after = replace_section(before, readme_section(found), str(path))
+    if after != before:
+        write_atomic(path, after.encode())
+    return after != before
 
 
 def replace_section(text: str, section: str, name: str) -> str:
@@ -142,10 +164,3 @@ def _best(board: Board, setting: str) -> list[Entry]:
             published.setdefault(entry.method, entry)
     kept = [*published.values()][:_MOST]
     return [entry for entry in there if entry.kind == "measured" or any(entry is other for other in kept)]
-
-
-def _short_row(entry: Entry, place: SettingNumbers) -> Sequence[str]:
-    badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
-    texts = [number.text for number in place.numbers]
-    status = place.numbers[_ALL].standing.words + (", setting inferred" if place.inferred else "")
-    return [f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status]

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from cispbench.reports.plots.page import COLUMN, Page, new_page
 from cispbench.reports.plots.subject import Style, Subject, common_steps, scores_after
 from cispbench.reports.tables.cells import Cell, spread
-from cispbench.splits.settings import Setting
 
 _MOST_TICKS = 11
 
@@ -30,7 +29,11 @@ def draw_curves(subject: Subject) -> Page:
             axes.plot([last], [mean], color=style.colour, marker=style.marker, clip_on=False, zorder=3)
         else:
             _curve(axes, cell, style)
-    _steps_axis(axes, subject.setting)
+    setting = subject.setting
+    ticks = range(0, len(setting.steps), -(-len(setting.steps) // _MOST_TICKS))
+    axes.set_xticks(list(ticks), [f"{step}\n{len(setting.classes_seen(step))}" for step in ticks])
+    axes.set_xlim(-0.03 * max(1, setting.last_step), 1.03 * max(1, setting.last_step))
+    axes.set_xlabel("step, and the classes known after it")
     axes.set_ylabel("mIoU of all classes so far (%)")
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#dddddd", linewidth=0.5)
@@ -46,12 +49,3 @@ def _curve(axes: Axes, cell: Cell, style: Style) -> None:
     if not any(math.isnan(entry.std) for entry in found):
         low, high = ([entry.mean + sign * entry.std for entry in found] for sign in (-1, 1))
         axes.fill_between(steps, low, high, color=style.colour, alpha=0.2, linewidth=0)
-
-
-def _steps_axis(axes: Axes, setting: Setting) -> None:
-    """Name the steps and, below each, how many classes are known after it."""
-    every = -(-len(setting.steps) // _MOST_TICKS)
-    steps = range(0, len(setting.steps), every)
-    axes.set_xticks(list(steps), [f"{step}\n{len(setting.classes_seen(step))}" for step in steps])
-    axes.set_xlim(-0.03 * max(1, setting.last_step), 1.03 * max(1, setting.last_step))
-    axes.set_xlabel("step, and the classes known after it")

@@ -81,11 +81,6 @@ class Cell:
         """Whether it competes for the best of a column."""
         return self.trained_here and not self.joint
 
-    @property
-    def comparable(self) -> bool:
-        """Whether it may stand beside published numbers: full data, the profile of the papers."""
-        return self.group.comparable
-
 
 Grouped = TypeVar("Grouped", Cell, Run)
 

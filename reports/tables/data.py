@@ -80,7 +80,7 @@ def _cell_numbers(cell: Cell) -> dict[str, Any]:
         **{"data" if name == "kind" else name: value for name, value in key.items()},
         "setting": cell.setting, "joint": cell.joint, "protocol": cell.runs[0].protocol,
         "seeds": len(cell.runs), "seed": only and only.seed, "run_key": only and only.run_key,
-        "superseded": cell.superseded, "comparable": cell.comparable,
+        "superseded": cell.superseded, "comparable": cell.group.comparable,
         **{name: json_number(cell.numbers[name].mean) for name in NUMBERS},
         **{f"{name}_std": json_number(cell.numbers[name].std) for name in NUMBERS},
     }  # fmt: skip

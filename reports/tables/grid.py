@@ -77,7 +77,21 @@ def sections(cells: Sequence[Cell], protocol: str, options: TableOptions) -> lis
 
 def run_sections(runs: Sequence[Run], protocol: str, options: TableOptions) -> list[Section]:
     """Return a section for each kind of data, profile and data set, with one row per run."""
-    return [_run_section(group, members, protocol, options) for group, members in by_group(runs).items()]
+    names = [name for name in options.columns if name != SEEDS]
+    columns = [Column(name) for name in ("setting", "method", "model", "seed", "run", "origin")]
+    columns += [Column(TITLES.get(name, name), right=True) for name in names]
+    intro = f"mIoU in percent after the last step, protocol {protocol}; one run per row."
+    order = setting_order(run.facts.setting for run in runs)
+    found = []
+    for group, members in by_group(runs).items():
+        rows = []
+        for run in sorted(members, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed)):
+            facts = run.facts
+            words = [facts.setting, facts.method.name, facts.model.name, str(facts.seed), facts.run_key[:10]]
+            numbers = [number_text(run.number(name), options.decimals) for name in names]
+            rows.append(plain([*words, facts.origin, *numbers]))
+        found.append(Section(_heading(group), intro, Table(columns, rows), group.warnings))
+    return found
 
 
 def _section(group: Group, members: Sequence[Cell], protocol: str, options: TableOptions) -> Section:
@@ -101,20 +115,6 @@ def _section(group: Group, members: Sequence[Cell], protocol: str, options: Tabl
         Table(columns, texts, frozenset(rules)),
         _notes(group, members, options),
     )
-
-
-def _run_section(group: Group, runs: Sequence[Run], protocol: str, options: TableOptions) -> Section:
-    names = [name for name in options.columns if name != SEEDS]
-    columns = [Column(name) for name in ("setting", "method", "model", "seed", "run", "origin")]
-    columns += [Column(TITLES.get(name, name), right=True) for name in names]
-    order = setting_order(run.facts.setting for run in runs)
-    rows = []
-    for run in sorted(runs, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed)):
-        facts = run.facts
-        words = [facts.setting, facts.method.name, facts.model.name, str(facts.seed), facts.run_key[:10], facts.origin]
-        rows.append(plain([*words, *(number_text(run.number(name), options.decimals) for name in names)]))
-    intro = f"mIoU in percent after the last step, protocol {protocol}; one run per row."
-    return Section(_heading(group), intro, Table(columns, rows), group.warnings)
 
 
 def _heading(group: Group) -> str:

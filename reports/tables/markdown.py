@@ -30,14 +30,13 @@ def escape(text: str) -> str:
 
 def render_markdown(sections: Sequence[Section]) -> str:
     """Return sections as Markdown: the best of a column bold, the second underlined."""
-    return "\n\n".join(_section(section) for section in sections)
-
-
-def _section(section: Section) -> str:
-    headers = [escape(f"{column.over} {column.name}".strip()) for column in section.table.columns]
-    rows = [[_RANKED[rank].format(escape(text)) for text, rank in row] for row in section.table.rows]
-    parts = [f"### {escape(section.heading)}", escape(section.intro), _table(headers, rows)]
-    return "\n\n".join([*parts, *map(escape, section.all_notes)])
+    parts = []
+    for section in sections:
+        headers = [escape(f"{column.over} {column.name}".strip()) for column in section.table.columns]
+        rows = [[_RANKED[rank].format(escape(text)) for text, rank in row] for row in section.table.rows]
+        parts += [f"### {escape(section.heading)}", escape(section.intro), _table(headers, rows)]
+        parts += map(escape, section.all_notes)
+    return "\n\n".join(parts)
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from cispbench.reports.tables.cells import by_group, cells, latest
@@ -13,7 +13,6 @@ from cispbench.reports.tables.runs import SCORES, Run, Selection, run_json, scor
 from cispbench.reports.tables.scoring import load_runs, scores_under
 from cispbench.results.protocols import Protocol, load_protocol, protocol_names
 from cispbench.results.record_fields import StepFacts
-from cispbench.results.scores import Scores
 from cispbench.results.store import Store
 
 _SCORED = ("absent", "forgotten", "background", "future", "void")
@@ -51,9 +50,10 @@ def protocols_json(store: Store, selection: Selection | None = None) -> str:
     protocols = [load_protocol(name) for name in protocol_names()]
     runs = []
     for run in latest(load_runs(store, selection=selection)):
+        scores = scores_under(run, protocol_names())
         scored = {
-            protocol.name: {**scores_json(scores), "unmet": list(unmet(run.facts, protocol))}
-            for protocol, scores in _scored(run, protocols)
+            protocol.name: {**scores_json(scores[protocol.name]), "unmet": list(unmet(run.facts, protocol))}
+            for protocol in protocols
         }
         runs.append({**run_json(run.facts), "tested_on": list(_evaluation(run.facts)), "protocols": scored})
     return json.dumps({"runs": runs, "protocols": [asdict(protocol) for protocol in protocols]}, allow_nan=False)
@@ -83,17 +83,14 @@ def _view(resize_short: int | None, crop: int | None) -> str:
 
 def _run_text(run: Run, variant: str, protocols: Sequence[Protocol]) -> str:
     facts, rows = run.facts, []
-    for protocol, scores in _scored(run, protocols):
-        numbers = [number_text(getattr(scores, name), 2) for name in SCORES]
+    scores = scores_under(run, [protocol.name for protocol in protocols])
+    for protocol in protocols:
+        numbers = [number_text(getattr(scores[protocol.name], name), 2) for name in SCORES]
         rows.append([protocol.name, *numbers, ", ".join(unmet(facts, protocol)) or "-"])
     name = f"{facts.method.name} on {facts.setting}{f' (variant {variant})' if variant else ''}"
     about = f"{escape(facts.model.name)}, seed {facts.seed}, run {facts.run_key[:10]}"
     table = markdown_table(["protocol", *SCORES, "asked for, not met"], rows)
     return f"### {escape(name)}\n\n{about}; tested on: {', '.join(_evaluation(facts))}.\n\n{table}"
-
-
-def _scored(run: Run, protocols: Sequence[Protocol]) -> Iterator[tuple[Protocol, Scores]]:
-    return zip(protocols, scores_under(run, [protocol.name for protocol in protocols]), strict=True)
 
 
 def _switches_text(protocols: Sequence[Protocol]) -> str:

@@ -52,9 +52,16 @@ def published(cell: Cell) -> list[Published]:
     None for a cell that may not stand beside papers (mini or synthetic data, another profile).
     Raises StoreError on a broken ledger.
     """
-    if not cell.comparable:
+    if not cell.group.comparable:
         return []
-    found = [_beside(cell, row) for row in reported_rows(cell.setting, cell.key.method)]
+    found = []
+    for row in reported_rows(cell.setting, cell.key.method):
+        differences = {}
+        for name in SCORES:
+            measured, printed = cell.numbers[name].mean, row[name]
+            differences[name] = None if printed is None or math.isnan(measured) else measured - printed
+        same = same_backbone(cell.key.model, row["backbone"])
+        found.append(Published(row, verdicts()[tuple(row.values())], same, differences))
     return sorted(found, key=lambda entry: (not entry.same_backbone, KINDS.index(entry.row["kind"])))
 
 
@@ -90,14 +97,6 @@ def same_backbone(model: str, backbone: str) -> bool:
 def is_inferred(row: Mapping[str, Any]) -> bool:
     """Say whether a row's setting is inferred: its source does not print the number together with its setting."""
     return (row["assignment"] or "").startswith("inferred")
-
-
-def _beside(cell: Cell, row: dict[str, Any]) -> Published:
-    differences = {}
-    for name in SCORES:
-        measured, printed = cell.numbers[name].mean, row[name]
-        differences[name] = None if printed is None or math.isnan(measured) else measured - printed
-    return Published(row, verdicts()[tuple(row.values())], same_backbone(cell.key.model, row["backbone"]), differences)
 
 
 @cache

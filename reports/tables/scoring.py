@@ -43,11 +43,11 @@ def load_runs(store: Store, protocol: str = "strict", selection: Selection | Non
     return [_with_continual(run, references) for run in _selected(runs, selection or Selection(), store.path)]
 
 
-def scores_under(run: Run, protocols: Iterable[str]) -> list[Scores]:
-    """Return the scores of a run after its last step under each protocol; reads the record of that step again, once."""
+def scores_under(run: Run, protocols: Iterable[str]) -> dict[str, Scores]:
+    """Return the scores of a run after its last step by protocol; reads the record of that step again, once."""
     counts, setting = scan_record(run.path).counts, parse_setting(run.facts.setting)
     step = None if run.facts.joint else run.facts.step
-    return [score(counts, setting, step, protocol) for protocol in protocols]
+    return {protocol: score(counts, setting, step, protocol) for protocol in protocols}
 
 
 def _selected(runs: list[Run], selection: Selection, place: Path) -> list[Run]:

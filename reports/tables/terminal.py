@@ -32,18 +32,15 @@ def render_terminal(sections: Sequence[Section], marked: bool = False) -> str:
     A table that is too wide is cut between the settings above its columns, if it can be; the first columns, whose texts
     say what a row is, are repeated. No library does that: tabulate, which aligns the columns, would wrap the texts.
     """
-    return "\n\n".join(_section(section, marked) for section in sections)
-
-
-def _section(section: Section, marked: bool) -> str:
-    table = section.table
     parts = []
-    for block in _blocks(table):
-        rows = [[row[i] for i in block] for row in table.rows]
-        parts.append(_aligned(Table([table.columns[i] for i in block], rows, table.rules), marked))
-    words = [section.heading, section.intro, *(section.all_notes if marked else section.notes)]
-    heading, intro, *notes = (paragraph(printable(text)) for text in words)
-    return "\n\n".join([heading, intro, *parts, *notes])
+    for section in sections:
+        table, notes = section.table, section.all_notes if marked else section.notes
+        parts += [paragraph(printable(text)) for text in (section.heading, section.intro)]
+        for block in _blocks(table):
+            rows = [[row[i] for i in block] for row in table.rows]
+            parts.append(_aligned(Table([table.columns[i] for i in block], rows, table.rules), marked))
+        parts += [paragraph(printable(note)) for note in notes]
+    return "\n\n".join(parts)
 
 
 def _blocks(table: Table) -> list[list[int]]:
