@@ -90,14 +90,13 @@ def check_store(
     references = {
         (group.kind, group.profile, *cell.identity): (group, cell) for group in baselines for cell in group.cells
     }
-    small = {_identity(cell): cell for cell in measured if not cell.group.comparable}
+    small = {_identity(cell) for cell in measured if not cell.group.comparable}
     checked = [_against_published(cell, options) for cell in measured if cell.group.comparable]
     checked += [_against_baseline(cell, references, options.floor) for cell in measured if not cell.group.comparable]
-    checked += [
-        _missing(*reference)
-        for identity, reference in references.items()
-        if identity not in small and _selected(reference[1], selection)
-    ]
+    for identity, (group, cell) in references.items():
+        named = fnmatch.fnmatchcase(cell.method, selection.method or "*")
+        if identity not in small and named and fnmatch.fnmatchcase(cell.setting, selection.setting or "*"):
+            checked.append(_missing(group, cell))
     return CheckResult(tuple(checked), left_out)
 
 
@@ -201,8 +200,3 @@ def _missing(group: Baselines, cell: BaselineCell) -> CheckedCell:
 
 def _baseline_words(cell: BaselineCell) -> str:
     return f"baseline of {len(cell.seeds)} seed{'s' if len(cell.seeds) > 1 else ''}"
-
-
-def _selected(cell: BaselineCell, selection: Selection) -> bool:
-    asked = ((cell.method, selection.method), (cell.setting, selection.setting))
-    return all(pattern is None or fnmatch.fnmatchcase(name, pattern) for name, pattern in asked)

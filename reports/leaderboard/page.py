@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
 from cispbench.reports.leaderboard.status import OFF, STATUSES
-from cispbench.reports.leaderboard.text import INFERRED, MARKS, leaderboard_markdown, legend, protocol_note, title
+from cispbench.reports.leaderboard.text import INFERRED, LEGEND, MARKS, leaderboard_markdown, protocol_note, title
 from cispbench.reports.tables.html import load_template
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.runs import SCORES, Group
@@ -84,7 +84,7 @@ def render_pages(found: Leaderboard) -> dict[str, str]:
     template = load_template("leaderboard.html.j2")
     style, script = ((_TEMPLATES / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     fixed = {
-        "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": legend(),
+        "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": LEGEND,
         "key": [*((mark, name, "off by" if name == OFF else name) for name, mark in MARKS.items()),
                 (INFERRED, "inferred", "setting inferred")],
         "note": protocol_note(found.protocol), "policy": _policy(style, script),

@@ -11,7 +11,7 @@ from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import number_text, signed
 from cispbench.reports.tables.published import published
 from cispbench.results.conventions import Verdict
-from cispbench.results.ledger import KINDS, find_published_name
+from cispbench.results.ledger import find_published_name
 
 REPRODUCED, OFF, REPORTED, UNVERIFIED, INCONSISTENT = STATUSES = (
     "reproduced", "off", "reported only", "unverified", "inconsistent",
@@ -26,11 +26,6 @@ class Standing(NamedTuple):
     off: str
     why: str
 
-    @property
-    def words(self) -> str:
-        """The status in words."""
-        return f"off by {self.off}" if self.status == OFF else self.status
-
 
 NOTHING = Standing("", "", "")  # of a number that is not there
 
@@ -43,7 +38,7 @@ class Standings:
     else excerpted, else reproduced by others. If none is near enough, it is off by its distance from the nearest.
     """
 
-    def __init__(self, cells: Iterable[Cell], options: CheckOptions | None = None) -> None:
+    def __init__(self, cells: Iterable[Cell]) -> None:
         """Compare the cells of one protocol with the ledger. Raises StoreError on a record or ledger that is broken."""
         self._by_cell: dict[tuple[object, str, str], list[PublishedComparison]] = defaultdict(list)
         self._by_row: dict[tuple[Any, ...], list[PublishedComparison]] = defaultdict(list)
@@ -51,7 +46,7 @@ class Standings:
             # Nobody has run again what was submitted or scored from files, so it verifies no published number. The same
             # holds for runs that continue a step trained by other code: a part of their score is not ours.
             if cell.group.comparable and cell.trained_here and find_published_name(cell.key.method) is not None:
-                self._compare(cell, options or CheckOptions())
+                self._compare(cell)
 
     def of_measured(self, cell: Cell, name: str) -> Standing:
         """Return the standing of a cell's ``old``, ``new`` or ``all``."""
@@ -72,12 +67,11 @@ class Standings:
         found = self._by_row[(*row.values(), name)]
         return _standing(found) if found else Standing(REPORTED, "", "No run of this method and backbone here yet.")
 
-    def _compare(self, cell: Cell, options: CheckOptions) -> None:
-        rows = [entry for entry in published(cell) if entry.same_backbone]
-        for name, found in compare_published(cell, rows, options).items():
-            kinds = [KINDS.index(entry.published.row["kind"]) for entry in found]
-            for kind, entry in zip(kinds, found, strict=True):
-                if kind == min(kinds):
+    def _compare(self, cell: Cell) -> None:
+        rows = [entry for entry in published(cell) if entry.same_backbone]  # the most direct kind first
+        for name, found in compare_published(cell, rows, CheckOptions()).items():
+            for entry in found:
+                if entry.published.row["kind"] == found[0].published.row["kind"]:
                     self._by_cell[cell.key, cell.setting, name].append(entry)
                 # A variant (another recipe than the usual one) is compared itself, but proves nothing about a paper.
                 if not cell.key.variant:

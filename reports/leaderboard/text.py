@@ -19,6 +19,14 @@ from cispbench.splits.errors import StoreError, UsageError
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 MARKS = {REPRODUCED: "✓", OFF: "Δ", UNVERIFIED: "?", INCONSISTENT: "!"}  # what is reported only has none
 INFERRED = "~"
+LEGEND = [
+    (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
+    (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
+    ("", "no mark, reported only: published, and no comparable run here"),
+    (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
+    (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
+    (INFERRED, "the source does not print the number together with its setting: inferred"),
+]
 SHORT = ("overlapped-15-1", "overlapped-100-10")  # settings of the README's section
 _MOST = 5  # methods of the README's table, by setting
 _ALL = SCORES.index("all")
@@ -41,21 +49,9 @@ def protocol_note(rules: Protocol) -> str:
     )
 
 
-def legend() -> list[tuple[str, str]]:
-    """Return every mark of a number with its meaning."""
-    return [
-        (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
-        (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
-        ("", "no mark, reported only: published, and no comparable run here"),
-        (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
-        (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
-        (INFERRED, "the source does not print the number together with its setting: inferred"),
-    ]
-
-
 def leaderboard_markdown(found: Leaderboard) -> str:
     """Return all boards as Markdown, the best of a column bold, the second underlined."""
-    marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in legend())
+    marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in LEGEND)
     parts = [
         "# Leaderboard", "Made by `cispbench leaderboard` from the store and the ledger; do not edit.",
         f"{protocol_note(found.protocol)} Not ranked: joint training, inconsistent rows, and what was submitted.",
@@ -79,9 +75,10 @@ def readme_section(leaderboard: Leaderboard) -> str:
         for entry in _best(board, setting):
             found = entry.by_setting[setting]
             badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
-            status = found.numbers[_ALL].standing.words + (", setting inferred" if found.inferred else "")
+            status, off, _ = found.numbers[_ALL].standing
+            words = (f"off by {off}" if off else status) + (", setting inferred" if found.inferred else "")
             texts = [number.text for number in found.numbers]
-            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status])
+            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, words])
         headers = ["method", "backbone", "kind", *SCORES, "status of all"]
         parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)

@@ -57,9 +57,7 @@ class ClassRows:
         """
         first = [next((i for i, step in enumerate(self.steps) if step >= at), -1) for at in self.learnt]
         last = len(self.steps) - 1
-        return [
-            float(row[last] - row[at]) if at < last else math.nan for row, at in zip(self.iou, first, strict=True)
-        ]  # fmt: skip
+        return [float(row[last] - row[at]) if at < last else math.nan for row, at in zip(self.iou, first, strict=True)]
 
 
 def class_rows(cell: Cell, subject: Subject) -> ClassRows:
@@ -118,9 +116,7 @@ def draw_grid(axes: Axes, values: Floats, colours: Colormap, norm: Normalize) ->
     return axes.imshow(shown, cmap=colours, norm=norm, interpolation="none", extent=extent, aspect="auto")
 
 
-def _part(
-    axes: Axes, rows: ClassRows, shown: range, longest: int, norm: Normalize, room: float
-) -> ScalarMappable:  # fmt: skip
+def _part(axes: Axes, rows: ClassRows, shown: range, longest: int, norm: Normalize, room: float) -> ScalarMappable:
     """Draw the classes of one part; all parts are equally high."""
     iou, steps = rows.iou[shown.start : shown.stop], len(rows.steps)
     drawn = draw_grid(axes, iou, matplotlib.colormaps["viridis"], norm)

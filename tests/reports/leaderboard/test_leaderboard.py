@@ -16,8 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cispbench.harness.cli import main
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
-from cispbench.reports.leaderboard.loading import load_leaderboard
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, load_leaderboard
 from cispbench.reports.leaderboard.page import FILES, render_pages, write_leaderboard
 from cispbench.reports.leaderboard.text import (
     END,
