@@ -101,10 +101,7 @@ def check_store(
 
 
 def measured_cells(store: Store, selection: Selection) -> tuple[list[Cell], int]:
-    """Return the selected cells that were trained and tested here, and the number of the others.
-
-    Raises StoreError if there is no run.
-    """
+    """Return the selected cells trained and tested here, and the number of others. Raises StoreError without a run."""
     runs = load_runs(store, PROTOCOL, selection)
     if not runs:
         raise StoreError(f"{store.path} holds no finished run.", hint="Name the folder that --out of the runs named.")

@@ -22,13 +22,9 @@ def check_text(check: CheckResult) -> str:
         words = [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds))]
         rows.append([*words, *map(_number, cell.compared), cell.against, cell.note])
     headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against", "note"]
-    lines = [
-        "Measured mIoU in percent, in brackets its reference and by how many points they may differ.",
-        "",
-        markdown_table(headers, rows),
-        "",
-        ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status)) + ".",
-    ]
+    counts = ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status))
+    title = "Measured mIoU in percent, in brackets its reference and by how many points they may differ."
+    lines = [title, "", markdown_table(headers, rows), "", f"{counts}."]
     if check.left_out:
         lines.append(f"Not measured here, and not compared: {check.left_out} cell{'s' if check.left_out > 1 else ''}.")
     if check.count("better"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cispbench.reports.check.comparison import PROTOCOL
 from cispbench.reports.check.regression import data_fingerprint, measured_cells, recipe_digest
-from cispbench.reports.tables.cells import Cell, Spread
+from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.runs import SCORES, Selection
 from cispbench.results.baselines_files import (
     SCHEMA,
@@ -96,15 +96,10 @@ def _updated(
 
 
 def _baseline(cell: Cell) -> BaselineCell:
-    key, seeds = cell.key, tuple(run.facts.seed for run in cell.runs)
-    old, new, total = (_figure(cell.numbers[name]) for name in SCORES)
-    return BaselineCell(
-        key.dataset, cell.setting, key.method, key.model, recipe_digest(cell), data_fingerprint(cell), seeds,
-        old, new, total,
-    )  # fmt: skip
-
-
-def _figure(numbers: Spread) -> Figure | None:
-    if math.isnan(numbers.mean):
-        return None
-    return Figure(round(numbers.mean, _DIGITS), None if math.isnan(numbers.std) else round(numbers.std, _DIGITS))
+    key, seeds, figures = cell.key, tuple(run.facts.seed for run in cell.runs), []
+    for name in SCORES:
+        mean, std, _ = cell.numbers[name]
+        spread = None if math.isnan(std) else round(std, _DIGITS)
+        figures.append(None if math.isnan(mean) else Figure(round(mean, _DIGITS), spread))
+    recipe, data = recipe_digest(cell), data_fingerprint(cell)
+    return BaselineCell(key.dataset, cell.setting, key.method, key.model, recipe, data, seeds, *figures)

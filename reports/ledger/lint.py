@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from cispbench.reports.ledger.rows import Filter, JudgedRow, nothing, readings_text, references_text, select
+from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select
 from cispbench.reports.tables.published import References, printed_texts
 from cispbench.reports.tables.runs import SCORES
 from cispbench.reports.tables.terminal import paragraph, plain_table
@@ -35,7 +35,7 @@ def lint_text(chosen: Filter, by: str = "source", each: bool = False) -> str:
         raise UsageError(f"cannot count by {by!r}.", hint=nearest(by, _BY))
     entries = select(chosen)
     if not entries:
-        return nothing(chosen)
+        return f"The ledger holds no row of {chosen}."
     parts = [_totals(entries), _counts(entries, _BY[by]), _misfits(entries), _each(entries) if each else ""]
     return "\n\n".join(filter(None, parts))
 

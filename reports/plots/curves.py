@@ -15,7 +15,7 @@ _MOST_TICKS = 11
 
 def draw_curves(subject: Subject) -> Page:
     """Draw the mIoU ``all`` after each recorded step; joint training, which has no steps, is a horizontal line."""
-    entries = [subject.styles[label].line(label) for label in subject.labels]
+    entries = [subject.styles[label].sample(label, line=True) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     band = "Lines: mean over seeds; bands: one standard deviation to either side." if several else ""
     level = "Dotted: joint training, tested after its only step." if any(cell.joint for cell in subject.cells) else ""

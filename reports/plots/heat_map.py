@@ -51,10 +51,7 @@ class ClassRows:
         return np.less_equal.outer(self.learnt, self.steps)
 
     def changes(self) -> list[float]:
-        """Return the change of each class's IoU from the first recorded step that knows it to the last step.
-
-        NaN for a class learnt at the last step, and where it is undefined.
-        """
+        """Return each class's change of IoU from its first recorded step to the last one; NaN where it is undefined."""
         first = [next((i for i, step in enumerate(self.steps) if step >= at), -1) for at in self.learnt]
         last = len(self.steps) - 1
         return [float(row[last] - row[at]) if at < last else math.nan for row, at in zip(self.iou, first, strict=True)]
@@ -101,10 +98,7 @@ def draw_heat_map(subject: Subject, cell: Cell, label: str) -> Page:
 
 
 def draw_grid(axes: Axes, values: Floats, colours: Colormap, norm: Normalize) -> ScalarMappable:
-    """Draw values (R, C) as cells of side 1, the first row at the top; NaN leaves the page's white.
-
-    Cell (r, c) fills c to c + 1 and r to r + 1.
-    """
+    """Draw values (R, C): cell (r, c) fills c to c + 1 and r to r + 1, the first row at the top; NaN stays white."""
     rows, columns = values.shape
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.tick_params(length=0, pad=2)

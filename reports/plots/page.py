@@ -75,8 +75,8 @@ def new_page(width: float, height: float, words: Words, legend: Sequence[Artist]
     """Return a page ``width`` inches wide with room of ``height`` inches for axes, all other parts in place.
 
     ``legend``: artists that look like what their labels explain; ``gap``: between axes side by side, as a share of
-    their width. matplotlib's own titles (``suptitle``, ``supxlabel``,
-    a legend ``outside``) would take their room from the axes, and lie on each other at the lower edge.
+    their width. matplotlib's own titles (``suptitle``, ``supxlabel``, a legend ``outside``) would take their room from
+    the axes, and lie on each other at the lower edge.
     """
     figure = Figure()
     FigureCanvasAgg(figure)

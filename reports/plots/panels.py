@@ -54,7 +54,7 @@ def draw_panels(rows: Sequence[PanelRow], records: Sequence[StepRecord], *captio
     cell = (width - side) / len(titles)
     heights = [(cell - _GAP) * row.truth.shape[0] / row.truth.shape[1] for row in rows]
     legend = _legend(rows, setting, records[-1].joint)
-    page = new_page(width, sum(heights) + _GAP * len(rows) + 0.2, _words(records, caption), legend, gap=0.0)
+    page = new_page(width, sum(heights) + _GAP * len(rows) + 0.2, _words(records[-1], caption), legend, gap=0.0)
     grid = page.figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     colours = _colours(setting)
     for row, line, parts in zip(rows, grid, words, strict=True):
@@ -69,16 +69,11 @@ def draw_panels(rows: Sequence[PanelRow], records: Sequence[StepRecord], *captio
     return page
 
 
-def _words(records: Sequence[StepRecord], caption: Sequence[str]) -> Words:
-    last = records[-1]
-    parts = (last.dataset, f"{last.data.kind} data", f"profile {last.profile}", last.model.name, f"seed {last.seed}")
-    after = "" if last.joint else " after each step"
+def _words(last: StepRecord, caption: Sequence[str]) -> Words:
+    title = f"Predictions{'' if last.joint else ' after each step'}: {last.method.name}, {last.setting}"
+    subtitle = f"{last.dataset}, {last.data.kind} data, profile {last.profile}, {last.model.name}, seed {last.seed}"
     brackets = "" if last.joint else "In brackets: the step that learns a class."
-    return Words(
-        f"Predictions{after}: {last.method.name}, {last.setting}",
-        ", ".join(parts),
-        [part for part in (brackets, *caption) if part],
-    )
+    return Words(title, subtitle, [part for part in (brackets, *caption) if part])
 
 
 def _colours(setting: Setting) -> Pixels:

@@ -21,7 +21,7 @@ _LEAST = 20.0  # points that an axis spans
 
 def draw_scatter(subject: Subject) -> Page:
     """Draw old against new mIoU after the last step: one large mark per method, a small one per seed."""
-    entries = [subject.styles[label].mark(label) for label in subject.labels]
+    entries = [subject.styles[label].sample(label, line=False) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     words = subject.words(
         "Old against new classes",

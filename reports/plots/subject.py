@@ -30,13 +30,10 @@ class Style(NamedTuple):
     marker: str
     dash: Literal["-", "--", "-.", ":"]
 
-    def line(self, label: str) -> Line2D:
-        """Return a line that shows it in a legend."""
-        return Line2D([], [], color=self.colour, marker=self.marker, linestyle=self.dash, label=label)
-
-    def mark(self, label: str) -> Line2D:
-        """Return a marker that shows it in a legend."""
-        return Line2D([], [], color=self.colour, marker=self.marker, linestyle="none", label=label)
+    def sample(self, label: str, line: bool) -> Line2D:
+        """Return what shows it in a legend: its marker, on a line or alone."""
+        dash = self.dash if line else "none"
+        return Line2D([], [], color=self.colour, marker=self.marker, linestyle=dash, label=label)
 
 
 @dataclass(frozen=True)

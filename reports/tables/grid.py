@@ -125,15 +125,14 @@ def _column(column: Sequence[Cell | None], name: str, options: TableOptions) -> 
     if name == SEEDS:
         return [Text(str(len(cell.runs)) if cell else "") for cell in column]
     competing = [cell.numbers[name].mean if cell is not None and cell.ranked else None for cell in column]
+    texts = []
     found = ranks(competing, options.decimals, lower=name in LOWER_IS_BETTER)
-    return [Text(_number(cell, name, options) if cell else "", rank) for cell, rank in zip(column, found, strict=True)]
-
-
-def _number(cell: Cell, name: str, options: TableOptions) -> str:
-    text = mean_text(cell.numbers[name].mean, cell.numbers[name].std, options.decimals)
-    if name in SCORES and options.published is not False:
-        text += _bracket(closest(cell), name, options)
-    return text
+    for cell, rank in zip(column, found, strict=True):
+        text = mean_text(cell.numbers[name].mean, cell.numbers[name].std, options.decimals) if cell else ""
+        if cell and name in SCORES and options.published is not False:
+            text += _bracket(closest(cell), name, options)
+        texts.append(Text(text, rank))
+    return texts
 
 
 def _bracket(rows: Sequence[Published], name: str, options: TableOptions) -> str:

@@ -21,10 +21,7 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def escape(text: str) -> str:
-    """Return a text as one line in which Markdown finds no markup and no border of a table.
-
-    tabulate does not escape anything: a ``|`` in a name would break its table.
-    """
+    """Return a text as one line without markup or a table's border (``|``); tabulate itself escapes nothing."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 

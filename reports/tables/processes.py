@@ -79,8 +79,6 @@ def _cores() -> int:
 
 
 def _may_fork() -> bool:
-    """Say whether this process may be copied: a copy would wait forever for a lock that another thread holds.
-
-    torch starts threads that Python does not count.
-    """
+    """Say whether this process may be copied: a copy would wait forever for a lock that another thread holds."""
+    # torch starts threads that Python does not count.
     return threading.active_count() == 1 and "torch" not in sys.modules

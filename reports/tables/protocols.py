@@ -101,18 +101,12 @@ def _switches_text(protocols: Sequence[Protocol]) -> str:
     table = markdown_table(
         ["protocol", *differing], [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
     )
-    return "\n".join(
-        [
-            "## Switches in which the protocols differ",
-            "",
-            table,
-            "",
-            f"Applied to the stored confusion matrix: {', '.join(applied)}.",
-            "future changes nothing after the last step, and void nothing but label 0 of ADE20K.",
-            "",
-            f"WARNING: decided when the images were tested, and not changed here: {', '.join(fixed)}.",
-            "Where something a protocol asks for is not met, its numbers are not those its paper's code would give.",
-        ]
+    return (
+        f"## Switches in which the protocols differ\n\n{table}\n\n"
+        f"Applied to the stored confusion matrix: {', '.join(applied)}.\n"
+        "future changes nothing after the last step, and void nothing but label 0 of ADE20K.\n\n"
+        f"WARNING: decided when the images were tested, and not changed here: {', '.join(fixed)}.\n"
+        "Where something a protocol asks for is not met, its numbers are not those its paper's code would give."
     )
 
 

@@ -49,8 +49,7 @@ class References:
 def published(cell: Cell) -> list[Published]:
     """Return the published rows of a cell's method and setting: same backbone first, then by how direct they are.
 
-    None for a cell that may not stand beside papers (mini or synthetic data, another profile).
-    Raises StoreError on a broken ledger.
+    Empty for mini and synthetic data and other profiles than the papers'. Raises StoreError on a broken ledger.
     """
     if not cell.group.comparable:
         return []

@@ -33,10 +33,7 @@ _SOURCE_WIDTH = 60
 
 
 def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
-    """Return one run's scores after its last recorded step, above the published rows of its method and setting.
-
-    Raises StoreError if there is no record or if they belong to more than one run.
-    """
+    """Return a run's last scores above the published rows of its method and setting; not one run: StoreError."""
     if len({record.run_key for record in records}) != 1:
         raise StoreError(f"a run's table needs the records of one run, not of {len({r.run_key for r in records})}.")
     last = max(records, key=lambda record: record.step)
