@@ -26,6 +26,11 @@ class Standing(NamedTuple):
     off: str
     why: str
 
+    @property
+    def words(self) -> str:
+        """The status in words."""
+        return f"off by {self.off}" if self.off else self.status
+
 
 NOTHING = Standing("", "", "")  # of a number that is not there
 

@@ -75,10 +75,9 @@ def readme_section(leaderboard: Leaderboard) -> str:
         for entry in _best(board, setting):
             found = entry.by_setting[setting]
             badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
-            status, off, _ = found.numbers[_ALL].standing
-            words = (f"off by {off}" if off else status) + (", setting inferred" if found.inferred else "")
+            status = found.numbers[_ALL].standing.words + (", setting inferred" if found.inferred else "")
             texts = [number.text for number in found.numbers]
-            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, words])
+            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status])
         headers = ["method", "backbone", "kind", *SCORES, "status of all"]
         parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)

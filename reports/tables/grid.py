@@ -9,15 +9,7 @@ from dataclasses import dataclass
 from cispbench.reports.tables.cells import Cell, by_group
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.numbers import LOWER_IS_BETTER, mean_text, number_text, ranks, signed
-from cispbench.reports.tables.published import (
-    Published,
-    References,
-    closest,
-    is_inferred,
-    printed_range,
-    printed_texts,
-    published,
-)
+from cispbench.reports.tables.published import Published, closest, printed_range, published_section
 from cispbench.reports.tables.runs import NUMBERS, SCORES, Group, Run, setting_order
 from cispbench.results.continual import METRICS
 from cispbench.splits.errors import UsageError, nearest
@@ -70,8 +62,7 @@ def sections(cells: Sequence[Cell], protocol: str, options: TableOptions) -> lis
     for group, members in by_group(cells).items():
         found.append(_section(group, members, protocol, options))
         if options.published:
-            rows = [(cell, entry) for cell in members for entry in published(cell)]
-            found += [_published_section(group, rows, options.decimals)] if rows else []
+            found += published_section(members, options.decimals)
     return found
 
 
@@ -174,29 +165,3 @@ def _notes(group: Group, members: Sequence[Cell], options: TableOptions) -> list
             "setting, model and data, or the record of a step is missing."
         )
     return notes
-
-
-def _published_section(group: Group, found: Sequence[tuple[Cell, Published]], decimals: int) -> Section:
-    references, rows = References(), []
-    for cell, entry in found:
-        row, verdict = entry.row, entry.verdict
-        differences = [entry.differences[name] for name in SCORES]
-        likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
-        texts = [
-            cell.setting, cell.key.method, cell.key.model,
-            *printed_texts(row),
-            *("-" if value is None else signed(value, decimals) for value in differences),
-            row["kind"] + (" (setting inferred)" if is_inferred(row) else ""),
-            row["backbone"] + ("" if entry.same_backbone else " (another)"),
-            likely, references.mark_source(row),
-        ]  # fmt: skip
-        rows.append(plain(texts))
-    columns = [Column(name) for name in ("setting", "method", "model")]
-    columns += [Column(name, over, right=True) for over in ("published", "measured - published") for name in SCORES]
-    columns += [Column(name) for name in ("kind", "backbone", "reading", "source")]
-    return Section(
-        f"{group.dataset}: published rows of the methods measured",
-        "As printed, in percent; reading: where background counts (?: inferred from its table).",
-        Table(columns, rows),
-        [f"[{number}] {source}." for source, number in references.numbers.items()],
-    )

@@ -44,7 +44,18 @@ def escape_latex(text: str) -> str:
 
 def render_latex(sections: Sequence[Section]) -> str:
     """Return sections as table environments: the best of a column bold, the second underlined."""
-    return "\n".join([*_HEAD, *("\n" + _section(section) for section in sections)])
+    lines = list(_HEAD)
+    for section in sections:
+        lines += [
+            "",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
+            *(f"  {line}" for line in _tabular(section.table)),
+            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in section.all_notes),
+            r"\end{table}",
+        ]
+    return "\n".join(lines)
 
 
 def _character(character: str) -> str:
@@ -56,19 +67,6 @@ def _character(character: str) -> str:
     if letter.isascii() and letter.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS:
         return f"{_ACCENTS[accents[0]]}{{{letter}}}"
     return f"U+{ord(character):04X}"
-
-
-def _section(section: Section) -> str:
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
-            *(f"  {line}" for line in _tabular(section.table)),
-            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in section.all_notes),
-            r"\end{table}",
-        ]
-    )
 
 
 def _tabular(table: Table) -> list[str]:

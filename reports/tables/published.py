@@ -10,6 +10,8 @@ from itertools import combinations
 from typing import Any
 
 from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.layout import Column, Section, Table, plain
+from cispbench.reports.tables.numbers import signed
 from cispbench.reports.tables.runs import SCORES
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
@@ -79,6 +81,35 @@ def printed_range(rows: Sequence[Published], name: str) -> tuple[float, float] |
 def printed_texts(row: Mapping[str, Any]) -> list[str]:
     """Return a row's old, new and all as printed, a dash where nothing is printed."""
     return ["-" if row[name] is None else str(row[name]) for name in SCORES]
+
+
+def published_section(cells: Sequence[Cell], decimals: int) -> list[Section]:
+    """Return a section of all published rows of a group's cells, none if there are no rows."""
+    references, rows = References(), []
+    found = [(cell, entry) for cell in cells for entry in published(cell)]
+    for cell, entry in found:
+        row, verdict = entry.row, entry.verdict
+        differences = [entry.differences[name] for name in SCORES]
+        likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
+        texts = [
+            cell.setting, cell.key.method, cell.key.model,
+            *printed_texts(row),
+            *("-" if value is None else signed(value, decimals) for value in differences),
+            row["kind"] + (" (setting inferred)" if is_inferred(row) else ""),
+            row["backbone"] + ("" if entry.same_backbone else " (another)"),
+            likely, references.mark_source(row),
+        ]  # fmt: skip
+        rows.append(plain(texts))
+    columns = [Column(name) for name in ("setting", "method", "model")]
+    columns += [Column(name, over, right=True) for over in ("published", "measured - published") for name in SCORES]
+    columns += [Column(name) for name in ("kind", "backbone", "reading", "source")]
+    section = Section(
+        f"{cells[0].group.dataset}: published rows of the methods measured",
+        "As printed, in percent; reading: where background counts (?: inferred from its table).",
+        Table(columns, rows),
+        [f"[{number}] {source}." for source, number in references.numbers.items()],
+    )
+    return [section] if rows else []
 
 
 def same_backbone(model: str, backbone: str) -> bool:

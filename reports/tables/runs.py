@@ -43,9 +43,10 @@ class Group(NamedTuple):
 
 
 class ScoredStep(NamedTuple):
-    """A recorded step of a run: its number, the scores after it, and what it cost."""
+    """A recorded step of a run: its number and content key, the scores after it, and what it cost."""
 
     step: int
+    key: str
     scores: Scores
     cost: Cost
 
