@@ -67,11 +67,9 @@ class CheckResult:
 
 
 def check_store(
-    store: Store,
-    baselines: Sequence[Baselines],
-    selection: Selection | None = None,
+    store: Store, baselines: Sequence[Baselines], selection: Selection | None = None,
     options: CheckOptions | None = None,
-) -> CheckResult:
+) -> CheckResult:  # fmt: skip
     """Compare the selected finished runs that were measured here, and list the baselines without a measured run.
 
     Raises StoreError for a store without finished runs or baselines of another version of the protocol, UsageError if

@@ -80,6 +80,8 @@ def _updated(
     protocol = f"{rules.name} v{rules.version}"
     if before is None:
         before = Baselines(SCHEMA, *kind_and_profile, protocol, machine=0.0, command="", cells=(), history=())
+    today = datetime.now(UTC).date().isoformat()
+    change = Change(today, update.reason.strip(), len(new), environment)
     return replace(
         before,
         schema=SCHEMA,
@@ -88,10 +90,7 @@ def _updated(
         command=update.command or before.command,
         # Otherwise figures under an older version of the protocol would be taken for figures under this one.
         cells=merged(before.cells if before.protocol == protocol else (), new),
-        history=(
-            *before.history,
-            Change(datetime.now(UTC).date().isoformat(), update.reason.strip(), len(new), environment),
-        ),
+        history=(*before.history, change),
     )
 
 

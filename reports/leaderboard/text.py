@@ -103,16 +103,20 @@ def replace_section(text: str, section: str, name: str) -> str:
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end or START in rest or END in before + after:
-        raise UsageError(
-            f"{name} has no place for the leaderboard.", hint=f"Put {START} and {END} once, each on a line."
-        )
+        hint = f"Put {START} and {END} once, each on a line."
+        raise UsageError(f"{name} has no place for the leaderboard.", hint=hint)
     return f"{before}{start}\n\n{section}\n\n{end}{after}"
 
 
 def _section(board: Board) -> Section:
     sources: dict[str, int] = {}
     columns = [Column(name) for name in ("method", "backbone", "year", "memory", "kind", "caution")]
-    texts = [plain(_words(entry)) for entry in board.entries]
+    texts = []
+    for entry in board.entries:
+        exemplars = {True: "yes", False: "no", None: "-"}[entry.facts.exemplars]
+        year = "-" if entry.facts.year is None else str(entry.facts.year)
+        badges = ", ".join(badge.name for badge in entry.badges)
+        texts.append(plain([named(entry), entry.backbone, year, exemplars, entry.kind, badges]))
     for setting in board.settings:
         for score, name in enumerate(SCORES):
             columns.append(Column(name, setting, right=True))
@@ -126,12 +130,6 @@ def _section(board: Board) -> Section:
     listed = [f"[{number}] {source}" for source, number in sources.items()]
     intro = f"{len(board.entries)} rows, ordered by {board.main} all."
     return Section(title(board), intro, Table(columns, texts), [*board.group.warnings, *listed])
-
-
-def _words(entry: Entry) -> list[str]:
-    exemplars = {True: "yes", False: "no", None: "-"}[entry.facts.exemplars]
-    year = "-" if entry.facts.year is None else str(entry.facts.year)
-    return [named(entry), entry.backbone, year, exemplars, entry.kind, ", ".join(badge.name for badge in entry.badges)]
 
 
 def named(entry: Entry) -> str:

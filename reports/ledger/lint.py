@@ -115,7 +115,6 @@ def _grouped(entries: Sequence[JudgedRow], names: Sequence[str]) -> dict[tuple[s
 
 
 def _short(source: str, width: int) -> str:
-    """Return a source without its brackets, its middle cut out where that is still too long."""
     text = re.sub(r"\s*\([^)]*\)", "", source)
     return text if len(text) <= width else f"{text[: width - 15].rstrip()}…{text[-14:].lstrip()}"
 

@@ -37,14 +37,11 @@ def costs(cell: Cell) -> RunCosts:
     """Return the cost of the runs of a cell; a step that several runs share counts whole in each of them."""
     by_run = [{step.step: step.cost for step in run.steps} for run in cell.runs]
     on_device = all(cost.peak_device_bytes is not None for steps in by_run for cost in steps.values())
-    memory = [
-        max(float((cost.peak_device_bytes or 0) if on_device else cost.peak_host_bytes) for cost in steps.values())
-        for steps in by_run
-    ]
+    place = "peak_device_bytes" if on_device else "peak_host_bytes"
     return RunCosts(
         first=spread([steps[0].train_seconds if 0 in steps else 0.0 for steps in by_run]),
         total=spread([sum(cost.train_seconds for cost in steps.values()) for steps in by_run]),
-        memory=spread(memory),
+        memory=spread([max(float(getattr(cost, place)) for cost in steps.values()) for steps in by_run]),
         on_device=on_device,
         parameters=cell.runs[0].facts.model.parameters,
     )
@@ -109,7 +106,6 @@ def _bars(axes: Axes, title: str, values: Sequence[Spread], unit: float, colours
 
 
 def _machines(kept: Sequence[tuple[Cell, str]]) -> str:
-    """Name the machine; times of different machines do not compare."""
     environments = [run.facts.environment for cell, _ in kept for run in cell.runs]
     names = {str(each.get("device_name") or each.get("cpu") or "a machine unknown") for each in environments}
     if len(names) > 1:

@@ -139,7 +139,6 @@ def _part(axes: Axes, rows: ClassRows, shown: range, longest: int, norm: Normali
 
 
 def _write_row(axes: Axes, row: int, iou: Sequence[float], known: Sequence[bool], numbers: bool) -> None:
-    """Mark the cells of a class without ground truth, and write the numbers of the others."""
     for column, (value, learnt) in enumerate(zip(iou, known, strict=True)):
         if math.isnan(value):
             if learnt:

@@ -61,7 +61,6 @@ def limits(values: Sequence[float]) -> Limits:
 
 
 def _ticks(span: Limits) -> list[float]:
-    """Return round numbers of a range, none of them below 0 or above 100."""
     places = MaxNLocator(7, steps=[1, 2, 5, 10], integer=True).tick_values(*span)
     return [float(place) for place in places if max(0.0, span[0]) <= place <= min(100.0, span[1])]
 

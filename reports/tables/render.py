@@ -72,15 +72,9 @@ def step_line(record: StepRecord, protocol: str = "strict") -> str:
 
 
 def render_store(
-    store: Store,
-    form: str,
-    protocol: str = "strict",
-    selection: Selection | None = None,
-    *,
-    options: TableOptions | None = None,
-    each: bool = False,
-    marked: bool = False,
-) -> str:
+    store: Store, form: str, protocol: str = "strict", selection: Selection | None = None, *,
+    options: TableOptions | None = None, each: bool = False, marked: bool = False,
+) -> str:  # fmt: skip
     """Return the selected finished runs of a store in one of ``FORMATS``, one row for all seeds.
 
     ``options``: which columns, decimals and published numbers the formats for people show (JSON and CSV hold all,
