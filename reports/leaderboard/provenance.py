@@ -41,7 +41,7 @@ def published_provenance(row: Mapping[str, Any], verdict: Verdict, facts: Method
         ("Readings that fit", ", ".join(verdict.readings)),
         ("Likely way of counting", verdict.likely and f"{verdict.likely}{inferred}"),
     ]
-    return _filled([*pairs, *_method_pairs(facts)])
+    return _filled(pairs, facts)
 
 
 def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pairs:
@@ -64,7 +64,7 @@ def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pair
     described = [_run_texts(run) for run in runs]
     # Most texts are the same for every seed, and are shown once.
     pairs += [(label, "; ".join(dict.fromkeys(texts[label] for texts in described))) for label in described[0]]
-    return _filled([*pairs, *_method_pairs(facts)])
+    return _filled(pairs, facts)
 
 
 def _run_texts(run: Run) -> dict[str, str]:
@@ -100,17 +100,15 @@ def _run_texts(run: Run) -> dict[str, str]:
     }
 
 
-def _filled(pairs: Sequence[tuple[str, str | None]]) -> Pairs:
-    return tuple((label, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") for label, text in pairs if text)
-
-
-def _method_pairs(facts: MethodFacts) -> list[tuple[str, str | None]]:
-    return [
+def _filled(pairs: Sequence[tuple[str, str | None]], facts: MethodFacts) -> Pairs:
+    whole = [
+        *pairs,
         ("Method's paper", facts.venue),
         ("Exemplar memory", facts.memory),
         ("Extra supervision", facts.supervision),
         ("Known of the method from", facts.source),
     ]
+    return tuple((label, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") for label, text in whole if text)
 
 
 def _settings(values: Mapping[str, Any], front: str = "") -> Iterator[str]:

@@ -114,12 +114,8 @@ def switches(protocol: Protocol) -> dict[str, str]:
     """Return the switches of a protocol by name, in few words."""
     background = {(False, False): "in neither", (False, True): "in all", (True, True): "in old and all"}
     return {
-        "absent": protocol.absent,
-        "forgotten": protocol.forgotten,
+        "absent": protocol.absent, "forgotten": protocol.forgotten,
         "background": background.get((protocol.background_in_old, protocol.background_in_all), "in old"),
-        "future": protocol.future,
-        "void": protocol.void,
-        "images": protocol.images,
-        "view": _view(protocol.size or None, protocol.size or None),
-        "checkpoint": protocol.checkpoint,
-    }
+        "future": protocol.future, "void": protocol.void, "images": protocol.images,
+        "view": _view(protocol.size or None, protocol.size or None), "checkpoint": protocol.checkpoint,
+    }  # fmt: skip
