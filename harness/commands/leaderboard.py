@@ -29,8 +29,9 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
       cispbench leaderboard --readme README.md
     """
     from cispbench.harness.commands.stores import existing_store
-    from cispbench.reports.leaderboard.loading import load_leaderboard
-    from cispbench.reports.leaderboard.writing import update_readme, write_leaderboard
+    from cispbench.reports.leaderboard.board import load_leaderboard
+    from cispbench.reports.leaderboard.page import write_leaderboard
+    from cispbench.reports.leaderboard.text import update_readme
     from cispbench.results.protocols import load_protocol
     from cispbench.splits.errors import UsageError
 

@@ -269,7 +269,7 @@ def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any
 def _run_table(rows: list[dict[str, Any]]) -> str:
     from cispbench.reports.tables.markdown import markdown_table
     from cispbench.reports.tables.numbers import number_text
-    from cispbench.reports.tables.runs import comparable, comparison_warning
+    from cispbench.reports.tables.runs import Group
 
     def number(value: float | None) -> str:
         return "-" if value is None else number_text(value, 2)
@@ -280,8 +280,8 @@ def _run_table(rows: list[dict[str, Any]]) -> str:
     ]
     if not rows:
         return "No run is finished."
-    kinds = dict.fromkeys((row["data"], row["profile"]) for row in rows)
-    warnings = [comparison_warning(*kind) for kind in kinds if not comparable(*kind)]
+    groups = {(row["data"], row["profile"]): Group(row["data"], row["profile"], row["dataset"]) for row in rows}
+    warnings = [warning for group in groups.values() for warning in group.warnings]
     return "\n\n".join([markdown_table([*names, "old", "new", "all"], cells), *warnings])
 
 

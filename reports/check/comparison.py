@@ -42,8 +42,10 @@ class CheckOptions:
     protocol: str | None = None
 
 
-def compare(name: str, measured: float, reference: float, allowed: float) -> Compared:
-    """Compare a measured score with its reference; ``allowed``: by how many points they may differ."""
+def compare(name: str, measured: float, reference: float = math.nan, allowed: float = math.nan) -> Compared:
+    """Compare a measured score with its reference, if any; ``allowed``: by how many points they may differ."""
+    if math.isnan(reference):
+        return Compared(name, measured, reference, allowed, "no reference")
     # A score that is undefined, where its reference is not, counts as worse: NaN compares as neither.
     low = math.isnan(measured) or measured < reference - allowed
     status: Status = "worse" if low else "better" if measured > reference + allowed else "ok"
@@ -72,7 +74,8 @@ def compare_published(
     for row in rows:
         protocol = options.protocol or READING_PROTOCOL.get(row.verdict.likely or "", PROTOCOL)
         if protocol not in numbers:
-            numbers[protocol] = _rescored(cell, protocol)
+            scores = [scores_under(run, [protocol])[protocol] for run in cell.runs]
+            numbers[protocol] = {name: spread([getattr(entry, name) for entry in scores]) for name in SCORES}
         for name in SCORES:
             if row.row[name] is None:
                 continue
@@ -81,8 +84,3 @@ def compare_published(
             compared = compare(name, measured.mean, float(row.row[name]), allowed)
             found[name].append(PublishedComparison(compared, protocol, row, cell))
     return found
-
-
-def _rescored(cell: Cell, protocol: str) -> dict[str, Spread]:
-    scores = [only for run in cell.runs for only in scores_under(run, [protocol])]
-    return {name: spread([getattr(entry, name) for entry in scores]) for name in SCORES}

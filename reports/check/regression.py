@@ -67,11 +67,9 @@ class CheckResult:
 
 
 def check_store(
-    store: Store,
-    baselines: Sequence[Baselines],
-    selection: Selection | None = None,
+    store: Store, baselines: Sequence[Baselines], selection: Selection | None = None,
     options: CheckOptions | None = None,
-) -> CheckResult:
+) -> CheckResult:  # fmt: skip
     """Compare the selected finished runs that were measured here, and list the baselines without a measured run.
 
     Raises StoreError for a store without finished runs or baselines of another version of the protocol, UsageError if
@@ -79,27 +77,29 @@ def check_store(
     """
     selection, options = selection or Selection(), options or CheckOptions()
     measured, left_out = measured_cells(store, selection)
+    rules = load_protocol(PROTOCOL)
     for group in baselines:
-        _check_protocol(group)
+        if group.protocol != f"{rules.name} v{rules.version}":
+            raise StoreError(
+                f"the baselines of {group.kind} data, profile {group.profile}, are of the protocol {group.protocol}, "
+                f"and scores are now of {rules.name} v{rules.version}.",
+                hint="Make them anew by --update.",
+            )
     references = {
         (group.kind, group.profile, *cell.identity): (group, cell) for group in baselines for cell in group.cells
     }
-    small = {_identity(cell): cell for cell in measured if not cell.comparable}
-    checked = [_against_published(cell, options) for cell in measured if cell.comparable]
-    checked += [_against_baseline(cell, references, options.floor) for cell in measured if not cell.comparable]
-    checked += [
-        _missing(*reference)
-        for identity, reference in references.items()
-        if identity not in small and _selected(reference[1], selection)
-    ]
+    small = {_identity(cell) for cell in measured if not cell.group.comparable}
+    checked = [_against_published(cell, options) for cell in measured if cell.group.comparable]
+    checked += [_against_baseline(cell, references, options.floor) for cell in measured if not cell.group.comparable]
+    for identity, (group, cell) in references.items():
+        named = fnmatch.fnmatchcase(cell.method, selection.method or "*")
+        if identity not in small and named and fnmatch.fnmatchcase(cell.setting, selection.setting or "*"):
+            checked.append(_missing(group, cell))
     return CheckResult(tuple(checked), left_out)
 
 
 def measured_cells(store: Store, selection: Selection) -> tuple[list[Cell], int]:
-    """Return the selected cells that were trained and tested here, and the number of the others.
-
-    Raises StoreError if there is no run.
-    """
+    """Return the selected cells trained and tested here, and the number of others. Raises StoreError without a run."""
     runs = load_runs(store, PROTOCOL, selection)
     if not runs:
         raise StoreError(f"{store.path} holds no finished run.", hint="Name the folder that --out of the runs named.")
@@ -148,39 +148,30 @@ def _against_baseline(cell: Cell, references: BaselineCells, floor: float) -> Ch
     if identity not in references:
         known = {other[:-2] for other in references}  # without recipe and data
         note = "another recipe than the baseline's" if identity[:-2] in known else ""
-        return _checked(cell, "-", [_without_reference(cell, name) for name in SCORES], note)
+        return _checked(cell, "-", [compare(name, cell.numbers[name].mean) for name in SCORES], note)
     group, baseline = references[identity]
     compared = []
     for name in SCORES:
         figure: Figure | None = getattr(baseline, name)
+        numbers = cell.numbers[name]
         if figure is None:
-            compared.append(_without_reference(cell, name))
+            compared.append(compare(name, numbers.mean))
         else:
-            numbers = cell.numbers[name]
             allowed = tolerance(figure, len(baseline.seeds), numbers, group.machine, floor)
             compared.append(compare(name, numbers.mean, figure.mean, allowed))
     return _checked(cell, _baseline_words(baseline), compared, "")
 
 
 def _against_published(cell: Cell, options: CheckOptions) -> CheckedCell:
-    rows = closest(cell)
-    found = compare_published(cell, rows, options)
-    compared = [_nearest([entry.compared for entry in found[name]], name, cell) for name in SCORES]
+    rows, compared = closest(cell), []
+    for name, found in compare_published(cell, rows, options).items():
+        scores = [entry.compared for entry in found] or [compare(name, cell.numbers[name].mean)]
+        nearest = min(scores, key=lambda score: abs(score.measured - score.reference))
+        # A score between two printed numbers that differ is neither better nor worse.
+        compared.append(nearest if len({score.status for score in scores}) == 1 else replace(nearest, status="ok"))
     if not rows:
         return _checked(cell, "-", compared, "nothing published on this backbone")
     return _checked(cell, f"{rows[0].row['kind']}, {len(rows)} source{'s' if len(rows) > 1 else ''}", compared, "")
-
-
-def _nearest(found: Sequence[Compared], name: str, cell: Cell) -> Compared:
-    """Return the nearest of a score's printed numbers; a score between two that differ is neither better nor worse."""
-    if not found:
-        return _without_reference(cell, name)
-    best = min(found, key=lambda entry: abs(entry.measured - entry.reference))
-    return best if len({entry.status for entry in found}) == 1 else replace(best, status="ok")
-
-
-def _without_reference(cell: Cell, name: str) -> Compared:
-    return Compared(name, cell.numbers[name].mean, math.nan, math.nan, "no reference")
 
 
 def _checked(cell: Cell, against: str, compared: Sequence[Compared], note: str) -> CheckedCell:
@@ -192,31 +183,15 @@ def _checked(cell: Cell, against: str, compared: Sequence[Compared], note: str) 
 
 
 def _missing(group: Baselines, cell: BaselineCell) -> CheckedCell:
-    figures: dict[str, Figure | None] = {name: getattr(cell, name) for name in SCORES}
-    compared = tuple(
-        Compared(name, math.nan, figure.mean if figure else math.nan, math.nan, "missing")
-        for name, figure in figures.items()
-    )
+    compared = []
+    for name in SCORES:
+        figure: Figure | None = getattr(cell, name)
+        compared.append(Compared(name, math.nan, figure.mean if figure else math.nan, math.nan, "missing"))
     return CheckedCell(
         group.kind, group.profile, cell.dataset, cell.setting, cell.method, cell.model, "", (),
-        _baseline_words(cell), compared, "no run of its recipe",
+        _baseline_words(cell), tuple(compared), "no run of its recipe",
     )  # fmt: skip
 
 
 def _baseline_words(cell: BaselineCell) -> str:
     return f"baseline of {len(cell.seeds)} seed{'s' if len(cell.seeds) > 1 else ''}"
-
-
-def _selected(cell: BaselineCell, selection: Selection) -> bool:
-    asked = ((cell.method, selection.method), (cell.setting, selection.setting))
-    return all(pattern is None or fnmatch.fnmatchcase(name, pattern) for name, pattern in asked)
-
-
-def _check_protocol(group: Baselines) -> None:
-    protocol = load_protocol(PROTOCOL)
-    if group.protocol != f"{protocol.name} v{protocol.version}":
-        raise StoreError(
-            f"the baselines of {group.kind} data, profile {group.profile}, are of the protocol {group.protocol}, "
-            f"and scores are now of {protocol.name} v{protocol.version}.",
-            hint="Make them anew by --update.",
-        )

@@ -16,15 +16,15 @@ _MARKS = {"worse": " WORSE", "better": " better"}
 
 def check_text(check: CheckResult) -> str:
     """Return a table of all cells, the worst first, and how many there are of each status."""
-    ordered = sorted(check.cells, key=lambda cell: STATUSES.index(cell.status))
+    rows = []
+    for cell in sorted(check.cells, key=lambda cell: STATUSES.index(cell.status)):
+        method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
+        words = [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds))]
+        rows.append([*words, *map(_number, cell.compared), cell.against, cell.note])
     headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against", "note"]
-    lines = [
-        "Measured mIoU in percent, in brackets its reference and by how many points they may differ.",
-        "",
-        markdown_table(headers, [_table_row(cell) for cell in ordered]),
-        "",
-        ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status)) + ".",
-    ]
+    counts = ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status))
+    title = "Measured mIoU in percent, in brackets its reference and by how many points they may differ."
+    lines = [title, "", markdown_table(headers, rows), "", f"{counts}."]
     if check.left_out:
         lines.append(f"Not measured here, and not compared: {check.left_out} cell{'s' if check.left_out > 1 else ''}.")
     if check.count("better"):
@@ -37,13 +37,6 @@ def check_json(check: CheckResult) -> str:
     counts = {status: check.count(status) for status in STATUSES}
     cells = [_cell_json(cell) for cell in check.cells]
     return json.dumps({"counts": counts, "left_out": check.left_out, "cells": cells}, allow_nan=False)
-
-
-def _table_row(cell: CheckedCell) -> list[str]:
-    method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
-    numbers = [_number(score) for score in cell.compared]
-    return [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds)),
-            *numbers, cell.against, cell.note]  # fmt: skip
 
 
 def _number(score: Compared) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cispbench.reports.check.comparison import PROTOCOL
 from cispbench.reports.check.regression import data_fingerprint, measured_cells, recipe_digest
-from cispbench.reports.tables.cells import Cell, Spread
+from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.runs import SCORES, Selection
 from cispbench.results.baselines_files import (
     SCHEMA,
@@ -50,7 +50,7 @@ def update_baselines(store: Store, folder: Path, selection: Selection, update: U
         raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in measured_cells(store, selection)[0]:
-        if not cell.comparable:
+        if not cell.group.comparable:
             groups[cell.key.kind, cell.key.profile].append(cell)
     if not groups:
         raise UsageError(
@@ -66,47 +66,39 @@ def _updated(
     before: Baselines | None, kind_and_profile: tuple[str, str], members: Sequence[Cell], update: Update
 ) -> Baselines:
     new = [_baseline(cell) for cell in members]
-    twice = [cell for cell in new if sum(other.identity == cell.identity for other in new) > 1]
-    if twice:
-        raise StoreError(
-            f"the store holds runs of {twice[0].method} on {twice[0].setting} that differ in the method's options or "
-            "version: a baseline cannot choose.",
-            hint="Give a store that holds the right ones alone, by --out.",
-        )
-    change = Change(datetime.now(UTC).date().isoformat(), update.reason.strip(), len(new), _environment(members[0]))
+    for cell, times in Counter(cell.identity for cell in new).items():
+        if times > 1:
+            raise StoreError(
+                f"the store holds runs of {cell[2]} on {cell[1]} that differ in the method's options or version: a "
+                "baseline cannot choose.",
+                hint="Give a store that holds the right ones alone, by --out.",
+            )
+    known = members[0].runs[0].facts.environment
+    machine = known.get("device_name") or known.get("cpu")
+    environment = f"{machine}, torch {known.get('torch')}, {known.get('threads')} threads"
     rules = load_protocol(PROTOCOL)
     protocol = f"{rules.name} v{rules.version}"
-    machine = update.machine if update.machine is not None else before.machine if before else 0.0
-    return Baselines(
+    if before is None:
+        before = Baselines(SCHEMA, *kind_and_profile, protocol, machine=0.0, command="", cells=(), history=())
+    today = datetime.now(UTC).date().isoformat()
+    change = Change(today, update.reason.strip(), len(new), environment)
+    return replace(
+        before,
         schema=SCHEMA,
-        kind=kind_and_profile[0],
-        profile=kind_and_profile[1],
         protocol=protocol,
-        machine=machine,
-        command=update.command or (before.command if before else ""),
+        machine=before.machine if update.machine is None else update.machine,
+        command=update.command or before.command,
         # Otherwise figures under an older version of the protocol would be taken for figures under this one.
-        cells=merged(before.cells if before and before.protocol == protocol else (), new),
-        history=(*(before.history if before else ()), change),
+        cells=merged(before.cells if before.protocol == protocol else (), new),
+        history=(*before.history, change),
     )
 
 
 def _baseline(cell: Cell) -> BaselineCell:
-    key, seeds = cell.key, tuple(run.facts.seed for run in cell.runs)
-    old, new, total = (_figure(cell.numbers[name]) for name in SCORES)
-    return BaselineCell(
-        key.dataset, cell.setting, key.method, key.model, recipe_digest(cell), data_fingerprint(cell), seeds,
-        old, new, total,
-    )  # fmt: skip
-
-
-def _figure(numbers: Spread) -> Figure | None:
-    if math.isnan(numbers.mean):
-        return None
-    return Figure(round(numbers.mean, _DIGITS), None if math.isnan(numbers.std) else round(numbers.std, _DIGITS))
-
-
-def _environment(cell: Cell) -> str:
-    known = cell.runs[0].facts.environment
-    machine = known.get("device_name") or known.get("cpu")
-    parts = [machine, f"torch {known.get('torch')}", f"{known.get('threads')} threads"]
-    return ", ".join(str(part) for part in parts)
+    key, seeds, figures = cell.key, tuple(run.facts.seed for run in cell.runs), []
+    for name in SCORES:
+        mean, std, _ = cell.numbers[name]
+        spread = None if math.isnan(std) else round(std, _DIGITS)
+        figures.append(None if math.isnan(mean) else Figure(round(mean, _DIGITS), spread))
+    recipe, data = recipe_digest(cell), data_fingerprint(cell)
+    return BaselineCell(key.dataset, cell.setting, key.method, key.model, recipe, data, seeds, *figures)

@@ -1,25 +1,30 @@
-"""The leaderboard as a folder of pages that need nothing beside them: no server, no network, no build."""
+"""The leaderboard as files: a Markdown document, and pages that need no server, no network and no build."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
 from cispbench.reports.leaderboard.status import OFF, STATUSES
-from cispbench.reports.leaderboard.text import INFERRED, MARKS, legend, protocol_note, title
+from cispbench.reports.leaderboard.text import INFERRED, LEGEND, MARKS, leaderboard_markdown, protocol_note, title
 from cispbench.reports.tables.html import load_template
 from cispbench.reports.tables.layout import one_line
-from cispbench.reports.tables.runs import SCORES, comparison_warning
+from cispbench.reports.tables.runs import SCORES, Group
+from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
+
+NAME = "leaderboard"
 
 _OTHER_PROFILE = (
     "Measured under another profile than the papers': these numbers are NOT comparable with published ones."
@@ -44,11 +49,30 @@ class WebPage:
 _PAPERS = WebPage("index.html", "Papers and full data", _TITLE)
 _OTHERS = {
     "full": WebPage("other.html", "Full data, other profiles", f"{_TITLE}, other profiles", _OTHER_PROFILE),
-    "mini": WebPage("mini.html", "Mini data", f"{_TITLE}, mini data", comparison_warning("mini", "")),
+    "mini": WebPage("mini.html", "Mini data", f"{_TITLE}, mini data", *Group("mini", "", "").warnings),
     "synthetic": WebPage("synthetic.html", "Synthetic scenes", f"{_TITLE}, synthetic scenes",
-                      comparison_warning("synthetic", "")),
+                         *Group("synthetic", "", "").warnings),
 }  # fmt: skip
 FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
+
+
+def write_leaderboard(found: Leaderboard, folder: Path) -> list[Path]:
+    """Write ``leaderboard.md`` and the pages below ``leaderboard/`` into a folder; return the files.
+
+    Of earlier pages those that have nothing to show any more are removed. Raises StoreError.
+    """
+    texts = render_pages(found)
+    pages = folder / NAME
+    make_folder(pages)
+    written = {folder / f"{NAME}.md": leaderboard_markdown(found)} | {pages / file: texts[file] for file in texts}
+    for path, text in written.items():
+        write_atomic(path, text.encode())
+    for path in (pages / file for file in FILES if file not in texts):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain_os_error("remove", path, error) from error
+    return list(written)
 
 
 def render_pages(found: Leaderboard) -> dict[str, str]:
@@ -60,7 +84,7 @@ def render_pages(found: Leaderboard) -> dict[str, str]:
     template = load_template("leaderboard.html.j2")
     style, script = ((_TEMPLATES / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     fixed = {
-        "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": legend(),
+        "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": LEGEND,
         "key": [*((mark, name, "off by" if name == OFF else name) for name, mark in MARKS.items()),
                 (INFERRED, "inferred", "setting inferred")],
         "note": protocol_note(found.protocol), "policy": _policy(style, script),
@@ -91,68 +115,57 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
         "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
         "kinds": list(dict.fromkeys(entry.kind for entry in sorted(entries, key=lambda entry: entry.kind))),
     }
-    shown = [
-        {"id": name, "title": one_line(title(board)), "settings": [_setting(setting) for setting in board.settings]}
-        for name, board in zip(names, boards, strict=True)
-    ]
-    return {"boards": shown, "choices": choices, "data": _Data().block(names, boards)}
-
-
-def _setting(name: str) -> dict[str, str]:
-    setting = parse_setting(name)
-    return {"name": name, "short": setting.task + ("" if setting.order == NATURAL_ORDER else f"-{setting.order}")}
-
-
-class _Data:
-    """The data of a page: each text and each provenance is there once, and rows refer to it by its index.
-
-    Most of them repeat from row to row: written out, the page would be several times as large.
-    """
-
-    def __init__(self) -> None:
-        self._texts: dict[str, int] = {}
-        self._sources: dict[tuple[int, ...], int] = {}
-
-    def block(self, names: Iterable[str], boards: Iterable[Board]) -> Markup:
-        """Return the block as JSON that no parser of HTML takes for markup."""
-        made = [self._board(name, board) for name, board in zip(names, boards, strict=True)]
-        value = {
-            "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
-            "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "inferred": INFERRED,
-            "texts": list(self._texts), "sources": list(self._sources),
-        }  # fmt: skip
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        for character in "<>&":  # within strings alone: JSON itself has none of these
-            text = text.replace(character, f"\\u{ord(character):04x}")
-        return Markup(text)
-
-    def _text(self, text: str) -> int:
-        return self._texts.setdefault(one_line(text), len(self._texts))
-
-    def _board(self, name: str, board: Board) -> dict[str, Any]:
-        rows = [self._row(board, entry) for entry in board.entries]
-        return {
-            "id": name, "settings": board.settings, "comparable": board.group.comparable, "rows": rows,
-            "main": board.settings.index(board.main), "total": SCORES.index("all"),
-        }  # fmt: skip
-
-    def _row(self, board: Board, entry: Entry) -> dict[str, Any]:
-        year = entry.facts.year
-        return {
-            "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
-            "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
-            "badges": [[self._text(badge.name), self._text(badge.why)] for badge in entry.badges],
-            "ranked": entry.ranked,
-            "places": {
-                board.settings.index(setting): self._numbers(found) for setting, found in entry.by_setting.items()
-            },
-        }  # fmt: skip
-
-    def _numbers(self, found: SettingNumbers) -> list[Any]:
-        statuses = ["", *STATUSES]
-        numbers = [
-            [number.text, statuses.index(number.standing.status), number.standing.off, self._text(number.standing.why)]
-            for number in found.numbers
+    shown = []
+    for name, board in zip(names, boards, strict=True):
+        parsed = [parse_setting(setting) for setting in board.settings]
+        settings = [
+            {"name": each.name, "short": each.task + ("" if each.order == NATURAL_ORDER else f"-{each.order}")}
+            for each in parsed
         ]
-        pairs = tuple(self._text(text) for pair in found.provenance for text in pair)
-        return [numbers, self._sources.setdefault(pairs, len(self._sources)), found.inferred]
+        shown.append({"id": name, "title": one_line(title(board)), "settings": settings})
+    return {"boards": shown, "choices": choices, "data": _data_block(names, boards)}
+
+
+def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
+    """Return the data of a page as JSON that no parser of HTML takes for markup.
+
+    Each text and each provenance is there once, and rows refer to it by its index. Most of them repeat from row to row:
+    written out, the page would be several times as large.
+    """
+    # A key that is new gets the next index.
+    texts: dict[str, int] = defaultdict(count().__next__)
+    sources: dict[tuple[int, ...], int] = defaultdict(count().__next__)
+    made = [
+        {
+            "id": name, "settings": board.settings, "comparable": board.group.comparable,
+            "rows": [_row(board, entry, texts, sources) for entry in board.entries],
+            "main": board.settings.index(board.main), "total": SCORES.index("all"),
+        }
+        for name, board in zip(names, boards, strict=True)
+    ]  # fmt: skip
+    value = {
+        "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
+        "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "inferred": INFERRED,
+        "texts": list(texts), "sources": list(sources),
+    }  # fmt: skip
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # within strings alone: JSON itself has none of these
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _row(board: Board, entry: Entry, texts: dict[str, int], sources: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    year, statuses, places = entry.facts.year, ["", *STATUSES], {}
+    badges = [[texts[one_line(badge.name)], texts[one_line(badge.why)]] for badge in entry.badges]
+    for setting, found in entry.by_setting.items():
+        numbers = []
+        for number in found.numbers:
+            status, off, why = number.standing
+            numbers.append([number.text, statuses.index(status), off, texts[one_line(why)]])
+        pairs = tuple(texts[one_line(text)] for pair in found.provenance for text in pair)
+        places[board.settings.index(setting)] = [numbers, sources[pairs], found.inferred]
+    return {
+        "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
+        "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
+        "badges": badges, "ranked": entry.ranked, "places": places,
+    }  # fmt: skip

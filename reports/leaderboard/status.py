@@ -11,11 +11,12 @@ from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import number_text, signed
 from cispbench.reports.tables.published import published
 from cispbench.results.conventions import Verdict
-from cispbench.results.ledger import KINDS, find_published_name
+from cispbench.results.ledger import find_published_name
 
 REPRODUCED, OFF, REPORTED, UNVERIFIED, INCONSISTENT = STATUSES = (
     "reproduced", "off", "reported only", "unverified", "inconsistent",
 )  # fmt: skip
+_NOT_RUN_HERE = {"submitted": "Submitted by somebody", "predictions": "Scored from files of predictions"}
 
 
 class Standing(NamedTuple):
@@ -28,7 +29,7 @@ class Standing(NamedTuple):
     @property
     def words(self) -> str:
         """The status in words."""
-        return f"off by {self.off}" if self.status == OFF else self.status
+        return f"off by {self.off}" if self.off else self.status
 
 
 NOTHING = Standing("", "", "")  # of a number that is not there
@@ -42,22 +43,23 @@ class Standings:
     else excerpted, else reproduced by others. If none is near enough, it is off by its distance from the nearest.
     """
 
-    def __init__(self, cells: Iterable[Cell], options: CheckOptions | None = None) -> None:
+    def __init__(self, cells: Iterable[Cell]) -> None:
         """Compare the cells of one protocol with the ledger. Raises StoreError on a record or ledger that is broken."""
         self._by_cell: dict[tuple[object, str, str], list[PublishedComparison]] = defaultdict(list)
         self._by_row: dict[tuple[Any, ...], list[PublishedComparison]] = defaultdict(list)
         for cell in cells:
             # Nobody has run again what was submitted or scored from files, so it verifies no published number. The same
             # holds for runs that continue a step trained by other code: a part of their score is not ours.
-            if cell.comparable and cell.trained_here and find_published_name(cell.key.method) is not None:
-                self._compare(cell, options or CheckOptions())
+            if cell.group.comparable and cell.trained_here and find_published_name(cell.key.method) is not None:
+                self._compare(cell)
 
     def of_measured(self, cell: Cell, name: str) -> Standing:
         """Return the standing of a cell's ``old``, ``new`` or ``all``."""
-        if not cell.comparable:
+        if not cell.group.comparable:
             return Standing(UNVERIFIED, "", "Not comparable with published numbers.")
         if not cell.trained_here:
-            return Standing(UNVERIFIED, "", f"{_why_unverified(cell)}: nobody has run it again here.")
+            why = _NOT_RUN_HERE.get(cell.key.origin, "Goes on from a step that was trained elsewhere")
+            return Standing(UNVERIFIED, "", f"{why}: nobody has run it again here.")
         found = self._by_cell[cell.key, cell.setting, name]
         if not found:
             return Standing(UNVERIFIED, "", "Nothing is published for this method, backbone and setting.")
@@ -70,21 +72,15 @@ class Standings:
         found = self._by_row[(*row.values(), name)]
         return _standing(found) if found else Standing(REPORTED, "", "No run of this method and backbone here yet.")
 
-    def _compare(self, cell: Cell, options: CheckOptions) -> None:
-        rows = [entry for entry in published(cell) if entry.same_backbone]
-        for name, found in compare_published(cell, rows, options).items():
-            kinds = [KINDS.index(entry.published.row["kind"]) for entry in found]
-            for kind, entry in zip(kinds, found, strict=True):
-                if kind == min(kinds):
+    def _compare(self, cell: Cell) -> None:
+        rows = [entry for entry in published(cell) if entry.same_backbone]  # the most direct kind first
+        for name, found in compare_published(cell, rows, CheckOptions()).items():
+            for entry in found:
+                if entry.published.row["kind"] == found[0].published.row["kind"]:
                     self._by_cell[cell.key, cell.setting, name].append(entry)
                 # A variant (another recipe than the usual one) is compared itself, but proves nothing about a paper.
                 if not cell.key.variant:
                     self._by_row[(*entry.published.row.values(), name)].append(entry)
-
-
-def _why_unverified(cell: Cell) -> str:
-    origins = {"submitted": "Submitted by somebody", "predictions": "Scored from files of predictions"}
-    return origins.get(cell.key.origin, "Goes on from a step that was trained elsewhere")
 
 
 def _standing(found: Sequence[PublishedComparison]) -> Standing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from pathlib import Path
 
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
 from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, UNVERIFIED
@@ -11,13 +11,22 @@ from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.protocols import switches
 from cispbench.reports.tables.runs import SCORES
+from cispbench.results.atomic import write_atomic
 from cispbench.results.protocols import Protocol
 from cispbench.splits.datasets import datasets
-from cispbench.splits.errors import UsageError
+from cispbench.splits.errors import StoreError, UsageError
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 MARKS = {REPRODUCED: "✓", OFF: "Δ", UNVERIFIED: "?", INCONSISTENT: "!"}  # what is reported only has none
 INFERRED = "~"
+LEGEND = [
+    (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
+    (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
+    ("", "no mark, reported only: published, and no comparable run here"),
+    (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
+    (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
+    (INFERRED, "the source does not print the number together with its setting: inferred"),
+]
 SHORT = ("overlapped-15-1", "overlapped-100-10")  # settings of the README's section
 _MOST = 5  # methods of the README's table, by setting
 _ALL = SCORES.index("all")
@@ -40,21 +49,9 @@ def protocol_note(rules: Protocol) -> str:
     )
 
 
-def legend() -> list[tuple[str, str]]:
-    """Return every mark of a number with its meaning."""
-    return [
-        (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
-        (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
-        ("", "no mark, reported only: published, and no comparable run here"),
-        (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
-        (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
-        (INFERRED, "the source does not print the number together with its setting: inferred"),
-    ]
-
-
 def leaderboard_markdown(found: Leaderboard) -> str:
     """Return all boards as Markdown, the best of a column bold, the second underlined."""
-    marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in legend())
+    marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in LEGEND)
     parts = [
         "# Leaderboard", "Made by `cispbench leaderboard` from the store and the ledger; do not edit.",
         f"{protocol_note(found.protocol)} Not ranked: joint training, inconsistent rows, and what was submitted.",
@@ -63,9 +60,9 @@ def leaderboard_markdown(found: Leaderboard) -> str:
     return "\n\n".join([*parts, render_markdown([_section(board) for board in found.boards])]) + "\n"
 
 
-def readme_section(found: Leaderboard) -> str:
+def readme_section(leaderboard: Leaderboard) -> str:
     """Return the short section of a README: on two settings, the best published methods and all that was measured."""
-    rules = found.protocol
+    rules = leaderboard.protocol
     parts = [
         "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
         f"{rules.name} v{rules.version}.\nIn brackets what makes a row unfair to compare: stored images of earlier "
@@ -73,11 +70,32 @@ def readme_section(found: Leaderboard) -> str:
         "ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision)."
     ]
     for setting in SHORT:
-        board = next(board for board in found.boards if board.group.comparable and setting in board.settings)
-        rows = [_short_row(entry, entry.by_setting[setting]) for entry in _best(board, setting)]
+        board = next(board for board in leaderboard.boards if board.group.comparable and setting in board.settings)
+        rows = []
+        for entry in _best(board, setting):
+            found = entry.by_setting[setting]
+            badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
+            status = found.numbers[_ALL].standing.words + (", setting inferred" if found.inferred else "")
+            texts = [number.text for number in found.numbers]
+            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status])
         headers = ["method", "backbone", "kind", *SCORES, "status of all"]
         parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)
+
+
+def update_readme(found: Leaderboard, path: Path) -> bool:
+    """Replace the leaderboard's section of a README; return whether that changed it.
+
+    Raises StoreError if it cannot be read or written, UsageError if it has no place for the section.
+    """
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}.", hint="Name a README that is there.") from error
+    after = replace_section(before, readme_section(found), str(path))
+    if after != before:
+        write_atomic(path, after.encode())
+    return after != before
 
 
 def replace_section(text: str, section: str, name: str) -> str:
@@ -85,16 +103,20 @@ def replace_section(text: str, section: str, name: str) -> str:
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end or START in rest or END in before + after:
-        raise UsageError(
-            f"{name} has no place for the leaderboard.", hint=f"Put {START} and {END} once, each on a line."
-        )
+        hint = f"Put {START} and {END} once, each on a line."
+        raise UsageError(f"{name} has no place for the leaderboard.", hint=hint)
     return f"{before}{start}\n\n{section}\n\n{end}{after}"
 
 
 def _section(board: Board) -> Section:
     sources: dict[str, int] = {}
     columns = [Column(name) for name in ("method", "backbone", "year", "memory", "kind", "caution")]
-    texts = [plain(_words(entry)) for entry in board.entries]
+    texts = []
+    for entry in board.entries:
+        exemplars = {True: "yes", False: "no", None: "-"}[entry.facts.exemplars]
+        year = "-" if entry.facts.year is None else str(entry.facts.year)
+        badges = ", ".join(badge.name for badge in entry.badges)
+        texts.append(plain([named(entry), entry.backbone, year, exemplars, entry.kind, badges]))
     for setting in board.settings:
         for score, name in enumerate(SCORES):
             columns.append(Column(name, setting, right=True))
@@ -103,22 +125,11 @@ def _section(board: Board) -> Section:
                 row.append(Text(_number(board, entry.by_setting.get(setting), score), rank))
     columns.append(Column("source"))
     for row, entry in zip(texts, board.entries, strict=True):
-        source = next(
-            (text for label, text in next(iter(entry.by_setting.values())).provenance if label == "Source"), ""
-        )
+        source = dict(next(iter(entry.by_setting.values())).provenance).get("Source")
         row.append(Text(f"[{sources.setdefault(source, len(sources) + 1)}]" if source else "this store"))
     listed = [f"[{number}] {source}" for source, number in sources.items()]
-    return Section(title(board), _intro(board), Table(columns, texts), [*board.group.warnings, *listed])
-
-
-def _intro(board: Board) -> str:
-    return f"{len(board.entries)} rows, ordered by {board.main} all."
-
-
-def _words(entry: Entry) -> list[str]:
-    exemplars = {True: "yes", False: "no", None: "-"}[entry.facts.exemplars]
-    year = "-" if entry.facts.year is None else str(entry.facts.year)
-    return [named(entry), entry.backbone, year, exemplars, entry.kind, ", ".join(badge.name for badge in entry.badges)]
+    intro = f"{len(board.entries)} rows, ordered by {board.main} all."
+    return Section(title(board), intro, Table(columns, texts), [*board.group.warnings, *listed])
 
 
 def named(entry: Entry) -> str:
@@ -139,19 +150,11 @@ def _number(board: Board, place: SettingNumbers | None, score: int) -> str:
 def _best(board: Board, setting: str) -> list[Entry]:
     """Return the best row of each of the best published methods, and every measured row, the best first."""
     there = [entry for entry in board.entries if setting in entry.by_setting]
-    there.sort(
-        key=lambda entry: -entry.value(setting, _ALL) if not math.isnan(entry.value(setting, _ALL)) else math.inf
-    )
+    values = {id(entry): entry.value(setting, _ALL) for entry in there}
+    there.sort(key=lambda entry: math.inf if math.isnan(values[id(entry)]) else -values[id(entry)])  # NaN goes last
     published: dict[str, Entry] = {}
     for entry in there:
         if entry.kind != "measured" and not math.isnan(entry.value(setting, _ALL, competing=True)):
             published.setdefault(entry.method, entry)
     kept = [*published.values()][:_MOST]
     return [entry for entry in there if entry.kind == "measured" or any(entry is other for other in kept)]
-
-
-def _short_row(entry: Entry, place: SettingNumbers) -> Sequence[str]:
-    badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
-    texts = [number.text for number in place.numbers]
-    status = place.numbers[_ALL].standing.words + (", setting inferred" if place.inferred else "")
-    return [f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from cispbench.reports.ledger.rows import Filter, JudgedRow, nothing, readings_text, references_text, select
+from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select
 from cispbench.reports.tables.published import References, printed_texts
 from cispbench.reports.tables.runs import SCORES
 from cispbench.reports.tables.terminal import paragraph, plain_table
@@ -34,9 +35,9 @@ def lint_text(chosen: Filter, by: str = "source", each: bool = False) -> str:
         raise UsageError(f"cannot count by {by!r}.", hint=nearest(by, _BY))
     entries = select(chosen)
     if not entries:
-        return nothing(chosen)
+        return f"The ledger holds no row of {chosen}."
     parts = [_totals(entries), _counts(entries, _BY[by]), _misfits(entries), _each(entries) if each else ""]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def lint_json(chosen: Filter) -> str:
@@ -50,55 +51,56 @@ def lint_json(chosen: Filter) -> str:
 
 def _summary(entries: Sequence[JudgedRow]) -> dict[str, object]:
     verdicts = [entry.verdict for entry in entries]
+    labels, likely = Counter(verdict.label for verdict in verdicts), Counter(verdict.likely for verdict in verdicts)
     return {
         "rows": len(verdicts),
-        "counts": {name: sum(verdict.label == name for verdict in verdicts) for name in LABELS},
+        "counts": {name: labels[name] for name in LABELS},
         "ambiguous": sum(verdict.ambiguous for verdict in verdicts),
-        "likely": {name: sum(verdict.likely == name for verdict in verdicts) for name in READINGS},
+        "likely": {name: likely[name] for name in READINGS},
         "inferred": sum(verdict.inferred for verdict in verdicts),
     }
 
 
 def _totals(entries: Sequence[JudgedRow]) -> str:
     verdicts = [entry.verdict for entry in entries]
+    counts: dict[str, Counter[str | None]] = {
+        "rows": Counter(verdict.label for verdict in verdicts),
+        "ambiguous": Counter(verdict.label for verdict in verdicts if verdict.ambiguous),
+        "likely": Counter(verdict.likely for verdict in verdicts),
+        "inferred": Counter(verdict.likely for verdict in verdicts if verdict.inferred),
+    }
     rows = []
     for name in LABELS:
-        named = [verdict for verdict in verdicts if verdict.label == name]
-        counts = [str(len(named)), "", "", ""]
-        if name in READINGS:
-            likely = [verdict for verdict in verdicts if verdict.likely == name]
-            inferred = sum(verdict.inferred for verdict in likely)
-            counts[1:] = map(str, (sum(verdict.ambiguous for verdict in named), len(likely), inferred))
-        rows.append([name, *counts, MEANING[name]])
-    totals = [str(sum(int(row[column] or 0) for row in rows)) for column in range(1, 5)]
+        # What is no reading can be neither ambiguous nor likely: its row stays empty there, instead of zeros.
+        shown = [str(count[name]) if name in READINGS or of == "rows" else "" for of, count in counts.items()]
+        rows.append([name, *shown, MEANING[name]])
     undecided = sum(verdict.likely is None and verdict.label != "incomplete" for verdict in verdicts)
+    totals = [str(sum(count[name] for name in LABELS)) for count in counts.values()]
     rows.append(["in total", *totals, f"likely is undecided for {undecided} more" if undecided else ""])
-    headers = ["reading", "rows", "ambiguous", "likely", "inferred", "meaning"]
     note = (
         "A row counts under the first reading that fits; where several fit, it is ambiguous. likely: the only reading "
         "that fits, or else (inferred) the one that fits most rows of the table: the results that a source ran, or "
         "its excerpts of one method."
     )
-    return "\n\n".join([f"{len(entries)} published rows", plain_table(headers, rows, headers[1:5]), paragraph(note)])
+    table = plain_table(["reading", *counts, "meaning"], rows, counts)
+    return "\n\n".join([f"{len(entries)} published rows", table, paragraph(note)])
 
 
 def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
     kept = {source: reading for (source, copied), reading in conventions(ledger_rows()).items() if not copied}
     rows = []
     for group in _grouped(entries, names).values():
-        verdicts = [entry.verdict for entry in group]
-        source = group[0].row["source"] if "source" in names else None
-        counts = {name: str(sum(verdict.label == name for verdict in verdicts) or "") for name in LABELS}
-        own = any(entry.row["kind"] != "excerpted" for entry in group)
-        convention = kept.get(source or "") if own else None
-        if convention:
-            counts[convention] = f"{counts[convention]}*"
-        ambiguous = str(sum(verdict.ambiguous for verdict in verdicts) or "")
-        words = [
-            _short(source, _SOURCE_WIDTH[len(names)]) if source else "",
-            group[0].row["method"] if "method" in names else "",
-        ]
-        rows.append([*words, str(len(group)), *counts.values(), ambiguous])
+        first = group[0].row
+        labels = Counter(entry.verdict.label for entry in group)
+        counts = {name: str(labels[name] or "") for name in LABELS}
+        if "source" in names and any(entry.row["kind"] != "excerpted" for entry in group):
+            convention = kept.get(first["source"])
+            if convention:
+                counts[convention] += "*"
+        source = _short(first["source"], _SOURCE_WIDTH[len(names)]) if "source" in names else ""
+        method = first["method"] if "method" in names else ""
+        ambiguous = str(sum(entry.verdict.ambiguous for entry in group) or "")
+        rows.append([source, method, str(len(group)), *counts.values(), ambiguous])
     headers = ["source", "method", "rows", *LABELS, "ambiguous"]
     text = plain_table(headers, rows, headers[2:])
     note = "* convention of the source: the reading that fits most of the results that it ran itself."
@@ -113,7 +115,6 @@ def _grouped(entries: Sequence[JudgedRow], names: Sequence[str]) -> dict[tuple[s
 
 
 def _short(source: str, width: int) -> str:
-    """Return a source without its brackets, its middle cut out where that is still too long."""
     text = re.sub(r"\s*\([^)]*\)", "", source)
     return text if len(text) <= width else f"{text[: width - 15].rstrip()}…{text[-14:].lstrip()}"
 

@@ -75,13 +75,10 @@ def select(chosen: Filter) -> list[JudgedRow]:
 
 
 def show_text(chosen: Filter) -> str:
-    """Return what is published on a method: old, new and all by setting, with kind, backbone, reading and source.
-
-    Raises as ``select`` does.
-    """
+    """Return what is published on a method by setting, each row with its source. Raises as ``select`` does."""
     entries = _in_order(select(chosen))
     if not entries:
-        return nothing(chosen)
+        return f"The ledger holds no row of {chosen}."
     references, rows = References(), []
     for row, verdict in entries:
         assigned = (row["assignment"] or "").partition(" ")[0]
@@ -96,11 +93,6 @@ def show_text(chosen: Filter) -> str:
 def show_json(chosen: Filter) -> str:
     """Return the rows of ``show_text`` as a JSON list, each with its readings. Raises as ``select`` does."""
     return json.dumps([entry.as_json() for entry in _in_order(select(chosen))], allow_nan=False)
-
-
-def nothing(chosen: Filter) -> str:
-    """Return the line for a filter that leaves no row."""
-    return f"The ledger holds no row of {chosen}."
 
 
 def references_text(references: References) -> str:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from cispbench.reports.plots.heat_map import BLANK, Floats, draw_grid
-from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
+from cispbench.reports.plots.page import COLUMN, FULL, Page, new_page
 from cispbench.reports.plots.subject import ORANGE, VERMILION, Subject
 from cispbench.reports.plots.wording import shorten, thinned
 from cispbench.reports.tables.cells import Cell
@@ -56,11 +56,11 @@ def background_shift(counts: NDArray[np.int64], first: int) -> Shift:
     shares = row_shares(counts)
     old, new = slice(1, first), slice(first, None)
     return Shift(
-        _mean(shares[old, 0]),
-        _mean(shares[old, new].sum(axis=1)),
-        _mean(shares[new, 0]),
-        _mean(shares[new, old].sum(axis=1)),
-        float(shares[0, new].sum()),
+        old_to_background=_mean(shares[old, 0]),
+        old_to_new=_mean(shares[old, new].sum(axis=1)),
+        new_to_background=_mean(shares[new, 0]),
+        new_to_old=_mean(shares[new, old].sum(axis=1)),
+        background_to_new=float(shares[0, new].sum()),
     )
 
 
@@ -75,13 +75,23 @@ def draw_confusion(subject: Subject, cell: Cell, label: str) -> Page:
     blank = np.isnan(shares).all(axis=1)
     words = subject.words(f"Confusion after the last step: {label}", *_caption(counts, first, scored))
     width = COLUMN if count <= _SMALL else FULL
-    page = new_page(width, width * 0.9, words, _legend(scored, bool(blank.any())))
+    legend = [Patch(fill=False, edgecolor=VERMILION, linewidth=1.2, label="old class to background")]
+    if scored:
+        legend.append(Patch(fill=False, edgecolor=ORANGE, linewidth=1.2, label="background to new class"))
+    if blank.any():
+        legend.append(Patch(facecolor=BLANK, label="no ground truth that is scored"))
+    page = new_page(width, width * 0.9, words, legend)
     axes = page.figure.add_subplot()
     norm = PowerNorm(0.5, 0, 100)
     drawn = draw_grid(axes, shares, matplotlib.colormaps["Blues"], norm)
     for row in np.flatnonzero(blank):
         axes.fill_between([0, count], row, row + 1, color=BLANK, linewidth=0)
-    _name_classes(axes, subject.names, width)
+    letters = 5.5  # points
+    shown = thinned(subject.names, width * 0.75 / count, letters)
+    places, names = [place + 0.5 for place, _ in shown], [shorten(name, 0.75, letters) for _, name in shown]
+    axes.set_xticks(places, names, rotation=90, fontsize=letters)
+    axes.set_yticks(places, names, fontsize=letters)
+    axes.set(xlabel="prediction", ylabel="ground truth")
     for step in subject.setting.steps[:-1]:
         edge = subject.setting.num_classes(step.index)
         axes.axhline(edge, color="#888888", linewidth=0.5)
@@ -107,37 +117,21 @@ def _frame(axes: Axes, box: tuple[int, int, int, int], colour: str) -> None:
 
 def _caption(counts: NDArray[np.int64], first: int, scored: bool) -> list[str]:
     shift = background_shift(counts, first)
-    framed = [
+    framed = (
         f"Background shift: of an old class's pixels {_percent(shift.old_to_background)} are predicted as background"
-    ]
+    )
     if scored:
-        framed.append(f"of the background's {_percent(shift.background_to_new)} as a new class")
+        framed += f", of the background's {_percent(shift.background_to_new)} as a new class"
     others = (
         f"Old to new {_percent(shift.old_to_new)}, new to background {_percent(shift.new_to_background)}, new to old "
         f"{_percent(shift.new_to_old)}; means over classes. Grey lines: between steps."
     )
     unscored = "The protocol does not score the background's row." if not scored else ""
-    return [", ".join(framed) + ".", others, unscored]
+    return [f"{framed}.", others, unscored]
 
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f} %"
-
-
-def _legend(scored: bool, blank: bool) -> list[LegendEntry]:
-    framed = [("old class to background", VERMILION), ("background to new class", ORANGE)][: 2 if scored else 1]
-    entries = [LegendEntry(Patch(fill=False, edgecolor=colour, linewidth=1.2), text) for text, colour in framed]
-    return [*entries, LegendEntry(Patch(facecolor=BLANK), "no ground truth that is scored")] if blank else entries
-
-
-def _name_classes(axes: Axes, names: tuple[str, ...], width: float) -> None:
-    size = 5.5
-    shown = thinned(names, width * 0.75 / len(names), size)
-    places = [place + 0.5 for place, _ in shown]
-    texts = [shorten(name, 0.75, size) for _, name in shown]
-    axes.set_xticks(places, texts, rotation=90, fontsize=size)
-    axes.set_yticks(places, texts, fontsize=size)
-    axes.set(xlabel="prediction", ylabel="ground truth")
 
 
 def _mean(values: Floats) -> float:

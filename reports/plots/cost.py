@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from cispbench.reports.plots.page import FULL, LegendEntry, Page, new_page
+from cispbench.reports.plots.page import FULL, Page, new_page
 from cispbench.reports.plots.subject import BLUE, SKY, Subject
 from cispbench.reports.plots.wording import shorten
 from cispbench.reports.tables.cells import Cell, Spread, spread
@@ -37,14 +37,11 @@ def costs(cell: Cell) -> RunCosts:
     """Return the cost of the runs of a cell; a step that several runs share counts whole in each of them."""
     by_run = [{step.step: step.cost for step in run.steps} for run in cell.runs]
     on_device = all(cost.peak_device_bytes is not None for steps in by_run for cost in steps.values())
-    memory = [
-        max(float((cost.peak_device_bytes or 0) if on_device else cost.peak_host_bytes) for cost in steps.values())
-        for steps in by_run
-    ]
+    place = "peak_device_bytes" if on_device else "peak_host_bytes"
     return RunCosts(
         first=spread([steps[0].train_seconds if 0 in steps else 0.0 for steps in by_run]),
         total=spread([sum(cost.train_seconds for cost in steps.values()) for steps in by_run]),
-        memory=spread(memory),
+        memory=spread([max(float(getattr(cost, place)) for cost in steps.values()) for steps in by_run]),
         on_device=on_device,
         parameters=cell.runs[0].facts.model.parameters,
     )
@@ -61,9 +58,9 @@ def draw_cost(subject: Subject) -> Page:
     found = [costs(cell) for cell, _ in kept]
     several = any(len(cell.runs) > 1 for cell, _ in kept)
     mixed = len({cost.on_device for cost in found}) > 1
-    legend = [LegendEntry(Patch(color=_DARK), "step 0"), LegendEntry(Patch(color=_LIGHT), "later steps")]
+    legend = [Patch(color=_DARK, label="step 0"), Patch(color=_LIGHT, label="later steps")]
     if mixed:
-        legend.append(LegendEntry(Patch(color=_HOST), "memory of the host, not of a device"))
+        legend.append(Patch(color=_HOST, label="memory of the host, not of a device"))
     words = subject.words(
         "Cost of a run",
         "Time of training, testing left out; a step shared with other runs counts whole in each."
@@ -109,7 +106,6 @@ def _bars(axes: Axes, title: str, values: Sequence[Spread], unit: float, colours
 
 
 def _machines(kept: Sequence[tuple[Cell, str]]) -> str:
-    """Name the machine; times of different machines do not compare."""
     environments = [run.facts.environment for cell, _ in kept for run in cell.runs]
     names = {str(each.get("device_name") or each.get("cpu") or "a machine unknown") for each in environments}
     if len(names) > 1:

@@ -79,7 +79,7 @@ def plan_pictures(
     pictures = []
     for group, members in by_group(cells(runs)).items():
         for subject in subjects(group, members, protocol):
-            pictures += _of_setting(subject, kinds) + _of_methods(subject, kinds)
+            pictures += [picture for picture in _pictures(subject) if picture.path.name in kinds]
     if not pictures:
         raise StoreError(
             f"none of the {len(runs)} selected runs in {store.path} has what {', '.join(kinds)} would show.",
@@ -88,33 +88,21 @@ def plan_pictures(
     return pictures
 
 
-def _of_setting(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
-    """Return the pictures that hold all methods of a setting."""
-    folder = _folder(subject)
-    draws = {"curves": draw_curves, "scatter": draw_scatter, "cost": draw_cost}
-    shown = {
-        "curves": any(len(common_steps(cell)) > 1 for cell in subject.cells),
-        "scatter": subject.setting.last_step > 0,
-        "cost": any(costly(cell) for cell in subject.cells),
-    }
-    return [Picture(folder / kind, partial(draws[kind], subject)) for kind in draws if kind in kinds and shown[kind]]
-
-
-def _of_methods(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
-    """Return the pictures of one method each."""
-    pictures = []
-    for cell, label in zip(subject.cells, subject.labels, strict=True):
-        folder = _folder(subject) / _name(cell)
-        if "classes" in kinds and len(common_steps(cell)) > 1:
-            pictures.append(Picture(folder / "classes", partial(draw_heat_map, subject, cell, label)))
-        if "confusion" in kinds:
-            pictures.append(Picture(folder / "confusion", partial(draw_confusion, subject, cell, label)))
-    return pictures
-
-
-def _folder(subject: Subject) -> Path:
+def _pictures(subject: Subject) -> Iterator[Picture]:
+    """Return the pictures of a setting: those of all methods, then those of each; the name of a file is its kind."""
     group = subject.group
-    return Path(f"{group.dataset}-{group.kind}-{file_part(group.profile)}", file_part(subject.setting.name))
+    folder = Path(f"{group.dataset}-{group.kind}-{file_part(group.profile)}", file_part(subject.setting.name))
+    if any(len(common_steps(cell)) > 1 for cell in subject.cells):
+        yield Picture(folder / "curves", partial(draw_curves, subject))
+    if subject.setting.last_step > 0:
+        yield Picture(folder / "scatter", partial(draw_scatter, subject))
+    if any(costly(cell) for cell in subject.cells):
+        yield Picture(folder / "cost", partial(draw_cost, subject))
+    for cell, label in zip(subject.cells, subject.labels, strict=True):
+        own = folder / _name(cell)
+        if len(common_steps(cell)) > 1:
+            yield Picture(own / "classes", partial(draw_heat_map, subject, cell, label))
+        yield Picture(own / "confusion", partial(draw_confusion, subject, cell, label))
 
 
 def _name(cell: Cell) -> str:

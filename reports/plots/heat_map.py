@@ -16,8 +16,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from cispbench.reports.plots.page import COLUMN, FULL, LegendEntry, Page, new_page
-from cispbench.reports.plots.subject import VERMILION, Subject, common_steps, scores_after, seeds_text
+from cispbench.reports.plots.page import COLUMN, FULL, Page, new_page
+from cispbench.reports.plots.subject import VERMILION, Subject, common_steps, scores_after
 from cispbench.reports.plots.wording import shorten
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import signed
@@ -46,21 +46,15 @@ class ClassRows:
     steps: tuple[int, ...]
     iou: Floats
 
-    def known(self) -> Floats:
+    def known(self) -> NDArray[np.bool_]:
         """Return whether each class is learnt by each step, bool (classes, steps)."""
-        known: Floats = np.array([[first <= step for step in self.steps] for first in self.learnt], dtype=bool)
-        return known
+        return np.less_equal.outer(self.learnt, self.steps)
 
     def changes(self) -> list[float]:
-        """Return the change of each class's IoU from the first recorded step that knows it to the last step.
-
-        NaN for a class learnt at the last step, and where it is undefined.
-        """
+        """Return each class's change of IoU from its first recorded step to the last one; NaN where it is undefined."""
         first = [next((i for i, step in enumerate(self.steps) if step >= at), -1) for at in self.learnt]
         last = len(self.steps) - 1
-        return [
-            float(row[last] - row[at]) if at < last else math.nan for row, at in zip(self.iou, first, strict=True)
-        ]  # fmt: skip
+        return [float(row[last] - row[at]) if at < last else math.nan for row, at in zip(self.iou, first, strict=True)]
 
 
 def class_rows(cell: Cell, subject: Subject) -> ClassRows:
@@ -84,12 +78,13 @@ def draw_heat_map(subject: Subject, cell: Cell, label: str) -> Page:
     longest = -(-count // parts)
     width = COLUMN if parts == 1 else FULL
     absent = bool((np.isnan(rows.iou) & rows.known()).any())
+    seeds = f"seed {cell.runs[0].facts.seed}" if len(cell.runs) == 1 else f"mean over {len(cell.runs)} seeds"
     words = subject.words(
         f"IoU by class: {label}",
-        f"In percent, {seeds_text(cell)}; classes in order of learning, lines between those of different steps, blank "
+        f"In percent, {seeds}; classes in order of learning, lines between those of different steps, blank "
         f"before a class is learnt. Change: from the step that learnt the class to the last one.",
     )
-    legend = [LegendEntry(Patch(facecolor=BLANK), "no ground truth")] if absent else []
+    legend = [Patch(facecolor=BLANK, label="no ground truth")] if absent else []
     page = new_page(width, longest * _ROW + 0.75, words, legend)
     axes = page.figure.subplots(1, parts, squeeze=False)[0]
     norm = Normalize(0, 100)
@@ -103,10 +98,7 @@ def draw_heat_map(subject: Subject, cell: Cell, label: str) -> Page:
 
 
 def draw_grid(axes: Axes, values: Floats, colours: Colormap, norm: Normalize) -> ScalarMappable:
-    """Draw values (R, C) as cells of side 1, the first row at the top; NaN leaves the page's white.
-
-    Cell (r, c) fills c to c + 1 and r to r + 1.
-    """
+    """Draw values (R, C): cell (r, c) fills c to c + 1 and r to r + 1, the first row at the top; NaN stays white."""
     rows, columns = values.shape
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.tick_params(length=0, pad=2)
@@ -118,9 +110,7 @@ def draw_grid(axes: Axes, values: Floats, colours: Colormap, norm: Normalize) ->
     return axes.imshow(shown, cmap=colours, norm=norm, interpolation="none", extent=extent, aspect="auto")
 
 
-def _part(
-    axes: Axes, rows: ClassRows, shown: range, longest: int, norm: Normalize, room: float
-) -> ScalarMappable:  # fmt: skip
+def _part(axes: Axes, rows: ClassRows, shown: range, longest: int, norm: Normalize, room: float) -> ScalarMappable:
     """Draw the classes of one part; all parts are equally high."""
     iou, steps = rows.iou[shown.start : shown.stop], len(rows.steps)
     drawn = draw_grid(axes, iou, matplotlib.colormaps["viridis"], norm)
@@ -149,7 +139,6 @@ def _part(
 
 
 def _write_row(axes: Axes, row: int, iou: Sequence[float], known: Sequence[bool], numbers: bool) -> None:
-    """Mark the cells of a class without ground truth, and write the numbers of the others."""
     for column, (value, learnt) in enumerate(zip(iou, known, strict=True)):
         if math.isnan(value):
             if learnt:

@@ -42,13 +42,6 @@ _BESIDE = (_HANDLE + 0.6 + _GAP) * _LEGEND / 72  # inches of a legend's entry be
 _FEW = 4  # entries that may stand below each other, however long they are
 
 
-class LegendEntry(NamedTuple):
-    """A line of the legend: an artist that looks like what it explains, and its words."""
-
-    artist: Artist
-    label: str
-
-
 @dataclass(frozen=True)
 class Words:
     """The words around a picture: its title, a line about what it shows, and paragraphs below it."""
@@ -78,18 +71,21 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_page(width: float, height: float, words: Words, legend: Sequence[LegendEntry] = (), gap: float = 0.02) -> Page:
+def new_page(width: float, height: float, words: Words, legend: Sequence[Artist] = (), gap: float = 0.02) -> Page:
     """Return a page ``width`` inches wide with room of ``height`` inches for axes, all other parts in place.
 
-    ``gap``: between axes side by side, as a share of their width. matplotlib's own titles (``suptitle``, ``supxlabel``,
-    a legend ``outside``) would take their room from the axes, and lie on each other at the lower edge.
+    ``legend``: artists that look like what their labels explain; ``gap``: between axes side by side, as a share of
+    their width. matplotlib's own titles (``suptitle``, ``supxlabel``, a legend ``outside``) would take their room from
+    the axes, and lie on each other at the lower edge.
     """
     figure = Figure()
     FigureCanvasAgg(figure)
     room = width - 2 * _PAD
     title, subtitle = wrap(words.title, room, _TITLE, bold=True), wrap(words.subtitle, room, _SMALL)
     caption = [line for part in words.caption for line in wrap(part, room, _SMALL)]
-    labels = _labels(legend, room)
+    # Many entries are cut to what leaves room for two columns.
+    share = room if len(legend) <= _FEW else room / 2
+    labels = [shorten(str(artist.get_label()), share - _BESIDE, _LEGEND) for artist in legend]
     columns = _columns(labels, room)
     rows = -(-len(labels) // columns)
     # The heights of the parts, in inches.
@@ -147,12 +143,6 @@ def _write(figure: Figure, lines: Sequence[str], top: float, size: float, **look
         figure.text(_PAD / width, y, line, fontsize=size, va="top", ha="left", **look)
 
 
-def _labels(legend: Sequence[LegendEntry], room: float) -> list[str]:
-    """Return the words of a legend, cut to what leaves room for two columns where there are many."""
-    share = room if len(legend) <= _FEW else room / 2
-    return [shorten(entry.label, share - _BESIDE, _LEGEND) for entry in legend]
-
-
 def _columns(labels: Sequence[str], room: float) -> int:
     """Return how many columns of a legend fit beside each other: matplotlib has to be told."""
     widths = [text_width(label, _LEGEND) + _BESIDE for label in labels]
@@ -163,12 +153,12 @@ def _columns(labels: Sequence[str], room: float) -> int:
     return 1
 
 
-def _explain(figure: Figure, legend: Sequence[LegendEntry], labels: Sequence[str], columns: int, middle: float) -> None:
+def _explain(figure: Figure, legend: Sequence[Artist], labels: Sequence[str], columns: int, middle: float) -> None:
     # The words are set afterwards: matplotlib leaves out entries whose label starts with an underscore.
     made = figure.legend(
-        [entry.artist for entry in legend], ["x"] * len(legend), loc="center", bbox_to_anchor=(0.5, middle),
-        ncols=columns, frameon=False, fontsize=_LEGEND, handlelength=_HANDLE, columnspacing=_GAP, handletextpad=0.6,
-        borderpad=0, labelspacing=0.35, borderaxespad=0,
+        legend, ["x"] * len(legend), loc="center", bbox_to_anchor=(0.5, middle), ncols=columns, frameon=False,
+        fontsize=_LEGEND, handlelength=_HANDLE, columnspacing=_GAP, handletextpad=0.6, borderpad=0, labelspacing=0.35,
+        borderaxespad=0,
     )  # fmt: skip
     made.set_in_layout(False)
     for text, label in zip(made.get_texts(), labels, strict=True):

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from cispbench.reports.plots.page import COLUMN, FULL, GREY, LegendEntry, Page, Words, new_page
+from cispbench.reports.plots.page import COLUMN, FULL, GREY, Page, Words, new_page
 from cispbench.reports.plots.wording import shorten, text_width
 from cispbench.results.record import StepRecord
 from cispbench.splits.classes import class_names, palette
@@ -55,36 +54,26 @@ def draw_panels(rows: Sequence[PanelRow], records: Sequence[StepRecord], *captio
     cell = (width - side) / len(titles)
     heights = [(cell - _GAP) * row.truth.shape[0] / row.truth.shape[1] for row in rows]
     legend = _legend(rows, setting, records[-1].joint)
-    page = new_page(width, sum(heights) + _GAP * len(rows) + 0.2, _words(records, caption), legend, gap=0.0)
+    page = new_page(width, sum(heights) + _GAP * len(rows) + 0.2, _words(records[-1], caption), legend, gap=0.0)
     grid = page.figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     colours = _colours(setting)
     for row, line, parts in zip(rows, grid, words, strict=True):
         shown = [row.image, *(_painted(mask, colours) for mask in (row.truth, *row.predictions))]
         for axes, pixels in zip(line, shown, strict=True):
             axes.imshow(pixels, interpolation="none")
-            _bare(axes)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, linewidth=0.4, color=GREY)
         line[0].set_ylabel("\n".join(parts), fontsize=_SMALL, labelpad=3, rotation=0, ha="right", va="center")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, pad=2, fontsize=6.5)
     return page
 
 
-def _words(records: Sequence[StepRecord], caption: Sequence[str]) -> Words:
-    last = records[-1]
-    parts = (last.dataset, f"{last.data.kind} data", f"profile {last.profile}", last.model.name, f"seed {last.seed}")
-    after = "" if last.joint else " after each step"
+def _words(last: StepRecord, caption: Sequence[str]) -> Words:
+    title = f"Predictions{'' if last.joint else ' after each step'}: {last.method.name}, {last.setting}"
+    subtitle = f"{last.dataset}, {last.data.kind} data, profile {last.profile}, {last.model.name}, seed {last.seed}"
     brackets = "" if last.joint else "In brackets: the step that learns a class."
-    return Words(
-        f"Predictions{after}: {last.method.name}, {last.setting}",
-        ", ".join(parts),
-        [part for part in (brackets, *caption) if part],
-    )
-
-
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(True)
-    axes.spines[:].set(linewidth=0.4, color=GREY)
+    return Words(title, subtitle, [part for part in (brackets, *caption) if part])
 
 
 def _colours(setting: Setting) -> Pixels:
@@ -105,19 +94,17 @@ def _painted(mask: Pixels, colours: Pixels) -> Pixels:
     return painted
 
 
-def _legend(rows: Sequence[PanelRow], setting: Setting, joint: bool) -> list[LegendEntry]:
-    masks = [mask for row in rows for mask in (row.truth, *row.predictions)]
-    found = sorted({int(index) for mask in masks for index in np.unique(mask)})
+def _legend(rows: Sequence[PanelRow], setting: Setting, joint: bool) -> list[Patch]:
+    found = {int(index) for row in rows for mask in (row.truth, *row.predictions) for index in np.unique(mask)}
     names, colours = class_names(setting.dataset), _colours(setting)
     learnt = (0, *(step.index for step in setting.steps for _ in step.classes))
     entries = []
-    for index in found:
+    for index in sorted(found):
         if index == VOID:
-            patch = Patch(facecolor="white", edgecolor=GREY, hatch="//////", linewidth=0.4)
-            entries.append(LegendEntry(patch, "void"))
+            entries.append(Patch(facecolor="white", edgecolor=GREY, hatch="//////", linewidth=0.4, label="void"))
             continue
         name = names[setting.learning_order[index]]
         label = name if joint or index == 0 else f"{name} ({learnt[index]})"
         colour = tuple(channel / 255 for channel in colours[index].tolist())
-        entries.append(LegendEntry(Patch(facecolor=colour, edgecolor=GREY, linewidth=0.4), label))
+        entries.append(Patch(facecolor=colour, edgecolor=GREY, linewidth=0.4, label=label))
     return entries

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from cispbench.reports.plots.page import COLUMN, GREY, LegendEntry, Page, new_page
+from cispbench.reports.plots.page import COLUMN, GREY, Page, new_page
 from cispbench.reports.plots.subject import Subject
 from cispbench.results.scores import harmonic_mean
 
@@ -21,7 +21,7 @@ _LEAST = 20.0  # points that an axis spans
 
 def draw_scatter(subject: Subject) -> Page:
     """Draw old against new mIoU after the last step: one large mark per method, a small one per seed."""
-    entries = [LegendEntry(subject.styles[label].mark(), label) for label in subject.labels]
+    entries = [subject.styles[label].sample(label, line=False) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     words = subject.words(
         "Old against new classes",
@@ -61,7 +61,6 @@ def limits(values: Sequence[float]) -> Limits:
 
 
 def _ticks(span: Limits) -> list[float]:
-    """Return round numbers of a range, none of them below 0 or above 100."""
     places = MaxNLocator(7, steps=[1, 2, 5, 10], integer=True).tick_values(*span)
     return [float(place) for place in places if max(0.0, span[0]) <= place <= min(100.0, span[1])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Literal, NamedTuple
 
 from matplotlib.lines import Line2D
@@ -29,13 +30,10 @@ class Style(NamedTuple):
     marker: str
     dash: Literal["-", "--", "-.", ":"]
 
-    def line(self) -> Line2D:
-        """Return a line that shows it in a legend."""
-        return Line2D([], [], color=self.colour, marker=self.marker, linestyle=self.dash)
-
-    def mark(self) -> Line2D:
-        """Return a marker that shows it in a legend."""
-        return Line2D([], [], color=self.colour, marker=self.marker, linestyle="none")
+    def sample(self, label: str, line: bool) -> Line2D:
+        """Return what shows it in a legend: its marker, on a line or alone."""
+        dash = self.dash if line else "none"
+        return Line2D([], [], color=self.colour, marker=self.marker, linestyle=dash, label=label)
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,9 @@ def subjects(group: Group, cells: Sequence[Cell], protocol: str) -> list[Subject
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
     """Return a look for each label: 42 differ in colour or marker, and more of them in their dashes."""
-    return {
-        label: Style(
-            _COLOURS[place % len(_COLOURS)],
-            _MARKERS[place % len(_MARKERS)],
-            _DASHES[place // len(_COLOURS) % len(_DASHES)],
-        )
-        for place, label in enumerate(labels)
-    }
+    dashes = (dash for dash in cycle(_DASHES) for _ in _COLOURS)  # the next one once all colours are used
+    looks = zip(labels, cycle(_COLOURS), cycle(_MARKERS), dashes, strict=False)
+    return {label: Style(colour, marker, dash) for label, colour, marker, dash in looks}
 
 
 def common_steps(cell: Cell) -> list[int]:
@@ -104,12 +97,6 @@ def common_steps(cell: Cell) -> list[int]:
 def scores_after(cell: Cell, step: int) -> list[Scores]:
     """Return the scores of every run of a cell after a recorded step, by seed."""
     return [next(found.scores for found in run.steps if found.step == step) for run in cell.runs]
-
-
-def seeds_text(cell: Cell) -> str:
-    """Return ``seed 0``, or ``mean over 3 seeds``."""
-    runs = cell.runs
-    return f"seed {runs[0].facts.seed}" if len(runs) == 1 else f"mean over {len(runs)} seeds"
 
 
 def _labels(cells: Sequence[Cell]) -> dict[int, str]:

@@ -53,10 +53,7 @@ def shorten(text: str, room: float, size: float) -> str:
 
 
 def thinned(names: Sequence[str], room: float, size: float) -> list[tuple[int, str]]:
-    """Return the names that can stand ``room`` inches apart without touching, with their positions.
-
-    All of them where there is room for letters of ``size`` points, else every second, every third and so on.
-    """
+    """Return names for places ``room`` inches apart, with their positions: every nth, so that none touch."""
     every = max(1, -int(-size * 1.15 / 72 // room))
     return list(enumerate(names))[::every]
 

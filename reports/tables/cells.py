@@ -81,11 +81,6 @@ class Cell:
         """Whether it competes for the best of a column."""
         return self.trained_here and not self.joint
 
-    @property
-    def comparable(self) -> bool:
-        """Whether it may stand beside published numbers: full data, the profile of the papers."""
-        return self.group.comparable
-
 
 Grouped = TypeVar("Grouped", Cell, Run)
 
@@ -103,7 +98,11 @@ def cells(runs: Iterable[Run]) -> list[Cell]:
         variant = "" if digest == usual.setdefault((key, run.facts.setting), digest) else digest
         found[key._replace(variant=variant), run.facts.setting].append(run)
     order = setting_order(setting for _, setting in found)
-    made = [_cell(key, setting, members) for (key, setting), members in found.items()]
+    made = []
+    for (key, setting), members in found.items():
+        kept = sorted(latest(members), key=lambda run: run.facts.seed)
+        numbers = {name: spread([run.number(name) for run in kept]) for name in NUMBERS}
+        made.append(Cell(key, setting, tuple(kept), numbers, superseded=len(members) - len(kept)))
     return sorted(made, key=lambda cell: (cell.group, cell.key[6:], order[cell.setting]))
 
 
@@ -113,10 +112,10 @@ def latest(runs: Iterable[Run]) -> list[Run]:
     A submitted or imported run never supersedes a run that was trained here.
     """
     kept: dict[tuple[object, ...], Run] = {}
-    parts: dict[tuple[object, ...], int] = {}
+    parts: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        parts.setdefault(_part(run), len(parts))
-    for run in sorted(runs, key=lambda run: (parts[_part(run)], run.age)):
+        parts[run.group, run.facts.origin, run.imported].append(run)
+    for run in (run for part in parts.values() for run in sorted(part, key=lambda run: run.age)):
         kept[_key(run), run.facts.setting, run.facts.seed, _digest(run)] = run
     return list(kept.values())
 
@@ -147,10 +146,6 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1)), known)
 
 
-def _part(run: Run) -> tuple[object, ...]:
-    return run.group, run.facts.origin, run.imported
-
-
 def _digest(run: Run) -> str:
     """Return a short digest of what a person can change about a run besides its seed."""
     facts = run.facts
@@ -165,9 +160,3 @@ def _key(run: Run) -> CellKey:
         facts.dataset, facts.scenario, facts.task, facts.order, facts.data.kind, facts.profile,
         facts.method.name, facts.model.name, "", facts.origin, run.imported,
     )  # fmt: skip
-
-
-def _cell(key: CellKey, setting: str, members: Sequence[Run]) -> Cell:
-    kept = sorted(latest(members), key=lambda run: run.facts.seed)
-    numbers = {name: spread([run.number(name) for run in kept]) for name in NUMBERS}
-    return Cell(key, setting, tuple(kept), numbers, len(members) - len(kept))

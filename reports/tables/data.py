@@ -9,7 +9,7 @@ from typing import Any
 
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import json_number
-from cispbench.reports.tables.published import Published, closest, printed_range, published
+from cispbench.reports.tables.published import closest, is_inferred, printed_range, published
 from cispbench.reports.tables.runs import NUMBERS, SCORES, Run, run_json, scores_json
 from cispbench.results.continual import METRICS
 
@@ -29,7 +29,16 @@ def cell_data(cell: Cell) -> dict[str, Any]:
         }
         for run in cell.runs
     ]  # fmt: skip
-    return {**_cell_numbers(cell), "runs": runs, "published": [_published_data(entry) for entry in published(cell)]}
+    rows = []
+    for entry in published(cell):
+        row, verdict = entry.row, entry.verdict
+        rows.append({
+            **{name: row[name] for name in ("method", "backbone", *SCORES, "kind", "source", "note", "assignment")},
+            "same_backbone": entry.same_backbone, "setting_inferred": is_inferred(row),
+            "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
+            "likely_inferred": verdict.inferred, "differences": dict(entry.differences),
+        })  # fmt: skip
+    return {**_cell_numbers(cell), "runs": runs, "published": rows}
 
 
 def run_data(run: Run) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _cell_numbers(cell: Cell) -> dict[str, Any]:
         **{"data" if name == "kind" else name: value for name, value in key.items()},
         "setting": cell.setting, "joint": cell.joint, "protocol": cell.runs[0].protocol,
         "seeds": len(cell.runs), "seed": only and only.seed, "run_key": only and only.run_key,
-        "superseded": cell.superseded, "comparable": cell.comparable,
+        "superseded": cell.superseded, "comparable": cell.group.comparable,
         **{name: json_number(cell.numbers[name].mean) for name in NUMBERS},
         **{f"{name}_std": json_number(cell.numbers[name].std) for name in NUMBERS},
     }  # fmt: skip
@@ -93,13 +102,3 @@ def _field(value: Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _published_data(entry: Published) -> dict[str, Any]:
-    row, verdict = entry.row, entry.verdict
-    return {
-        **{name: row[name] for name in ("method", "backbone", *SCORES, "kind", "source", "note", "assignment")},
-        "same_backbone": entry.same_backbone, "setting_inferred": entry.setting_inferred,
-        "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
-        "likely_inferred": verdict.inferred, "differences": dict(entry.differences),
-    }  # fmt: skip

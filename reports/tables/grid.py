@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cispbench.reports.tables.cells import Cell, by_group
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.numbers import LOWER_IS_BETTER, mean_text, number_text, ranks, signed
-from cispbench.reports.tables.published import (
-    Published,
-    References,
-    closest,
-    printed_range,
-    printed_texts,
-    published,
-)
+from cispbench.reports.tables.published import Published, closest, printed_range, published_section
 from cispbench.reports.tables.runs import NUMBERS, SCORES, Group, Run, setting_order
 from cispbench.results.continual import METRICS
 from cispbench.splits.errors import UsageError, nearest
@@ -63,85 +56,74 @@ def table_options(
     return TableOptions((*names[:end], *added, *names[end:]), decimals, published)
 
 
-class _RowLabel(NamedTuple):
-    """What stands at the left of a row; upper bounds come last."""
-
-    joint: bool
-    method: str
-    model: str
-    remark: str
-
-
 def sections(cells: Sequence[Cell], protocol: str, options: TableOptions) -> list[Section]:
     """Return a section for each kind of data, profile and data set, and one of published rows where asked for."""
     found = []
     for group, members in by_group(cells).items():
         found.append(_section(group, members, protocol, options))
         if options.published:
-            found += _published_section(group, members, options.decimals)
+            found += published_section(members, options.decimals)
     return found
 
 
 def run_sections(runs: Sequence[Run], protocol: str, options: TableOptions) -> list[Section]:
     """Return a section for each kind of data, profile and data set, with one row per run."""
-    return [_run_section(group, members, protocol, options) for group, members in by_group(runs).items()]
+    names = [name for name in options.columns if name != SEEDS]
+    columns = [Column(name) for name in ("setting", "method", "model", "seed", "run", "origin")]
+    columns += [Column(TITLES.get(name, name), right=True) for name in names]
+    intro = f"mIoU in percent after the last step, protocol {protocol}; one run per row."
+    order = setting_order(run.facts.setting for run in runs)
+    found = []
+    for group, members in by_group(runs).items():
+        rows = []
+        for run in sorted(members, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed)):
+            facts = run.facts
+            words = [facts.setting, facts.method.name, facts.model.name, str(facts.seed), facts.run_key[:10]]
+            numbers = [number_text(run.number(name), options.decimals) for name in names]
+            rows.append(plain([*words, facts.origin, *numbers]))
+        found.append(Section(_heading(group), intro, Table(columns, rows), group.warnings))
+    return found
 
 
 def _section(group: Group, members: Sequence[Cell], protocol: str, options: TableOptions) -> Section:
-    placed = {(_row_label(cell), cell.setting): cell for cell in members}
-    labels = sorted({label for label, _ in placed})
-    texts = [plain([label.method + (f" ({label.remark})" if label.remark else ""), label.model]) for label in labels]
+    found: dict[tuple[bool, str, str, str], dict[str, Cell]] = defaultdict(dict)
+    for cell in members:
+        found[cell.joint, cell.key.method, cell.key.model, cell.key.remark()][cell.setting] = cell
+    labels = sorted(found)  # upper bounds come last
+    texts = [plain([f"{method} ({remark})" if remark else method, model]) for _, method, model, remark in labels]
     columns = [Column("method"), Column("model")]
     for setting in setting_order(cell.setting for cell in members):
-        column = [placed.get((label, setting)) for label in labels]
+        column = [found[label].get(setting) for label in labels]
         for name in options.columns:
             columns.append(Column(TITLES.get(name, name), setting, right=True))
             for row, text in zip(texts, _column(column, name, options), strict=True):
                 row.append(text)
-    bounds = [index for index, label in enumerate(labels) if label.joint and index and not labels[index - 1].joint]
+    first_bound = sum(not joint for joint, *_ in labels)
+    rules = {first_bound} if 0 < first_bound < len(labels) else ()
     return Section(
         _heading(group),
         f"mIoU in percent after the last step, protocol {protocol}; mean ± standard deviation over seeds.",
-        Table(columns, texts, frozenset(bounds)),
+        Table(columns, texts, frozenset(rules)),
         _notes(group, members, options),
     )
-
-
-def _run_section(group: Group, runs: Sequence[Run], protocol: str, options: TableOptions) -> Section:
-    names = [name for name in options.columns if name != SEEDS]
-    columns = [Column(name) for name in ("setting", "method", "model", "seed", "run", "origin")]
-    columns += [Column(TITLES.get(name, name), right=True) for name in names]
-    order = setting_order(run.facts.setting for run in runs)
-    rows = []
-    for run in sorted(runs, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed)):
-        facts = run.facts
-        words = [facts.setting, facts.method.name, facts.model.name, str(facts.seed), facts.run_key[:10], facts.origin]
-        rows.append(plain([*words, *(number_text(run.number(name), options.decimals) for name in names)]))
-    intro = f"mIoU in percent after the last step, protocol {protocol}; one run per row."
-    return Section(_heading(group), intro, Table(columns, rows), group.warnings)
 
 
 def _heading(group: Group) -> str:
     return f"{group.dataset}, {group.kind} data, profile {group.profile}"
 
 
-def _row_label(cell: Cell) -> _RowLabel:
-    return _RowLabel(cell.joint, cell.key.method, cell.key.model, cell.key.remark())
-
-
 def _column(column: Sequence[Cell | None], name: str, options: TableOptions) -> list[Text]:
     if name == SEEDS:
         return [Text(str(len(cell.runs)) if cell else "") for cell in column]
     competing = [cell.numbers[name].mean if cell is not None and cell.ranked else None for cell in column]
+    texts = []
     found = ranks(competing, options.decimals, lower=name in LOWER_IS_BETTER)
-    return [Text(_number(cell, name, options) if cell else "", rank) for cell, rank in zip(column, found, strict=True)]
-
-
-def _number(cell: Cell, name: str, options: TableOptions) -> str:
-    text = mean_text(cell.numbers[name].mean, cell.numbers[name].std, options.decimals)
-    if name in SCORES and options.published is not False:
-        text += _bracket(closest(cell), name, options)
-    return text
+    for cell, rank in zip(column, found, strict=True):
+        text = mean_text(cell.numbers[name].mean, cell.numbers[name].std, options.decimals) if cell else ""
+        if cell and name in SCORES and options.published is not False:
+            text += _bracket(closest(cell), name, options)
+        texts.append(Text(text, rank))
+    return texts
 
 
 def _bracket(rows: Sequence[Published], name: str, options: TableOptions) -> str:
@@ -183,35 +165,3 @@ def _notes(group: Group, members: Sequence[Cell], options: TableOptions) -> list
             "setting, model and data, or the record of a step is missing."
         )
     return notes
-
-
-def _published_section(group: Group, members: Sequence[Cell], decimals: int) -> list[Section]:
-    found = [(cell, entry) for cell in members for entry in published(cell)]
-    if not found:
-        return []
-    references = References()
-    columns = [Column(name) for name in ("setting", "method", "model")]
-    columns += [Column(name, "published", right=True) for name in SCORES]
-    columns += [Column(name, "measured - published", right=True) for name in SCORES]
-    columns += [Column(name) for name in ("kind", "backbone", "reading", "source")]
-    rows = [plain([*_published_row(cell, entry, decimals), references.mark_source(entry.row)]) for cell, entry in found]
-    return [
-        Section(
-            f"{group.dataset}: published rows of the methods measured",
-            "As printed, in percent; reading: where background counts (?: inferred from its table).",
-            Table(columns, rows),
-            [f"[{number}] {source}." for source, number in references.numbers.items()],
-        )
-    ]
-
-
-def _published_row(cell: Cell, entry: Published, decimals: int) -> list[str]:
-    row, verdict = entry.row, entry.verdict
-    likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
-    return [
-        cell.setting, cell.key.method, cell.key.model,
-        *printed_texts(row),
-        *("-" if value is None else signed(value, decimals) for value in map(entry.differences.get, SCORES)),
-        row["kind"] + (" (setting inferred)" if entry.setting_inferred else ""),
-        row["backbone"] + ("" if entry.same_backbone else " (another)"), likely,
-    ]  # fmt: skip

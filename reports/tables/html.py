@@ -10,10 +10,7 @@ from cispbench.reports.tables.layout import Section, one_line
 
 
 def load_template(name: str) -> Template:
-    """Return a template of ``reports/templates``, which escapes all that it is given; a missing value is an error.
-
-    Its filter ``line`` makes a text one printable line.
-    """
+    """Return a template of ``reports/templates``: it escapes all values, a missing one is an error."""
     found = Environment(
         loader=PackageLoader("cispbench.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

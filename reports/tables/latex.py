@@ -44,7 +44,18 @@ def escape_latex(text: str) -> str:
 
 def render_latex(sections: Sequence[Section]) -> str:
     """Return sections as table environments: the best of a column bold, the second underlined."""
-    return "\n".join([*_HEAD, *("\n" + _section(section) for section in sections)])
+    lines = list(_HEAD)
+    for section in sections:
+        lines += [
+            "",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
+            *(f"  {line}" for line in _tabular(section.table)),
+            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in section.all_notes),
+            r"\end{table}",
+        ]
+    return "\n".join(lines)
 
 
 def _character(character: str) -> str:
@@ -58,23 +69,10 @@ def _character(character: str) -> str:
     return f"U+{ord(character):04X}"
 
 
-def _section(section: Section) -> str:
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
-            *(f"  {line}" for line in _tabular(section.table)),
-            *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in section.all_notes),
-            r"\end{table}",
-        ]
-    )
-
-
 def _tabular(table: Table) -> list[str]:
     shape = "".join("r" if column.right else "l" for column in table.columns)
-    lines = [rf"\begin{{tabular}}{{{shape}}}", r"  \toprule"]
-    lines += [*_headings(table), _row(plain([column.name for column in table.columns])), r"  \midrule"]
+    names = _row(plain([column.name for column in table.columns]))
+    lines = [rf"\begin{{tabular}}{{{shape}}}", r"  \toprule", *_headings(table), names, r"  \midrule"]
     for index, row in enumerate(table.rows):
         lines += [r"  \midrule"] if index in table.rules else []
         lines.append(_row(row))

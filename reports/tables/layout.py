@@ -17,10 +17,7 @@ class Text(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column's ``name``; ``over``: the heading that it shares with its neighbours (the setting, for example).
-
-    ``right``: whether its texts are aligned to the right, as numbers are.
-    """
+    """A column: its name, the heading ``over`` it that neighbours share, and whether it is aligned to the right."""
 
     name: str
     over: str = ""
@@ -34,11 +31,6 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Text]]
     rules: frozenset[int] = frozenset()
-
-    @property
-    def ranked(self) -> bool:
-        """Whether any text is marked as best or second."""
-        return any(text.rank for row in self.rows for text in row)
 
     @property
     def spans(self) -> list[tuple[str, int]]:
@@ -60,7 +52,8 @@ class Section:
     @property
     def all_notes(self) -> list[str]:
         """The notes, and what the marks of best and second mean if there are any."""
-        return [*self.notes, *(["Bold: the best of a column; underlined: the second."] if self.table.ranked else [])]
+        ranked = any(text.rank for row in self.table.rows for text in row)
+        return [*self.notes, *(["Bold: the best of a column; underlined: the second."] if ranked else [])]
 
 
 def plain(texts: Sequence[str]) -> list[Text]:

@@ -21,23 +21,19 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def escape(text: str) -> str:
-    """Return a text as one line in which Markdown finds no markup and no border of a table.
-
-    tabulate does not escape anything: a ``|`` in a name would break its table.
-    """
+    """Return a text as one line without markup or a table's border (``|``); tabulate itself escapes nothing."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def render_markdown(sections: Sequence[Section]) -> str:
     """Return sections as Markdown: the best of a column bold, the second underlined."""
-    return "\n\n".join(_section(section) for section in sections)
-
-
-def _section(section: Section) -> str:
-    headers = [escape(f"{column.over} {column.name}".strip()) for column in section.table.columns]
-    rows = [[_RANKED[rank].format(escape(text)) for text, rank in row] for row in section.table.rows]
-    parts = [f"### {escape(section.heading)}", escape(section.intro), _table(headers, rows)]
-    return "\n\n".join([*parts, *map(escape, section.all_notes)])
+    parts = []
+    for section in sections:
+        headers = [escape(f"{column.over} {column.name}".strip()) for column in section.table.columns]
+        rows = [[_RANKED[rank].format(escape(text)) for text, rank in row] for row in section.table.rows]
+        parts += [f"### {escape(section.heading)}", escape(section.intro), _table(headers, rows)]
+        parts += map(escape, section.all_notes)
+    return "\n\n".join(parts)
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

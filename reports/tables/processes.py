@@ -65,13 +65,13 @@ def _begin() -> None:
     """Prepare a worker: it ignores Ctrl-C, which its parent handles, and ends when its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
 
+    def end_after_parent() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
 
-def _end_after(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    threading.Thread(target=end_after_parent, daemon=True).start()
 
 
 def _cores() -> int:
@@ -79,8 +79,6 @@ def _cores() -> int:
 
 
 def _may_fork() -> bool:
-    """Say whether this process may be copied: a copy would wait forever for a lock that another thread holds.
-
-    torch starts threads that Python does not count.
-    """
+    """Say whether this process may be copied: a copy would wait forever for a lock that another thread holds."""
+    # torch starts threads that Python does not count.
     return threading.active_count() == 1 and "torch" not in sys.modules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from cispbench.reports.tables.cells import by_group, cells, latest
@@ -13,7 +13,6 @@ from cispbench.reports.tables.runs import SCORES, Run, Selection, run_json, scor
 from cispbench.reports.tables.scoring import load_runs, scores_under
 from cispbench.results.protocols import Protocol, load_protocol, protocol_names
 from cispbench.results.record_fields import StepFacts
-from cispbench.results.scores import Scores
 from cispbench.results.store import Store
 
 _SCORED = ("absent", "forgotten", "background", "future", "void")
@@ -51,9 +50,10 @@ def protocols_json(store: Store, selection: Selection | None = None) -> str:
     protocols = [load_protocol(name) for name in protocol_names()]
     runs = []
     for run in latest(load_runs(store, selection=selection)):
+        scores = scores_under(run, protocol_names())
         scored = {
-            protocol.name: {**scores_json(scores), "unmet": list(unmet(run.facts, protocol))}
-            for protocol, scores in _scored(run, protocols)
+            protocol.name: {**scores_json(scores[protocol.name]), "unmet": list(unmet(run.facts, protocol))}
+            for protocol in protocols
         }
         runs.append({**run_json(run.facts), "tested_on": list(_evaluation(run.facts)), "protocols": scored})
     return json.dumps({"runs": runs, "protocols": [asdict(protocol) for protocol in protocols]}, allow_nan=False)
@@ -83,17 +83,14 @@ def _view(resize_short: int | None, crop: int | None) -> str:
 
 def _run_text(run: Run, variant: str, protocols: Sequence[Protocol]) -> str:
     facts, rows = run.facts, []
-    for protocol, scores in _scored(run, protocols):
-        numbers = [number_text(getattr(scores, name), 2) for name in SCORES]
+    scores = scores_under(run, [protocol.name for protocol in protocols])
+    for protocol in protocols:
+        numbers = [number_text(getattr(scores[protocol.name], name), 2) for name in SCORES]
         rows.append([protocol.name, *numbers, ", ".join(unmet(facts, protocol)) or "-"])
     name = f"{facts.method.name} on {facts.setting}{f' (variant {variant})' if variant else ''}"
     about = f"{escape(facts.model.name)}, seed {facts.seed}, run {facts.run_key[:10]}"
     table = markdown_table(["protocol", *SCORES, "asked for, not met"], rows)
     return f"### {escape(name)}\n\n{about}; tested on: {', '.join(_evaluation(facts))}.\n\n{table}"
-
-
-def _scored(run: Run, protocols: Sequence[Protocol]) -> Iterator[tuple[Protocol, Scores]]:
-    return zip(protocols, scores_under(run, [protocol.name for protocol in protocols]), strict=True)
 
 
 def _switches_text(protocols: Sequence[Protocol]) -> str:
@@ -104,18 +101,12 @@ def _switches_text(protocols: Sequence[Protocol]) -> str:
     table = markdown_table(
         ["protocol", *differing], [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
     )
-    return "\n".join(
-        [
-            "## Switches in which the protocols differ",
-            "",
-            table,
-            "",
-            f"Applied to the stored confusion matrix: {', '.join(applied)}.",
-            "future changes nothing after the last step, and void nothing but label 0 of ADE20K.",
-            "",
-            f"WARNING: decided when the images were tested, and not changed here: {', '.join(fixed)}.",
-            "Where something a protocol asks for is not met, its numbers are not those its paper's code would give.",
-        ]
+    return (
+        f"## Switches in which the protocols differ\n\n{table}\n\n"
+        f"Applied to the stored confusion matrix: {', '.join(applied)}.\n"
+        "future changes nothing after the last step, and void nothing but label 0 of ADE20K.\n\n"
+        f"WARNING: decided when the images were tested, and not changed here: {', '.join(fixed)}.\n"
+        "Where something a protocol asks for is not met, its numbers are not those its paper's code would give."
     )
 
 
@@ -123,12 +114,8 @@ def switches(protocol: Protocol) -> dict[str, str]:
     """Return the switches of a protocol by name, in few words."""
     background = {(False, False): "in neither", (False, True): "in all", (True, True): "in old and all"}
     return {
-        "absent": protocol.absent,
-        "forgotten": protocol.forgotten,
+        "absent": protocol.absent, "forgotten": protocol.forgotten,
         "background": background.get((protocol.background_in_old, protocol.background_in_all), "in old"),
-        "future": protocol.future,
-        "void": protocol.void,
-        "images": protocol.images,
-        "view": _view(protocol.size or None, protocol.size or None),
-        "checkpoint": protocol.checkpoint,
-    }
+        "future": protocol.future, "void": protocol.void, "images": protocol.images,
+        "view": _view(protocol.size or None, protocol.size or None), "checkpoint": protocol.checkpoint,
+    }  # fmt: skip

@@ -10,6 +10,8 @@ from itertools import combinations
 from typing import Any
 
 from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.layout import Column, Section, Table, plain
+from cispbench.reports.tables.numbers import signed
 from cispbench.reports.tables.runs import SCORES
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
@@ -17,17 +19,14 @@ from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
 
 @dataclass(frozen=True)
 class Published:
-    """A published row of a cell's method and setting.
+    """A published row of a cell's method and setting, as the ledger holds it, with its verdict.
 
-    ``row``: as the ledger holds it (``kind`` is reported, excerpted or reproduced); ``verdict``: over which classes its
-    numbers can be means (``likely``, with ``inferred``, where its own arithmetic leaves a choice);
-    ``setting_inferred``: its source does not print setting and number together; ``same_backbone``: by the names;
-    ``differences``: measured mean minus printed number by old, new and all, None where either is missing.
+    ``same_backbone``: by the names; ``differences``: measured mean minus printed number by old, new and all, None where
+    either is missing.
     """
 
     row: Mapping[str, Any]
     verdict: Verdict
-    setting_inferred: bool
     same_backbone: bool
     differences: Mapping[str, float | None]
 
@@ -52,12 +51,18 @@ class References:
 def published(cell: Cell) -> list[Published]:
     """Return the published rows of a cell's method and setting: same backbone first, then by how direct they are.
 
-    None for a cell that may not stand beside papers (mini or synthetic data, another profile).
-    Raises StoreError on a broken ledger.
+    Empty for mini and synthetic data and other profiles than the papers'. Raises StoreError on a broken ledger.
     """
-    if not cell.comparable:
+    if not cell.group.comparable:
         return []
-    found = [_beside(cell, row) for row in reported_rows(cell.setting, cell.key.method)]
+    found = []
+    for row in reported_rows(cell.setting, cell.key.method):
+        differences = {}
+        for name in SCORES:
+            measured, printed = cell.numbers[name].mean, row[name]
+            differences[name] = None if printed is None or math.isnan(measured) else measured - printed
+        same = same_backbone(cell.key.model, row["backbone"])
+        found.append(Published(row, verdicts()[tuple(row.values())], same, differences))
     return sorted(found, key=lambda entry: (not entry.same_backbone, KINDS.index(entry.row["kind"])))
 
 
@@ -78,6 +83,35 @@ def printed_texts(row: Mapping[str, Any]) -> list[str]:
     return ["-" if row[name] is None else str(row[name]) for name in SCORES]
 
 
+def published_section(cells: Sequence[Cell], decimals: int) -> list[Section]:
+    """Return a section of all published rows of a group's cells, none if there are no rows."""
+    references, rows = References(), []
+    found = [(cell, entry) for cell in cells for entry in published(cell)]
+    for cell, entry in found:
+        row, verdict = entry.row, entry.verdict
+        differences = [entry.differences[name] for name in SCORES]
+        likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
+        texts = [
+            cell.setting, cell.key.method, cell.key.model,
+            *printed_texts(row),
+            *("-" if value is None else signed(value, decimals) for value in differences),
+            row["kind"] + (" (setting inferred)" if is_inferred(row) else ""),
+            row["backbone"] + ("" if entry.same_backbone else " (another)"),
+            likely, references.mark_source(row),
+        ]  # fmt: skip
+        rows.append(plain(texts))
+    columns = [Column(name) for name in ("setting", "method", "model")]
+    columns += [Column(name, over, right=True) for over in ("published", "measured - published") for name in SCORES]
+    columns += [Column(name) for name in ("kind", "backbone", "reading", "source")]
+    section = Section(
+        f"{cells[0].group.dataset}: published rows of the methods measured",
+        "As printed, in percent; reading: where background counts (?: inferred from its table).",
+        Table(columns, rows),
+        [f"[{number}] {source}." for source, number in references.numbers.items()],
+    )
+    return [section] if rows else []
+
+
 def same_backbone(model: str, backbone: str) -> bool:
     """Say whether every word of a published backbone is found in the model's name, as one part or several in a row.
 
@@ -93,16 +127,6 @@ def same_backbone(model: str, backbone: str) -> bool:
 def is_inferred(row: Mapping[str, Any]) -> bool:
     """Say whether a row's setting is inferred: its source does not print the number together with its setting."""
     return (row["assignment"] or "").startswith("inferred")
-
-
-def _beside(cell: Cell, row: dict[str, Any]) -> Published:
-    verdict = verdicts()[tuple(row.values())]
-    differences = {name: _difference(cell.numbers[name].mean, row[name]) for name in SCORES}
-    return Published(row, verdict, is_inferred(row), same_backbone(cell.key.model, row["backbone"]), differences)
-
-
-def _difference(measured: float, printed: float | None) -> float | None:
-    return None if printed is None or math.isnan(measured) else measured - printed
 
 
 @cache

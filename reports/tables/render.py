@@ -15,7 +15,7 @@ from cispbench.reports.tables.latex import render_latex
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import printed_texts
-from cispbench.reports.tables.runs import SCORES, Selection, comparable, comparison_warning, score_record
+from cispbench.reports.tables.runs import SCORES, Group, Selection, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal
 from cispbench.results.atomic import write_atomic
@@ -33,10 +33,7 @@ _SOURCE_WIDTH = 60
 
 
 def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
-    """Return one run's scores after its last recorded step, above the published rows of its method and setting.
-
-    Raises StoreError if there is no record or if they belong to more than one run.
-    """
+    """Return a run's last scores above the published rows of its method and setting; not one run: StoreError."""
     if len({record.run_key for record in records}) != 1:
         raise StoreError(f"a run's table needs the records of one run, not of {len({r.run_key for r in records})}.")
     last = max(records, key=lambda record: record.step)
@@ -47,7 +44,10 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
     ]  # fmt: skip
     published = reported_rows(last.setting, last.method.name)
     for row in published:
-        rows.append([row["method"], *printed_texts(row), row["kind"], row["backbone"], _short(row["source"])])
+        source = row["source"]
+        if len(source) > _SOURCE_WIDTH:
+            source = source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"
+        rows.append([row["method"], *printed_texts(row), row["kind"], row["backbone"], source])
     lines = [
         f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",
@@ -56,8 +56,8 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
     ]
     if not published:
         lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
-    if not comparable(last.data.kind, last.profile):
-        lines += ["", comparison_warning(last.data.kind, last.profile)]
+    for warning in Group(last.data.kind, last.profile, last.dataset).warnings:
+        lines += ["", warning]
     return "\n".join(lines)
 
 
@@ -72,15 +72,9 @@ def step_line(record: StepRecord, protocol: str = "strict") -> str:
 
 
 def render_store(
-    store: Store,
-    form: str,
-    protocol: str = "strict",
-    selection: Selection | None = None,
-    *,
-    options: TableOptions | None = None,
-    each: bool = False,
-    marked: bool = False,
-) -> str:
+    store: Store, form: str, protocol: str = "strict", selection: Selection | None = None, *,
+    options: TableOptions | None = None, each: bool = False, marked: bool = False,
+) -> str:  # fmt: skip
     """Return the selected finished runs of a store in one of ``FORMATS``, one row for all seeds.
 
     ``options``: which columns, decimals and published numbers the formats for people show (JSON and CSV hold all,
@@ -95,7 +89,10 @@ def render_store(
         rows = [run_data(run) for run in latest(runs)] if each else [of_cell(cell) for cell in cells(runs)]
         return json.dumps(rows, allow_nan=False) if form == "json" else write_csv(rows)
     if not runs:
-        return _nothing(store, form)
+        text = f"No finished runs in {store.path}."
+        # Each as its format allows: a comment of LaTeX, which ends with its line, and a whole page of HTML.
+        empty = {"latex": f"% {' '.join(text.split())}", "html": f"<!doctype html>\n<p>{html.escape(text)}</p>"}
+        return empty.get(form, text)
     options = options or TableOptions()
     made = run_sections(latest(runs), protocol, options) if each else sections(cells(runs), protocol, options)
     if form == "terminal":
@@ -123,14 +120,3 @@ def choose_format(form: str | None, output: Path | None, as_json: bool = False) 
 def write_text(path: Path, text: str) -> None:
     """Write a text to a file, whole or not at all, ending in a line feed. Raises StoreError."""
     write_atomic(path, (text if text.endswith("\n") or not text else text + "\n").encode())
-
-
-def _nothing(store: Store, form: str) -> str:
-    text = f"No finished runs in {store.path}."
-    return {"latex": f"% {' '.join(text.split())}", "html": f"<!doctype html>\n<p>{html.escape(text)}</p>"}.get(
-        form, text
-    )
-
-
-def _short(source: str) -> str:
-    return source if len(source) <= _SOURCE_WIDTH else source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"

@@ -31,12 +31,15 @@ class Group(NamedTuple):
     @property
     def comparable(self) -> bool:
         """Whether its numbers may stand beside published ones."""
-        return comparable(self.kind, self.profile)
+        return self.kind == "full" and self.profile == "paper"
 
     @property
     def warnings(self) -> list[str]:
         """What must stand below its numbers; empty where they are comparable with published ones."""
-        return [] if self.comparable else [comparison_warning(self.kind, self.profile)]
+        if self.comparable:
+            return []
+        measured = f"on {_DATA[self.kind]}" if self.kind in _DATA else f"under the profile {self.profile}"
+        return [f"Measured {measured}: these numbers are NOT comparable with published ones."]
 
 
 class ScoredStep(NamedTuple):
@@ -128,14 +131,3 @@ def run_json(record: StepFacts) -> dict[str, Any]:
 def scores_json(scores: Scores) -> dict[str, float | None]:
     """Return the main scores as JSON holds them, null where undefined."""
     return {name: json_number(float(getattr(scores, name))) for name in (*SCORES, "harmonic", "pixel_accuracy")}
-
-
-def comparable(kind: str, profile: str) -> bool:
-    """Say whether runs of this kind of data and profile may stand beside published numbers."""
-    return kind == "full" and profile == "paper"
-
-
-def comparison_warning(kind: str, profile: str) -> str:
-    """Return the warning that must stand below numbers that are not comparable with published ones."""
-    measured = f"Measured on {_DATA[kind]}" if kind in _DATA else f"Measured under the profile {profile}"
-    return f"{measured}: these numbers are NOT comparable with published ones."

@@ -20,7 +20,7 @@ from cispbench.reports.tables.processes import in_order
 from cispbench.reports.tables.runs import Run, ScoredStep, Selection
 from cispbench.results.continual import METRICS, Continual, continual_metrics
 from cispbench.results.protocols import load_protocol
-from cispbench.results.scan import Scanned, scan_finished, scan_record, scan_steps
+from cispbench.results.scan import scan_finished, scan_record, scan_steps
 from cispbench.results.scores import Scores, score
 from cispbench.results.store import Store
 from cispbench.splits.errors import UsageError, nearest
@@ -37,17 +37,17 @@ def load_runs(store: Store, protocol: str = "strict", selection: Selection | Non
     finished runs has none of the selection, StoreError naming a file that cannot be read.
     """
     load_protocol(protocol)
-    runs = in_order(partial(_load_all, protocol), store.last_files(), _LEAST)
+    runs = in_order(partial(_load, protocol), store.last_files(), _LEAST)
     # From all runs: the joint run that another is compared with may itself lie outside the selection.
     references = _joint_references(runs)
     return [_with_continual(run, references) for run in _selected(runs, selection or Selection(), store.path)]
 
 
-def scores_under(run: Run, protocols: Iterable[str]) -> list[Scores]:
-    """Return the scores of a run after its last step under each protocol; reads the record of that step again, once."""
+def scores_under(run: Run, protocols: Iterable[str]) -> dict[str, Scores]:
+    """Return the scores of a run after its last step by protocol; reads the record of that step again, once."""
     counts, setting = scan_record(run.path).counts, parse_setting(run.facts.setting)
     step = None if run.facts.joint else run.facts.step
-    return [score(counts, setting, step, protocol) for protocol in protocols]
+    return {protocol: score(counts, setting, step, protocol) for protocol in protocols}
 
 
 def _selected(runs: list[Run], selection: Selection, place: Path) -> list[Run]:
@@ -69,22 +69,19 @@ def _name(run: Run, option: str) -> str:
     return {"method": run.facts.method.name, "setting": run.facts.setting, "run": run.facts.run_key}[option]
 
 
-def _load_all(protocol: str, paths: Sequence[Path]) -> list[Run]:
-    return [_load(scanned, protocol) for scanned in scan_finished(paths)]
-
-
-def _load(scanned: Scanned, protocol: str) -> Run:
-    facts = scanned.facts
-    setting = parse_setting(facts.setting)
-    counted = scan_steps(scanned)
-    steps = []
-    for entry in counted:
-        # The only step of a joint run counts as the last step of its setting.
-        step = None if facts.joint else entry.facts.step
-        scores = score(entry.counts, setting, step, protocol)
-        steps.append(ScoredStep(entry.facts.step, entry.facts.key, scores, entry.cost))
-    imported = any(entry.imported for entry in counted)
-    return Run(facts, scanned.path, protocol, steps[-1].scores, tuple(steps), _UNKNOWN, imported)
+def _load(protocol: str, paths: Sequence[Path]) -> list[Run]:
+    runs = []
+    for scanned in scan_finished(paths):
+        facts, counted = scanned.facts, scan_steps(scanned)
+        setting, steps = parse_setting(facts.setting), []
+        for entry in counted:
+            # The only step of a joint run counts as the last step of its setting.
+            step = None if facts.joint else entry.facts.step
+            scores = score(entry.counts, setting, step, protocol)
+            steps.append(ScoredStep(entry.facts.step, entry.facts.key, scores, entry.cost))
+        imported = any(entry.imported for entry in counted)
+        runs.append(Run(facts, scanned.path, protocol, steps[-1].scores, tuple(steps), _UNKNOWN, imported))
+    return runs
 
 
 def _with_continual(run: Run, references: dict[tuple[str, ...], tuple[float, ...]]) -> Run:
@@ -103,12 +100,12 @@ def _joint_references(runs: Iterable[Run]) -> dict[tuple[str, ...], tuple[float,
     found: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in cells(run for run in runs if run.facts.joint):
         found[_reference_key(cell.runs[0])].append(cell)
-    return {key: _mean_iou(only) for key, (only, *others) in found.items() if not others}
-
-
-def _mean_iou(cell: Cell) -> tuple[float, ...]:
-    by_class = zip(*(run.scores.per_class for run in cell.runs), strict=True)
-    return tuple(statistics.fmean(values) for values in by_class)
+    references = {}
+    for key, (cell, *others) in found.items():
+        if not others:
+            by_class = zip(*(run.scores.per_class for run in cell.runs), strict=True)
+            references[key] = tuple(statistics.fmean(values) for values in by_class)
+    return references
 
 
 def _reference_key(run: Run) -> tuple[str, ...]:

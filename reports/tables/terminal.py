@@ -8,7 +8,7 @@ from itertools import groupby
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from cispbench.reports.tables.layout import Column, Section, Table, Text, plain, printable
+from cispbench.reports.tables.layout import Column, Section, Table, plain, printable
 
 WIDTH = 110
 _MARKED = {0: "{}", 1: "\x1b[1m{}\x1b[0m", 2: "\x1b[4m{}\x1b[0m"}
@@ -32,21 +32,15 @@ def render_terminal(sections: Sequence[Section], marked: bool = False) -> str:
     A table that is too wide is cut between the settings above its columns, if it can be; the first columns, whose texts
     say what a row is, are repeated. No library does that: tabulate, which aligns the columns, would wrap the texts.
     """
-    return "\n\n".join(_section(section, marked) for section in sections)
-
-
-def _section(section: Section, marked: bool) -> str:
-    table = section.table
-    parts = [
-        _aligned(
-            Table([table.columns[i] for i in block], [[row[i] for i in block] for row in table.rows], table.rules),
-            marked,
-        )
-        for block in _blocks(table)
-    ]
-    words = [section.heading, section.intro, *(section.all_notes if marked else section.notes)]
-    heading, intro, *notes = (paragraph(printable(text)) for text in words)
-    return "\n\n".join([heading, intro, *parts, *notes])
+    parts = []
+    for section in sections:
+        table, notes = section.table, section.all_notes if marked else section.notes
+        parts += [paragraph(printable(text)) for text in (section.heading, section.intro)]
+        for block in _blocks(table):
+            rows = [[row[i] for i in block] for row in table.rows]
+            parts.append(_aligned(Table([table.columns[i] for i in block], rows, table.rules), marked))
+        parts += [paragraph(printable(note)) for note in notes]
+    return "\n\n".join(parts)
 
 
 def _blocks(table: Table) -> list[list[int]]:
@@ -77,7 +71,9 @@ def _blocks(table: Table) -> list[list[int]]:
 
 
 def _aligned(table: Table, marked: bool = False) -> str:
-    rows: list[list[str] | str] = [[_shown(text, marked) for text in row] for row in table.rows]
+    rows: list[list[str] | str] = [
+        [_MARKED[rank if marked else 0].format(printable(text)) for text, rank in row] for row in table.rows
+    ]
     for index in sorted(table.rules, reverse=True):
         rows.insert(index, SEPARATING_LINE)
     # The names go in as a row: tabulate makes a column two characters wider than a header.
@@ -88,10 +84,6 @@ def _aligned(table: Table, marked: bool = False) -> str:
     if table.spans:
         lines.insert(0, _headings(table, [len(rule) for rule in lines[1].split()]))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _shown(text: Text, marked: bool) -> str:
-    return _MARKED[text.rank if marked else 0].format(printable(text.text))
 
 
 def _headings(table: Table, widths: Sequence[int]) -> str:

@@ -16,9 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cispbench.harness.cli import main
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
-from cispbench.reports.leaderboard.loading import load_leaderboard
-from cispbench.reports.leaderboard.page import FILES, render_pages
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, load_leaderboard
+from cispbench.reports.leaderboard.page import FILES, render_pages, write_leaderboard
 from cispbench.reports.leaderboard.text import (
     END,
     START,
@@ -26,7 +25,6 @@ from cispbench.reports.leaderboard.text import (
     readme_section,
     replace_section,
 )
-from cispbench.reports.leaderboard.writing import write_leaderboard
 from cispbench.results.conventions import judge
 from cispbench.results.ledger import ledger_rows
 from cispbench.results.published_methods import method_facts

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cispbench.reports.leaderboard.loading import load_leaderboard
-from cispbench.reports.leaderboard.writing import write_leaderboard
+from cispbench.reports.leaderboard.board import load_leaderboard
+from cispbench.reports.leaderboard.page import write_leaderboard
 from cispbench.results.store import Store
 
 if TYPE_CHECKING:

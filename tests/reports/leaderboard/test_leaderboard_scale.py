@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cispbench.reports.leaderboard.loading import load_leaderboard
+from cispbench.reports.leaderboard.board import load_leaderboard
 from cispbench.reports.tables.render import FORMATS
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.results.store import Store

@@ -210,7 +210,7 @@ def test_other_data_and_profiles_have_nothing_published_beside(
     store = Store(tmp_path)
     write_run(store, make_record, "a" * 16, model=RESNET, **changes)
     (cell,) = cells(load_runs(store))
-    assert not cell.comparable
+    assert not cell.group.comparable
     assert published(cell) == closest(cell) == []
 
 
