@@ -8,7 +8,7 @@ entry point that leads to the entry, under the entry's own name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,13 +117,14 @@ def dataset(name: str) -> Dataset:
     return DATASETS.load(name)
 
 
-def datasets() -> dict[str, Dataset]:
-    """Return all installed data sets by name: those with short names first, smaller ones before larger ones.
+def datasets(names: Iterable[str] | None = None) -> dict[str, Dataset]:
+    """Return data sets by name: voc and ade first, smaller ones before larger ones.
 
-    Raises CispbenchError for a broken plug-in, or if none is installed.
+    ``names``: only these are loaded (None: all that are installed). Raises CispbenchError for a broken plug-in, or if
+    none is installed.
     """
-    found = [DATASETS.load(name) for name in DATASETS.names()]
-    if not found:  # as in an installation that is older than its code
+    found = [DATASETS.load(name) for name in (DATASETS.names() if names is None else names)]
+    if not found and names is None:  # as in an installation that is older than its code
         raise CispbenchError("no data set is installed.", hint="Install cispbench again: pip install -e .")
     found.sort(key=lambda home: (home.name not in SHORT_NAMES, home.classes, home.name))
     return {home.name: home for home in found}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -147,11 +148,11 @@ def parse_setting(name: str) -> Setting:
     return Setting(canonical, home.name, scenario, task, order, steps)
 
 
-def list_settings() -> list[Setting]:
-    """Return every listed setting in its natural order, data set by data set."""
+def list_settings(of: Iterable[str] | None = None) -> list[Setting]:
+    """Return every listed setting in its natural order, data set by data set; ``of``: of these data sets alone."""
     return [
         parse_setting(f"{home.name}:{scenario}-{task}")
-        for home in datasets().values()
+        for home in datasets(of).values()
         for task, scenarios in home.tasks.items()
         for scenario in scenarios
     ]

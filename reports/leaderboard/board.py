@@ -125,7 +125,7 @@ def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
     _add_published(found, standings, facts)
     _add_measured(found, measured, standings, facts, rules)
     boards = [_board(group, scenario, entries) for (group, scenario), entries in found.items()]
-    listed = list(datasets())
+    listed = list(datasets({group.dataset for group, _ in found}))
 
     def order(board: Board) -> tuple[Any, ...]:
         kind, profile, dataset = board.group

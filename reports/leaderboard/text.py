@@ -13,7 +13,7 @@ from cispbench.reports.tables.protocols import switches
 from cispbench.reports.tables.runs import SCORES
 from cispbench.results.atomic import write_atomic
 from cispbench.results.protocols import Protocol
-from cispbench.splits.datasets import datasets
+from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import StoreError, UsageError
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
@@ -34,7 +34,7 @@ _ALL = SCORES.index("all")
 
 def title(board: Board) -> str:
     """Return the heading of a board: data set and scenario; kind of data and profile where papers use others."""
-    name = f"{datasets()[board.group.dataset].title}, {board.scenario}"
+    name = f"{dataset(board.group.dataset).title}, {board.scenario}"
     return name if board.group.comparable else f"{name}: {board.group.kind} data, profile {board.group.profile}"
 
 
@@ -79,7 +79,7 @@ def readme_section(leaderboard: Leaderboard) -> str:
             texts = [number.text for number in found.numbers]
             rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status])
         headers = ["method", "backbone", "kind", *SCORES, "status of all"]
-        parts += [f"**{datasets()[board.group.dataset].title}, {setting}**", markdown_table(headers, rows)]
+        parts += [f"**{dataset(board.group.dataset).title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)
 
 

@@ -109,8 +109,10 @@ def setting_pattern(text: str) -> str:
 
 def setting_order(names: Iterable[str]) -> dict[str, int]:
     """Return, by name, the position of settings: in the order of ``list_settings``, others by name after them."""
-    listed = [setting.name for setting in list_settings()]
-    ordered = sorted(set(names), key=lambda name: (listed.index(name) if name in listed else len(listed), name))
+    names = set(names)
+    homes = {parse_setting(name).dataset for name in names}
+    listed = [setting.name for setting in list_settings(homes)]
+    ordered = sorted(names, key=lambda name: (listed.index(name) if name in listed else len(listed), name))
     return {name: position for position, name in enumerate(ordered)}
 
 
