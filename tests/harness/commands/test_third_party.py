@@ -202,6 +202,17 @@ def test_a_training_on_another_packages_data_set(commands, toys):
     commands.succeed([*quick, *commands.places()])
 
 
+def test_a_record_of_a_data_set_that_is_no_longer_installed_is_named(commands, toys, monkeypatch):
+    commands.data = toys
+    commands.succeed(commands.tiny("--setting", "toys:overlapped-4-1", method="finetune"))
+    monkeypatch.undo()  # the package is gone
+    monkeypatch.chdir(commands.home)
+    parse_setting.cache_clear()
+    commands.refused(
+        1, ["table", "--out", str(commands.out)], "step-2.json: unknown data set 'toys'", "Install the package"
+    )
+
+
 def facts(**changes: object) -> Dataset:
     given = {"name": "n", "title": "N", "class_names": ("a", "b", "c"), "layout": "m:L", "tasks": {"2-1": ()}}
     return Dataset(**given | changes)  # type: ignore[arg-type]
