@@ -24,7 +24,7 @@ OWN_OPTIONS = {
 
 
 def node_device(asked: str, cluster: Cluster) -> str:
-    """Return the device of the cluster's nodes: the GPU that a job asks for, never the CPU for want of one.
+    """Return the device of the cluster's nodes: the GPU that a job asks for, never the CPU in its place.
 
     Raises UsageError for a device that does not go with the cluster file.
     """
