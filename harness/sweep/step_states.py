@@ -114,6 +114,8 @@ class StepStates:
         """
         run = need.run
         for planned in run.steps[: need.planned.step - run.steps[0].step + 1]:
+            if not planned.made_of:
+                continue  # an imported step: its key is that of its file
             same = (run.method.name, run.setting.name, run.seed, run.profile, run.recipe.model, planned.step)
             if any(record.key == planned.key for record in self._older.get(same, [])):
                 continue  # this step has not changed; its older records are those of other recipes
