@@ -26,7 +26,6 @@ from cispbench.harness.commands.options import (
 )
 
 _FEW = 4
-_MOST_LOADERS = 8
 _FORGOTTEN = (
     "The images with the largest share of forgotten pixels. Beside each: the share of its pixels that were correct "
     "after the step that learnt their class, minus the share that is correct at the end."
@@ -134,7 +133,7 @@ def panels(request: PanelRequest, places: PanelPlaces, output: Path | None, as_j
       cispbench panels 13f6c0a2b4 --auto 3
       cispbench panels 13f6c0a2b4 --images 2007_000033,2007_000042 --data-root /data --output panels.svg
     """
-    from cispbench.harness.machine.devices import choose_device
+    from cispbench.harness.machine.devices import choose_device, default_loaders
     from cispbench.harness.machine.environment import usable_cores
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.predictions.from_weights import RunPredictor, recorded_run
@@ -161,7 +160,7 @@ def panels(request: PanelRequest, places: PanelPlaces, output: Path | None, as_j
     steps, device = StepStore(places.steps_dir or default_steps_dir()), choose_device(places.device)
     loaders = places.workers
     if loaders is None:
-        loaders = min(_MOST_LOADERS, usable_cores()[1]) if device.type == "cuda" else 0
+        loaders = default_loaders(device.type, usable_cores()[1])
     with make_view(quiet=as_json) as view:
         source = open_source(found.setting.dataset, last.profile, places.data_root, steps.root, view)
         predictor = RunPredictor(found, source, steps, device, loaders, view.counting)

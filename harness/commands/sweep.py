@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,7 +25,7 @@ from cispbench.harness.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from cispbench.harness.sweep.display import SweepView
-    from cispbench.harness.sweep.graph import Graph, Node
+    from cispbench.harness.sweep.graph import Graph
     from cispbench.harness.sweep.matrix import SweepRequest
     from cispbench.harness.sweep.outcome import SweepOutcome
     from cispbench.harness.sweep.planning import SweepPlan
@@ -169,6 +168,8 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
     if plan_only:
         _print_plan(plan, graph, printing)
         return
+    from cispbench.harness.commands.sweep_results import print_outcome
+
     lines = _view(plan, records, printing)
     outcome: SweepOutcome
     if cluster is None or nodes is None:
@@ -179,7 +180,7 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
         from cispbench.harness.sweep.slurm.execute import execute_on_cluster
 
         outcome = execute_on_cluster(graph, records, steps.root, cluster, nodes, lines)
-    _report(graph, records, outcome, printing)
+    print_outcome(graph, records, outcome, printing)
 
 
 def _refuse_workers(places: Places) -> None:
@@ -200,89 +201,15 @@ def _print_plan(plan: SweepPlan, graph: Graph, printing: Printing) -> None:
 
 
 def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
+    from cispbench.harness.commands.sweep_results import step_scores
     from cispbench.harness.sweep.display import make_sweep_view
 
-    lines = make_sweep_view(_scores(records, printing.protocol), quiet=printing.quiet or printing.as_json)
+    lines = make_sweep_view(step_scores(records, printing.protocol), quiet=printing.quiet or printing.as_json)
     for entry in plan.left_out:
         lines.note(f"left out: {entry.method} on {entry.setting}: {entry.reason}")
     for note in plan.notes:
         lines.note(note)
     return lines
-
-
-def _scores(records: Store, protocol: str) -> Callable[[Node], str]:
-    """Return what says how the first run of a step has scored after it."""
-    from cispbench.reports.tables.numbers import number_text
-    from cispbench.reports.tables.runs import score_record
-
-    def say(node: Node) -> str:
-        record = records.find(node.key, node.needs[0].run.run_key)
-        if record is None:
-            return ""
-        scores = score_record(record, protocol)
-        return "  ".join(f"{name} {number_text(getattr(scores, name), 1)}" for name in ("old", "new", "all"))
-
-    return say
-
-
-def _report(graph: Graph, records: Store, outcome: SweepOutcome, printing: Printing) -> None:
-    import json
-
-    from cispbench.harness.machine.progress import number_of
-    from cispbench.splits.errors import RunError
-
-    rows = _run_rows(graph, records, printing.protocol)
-    if printing.as_json:
-        failed = [
-            {"key": entry.node.key, "step": entry.node.name, "reason": entry.reason,
-             "log": None if entry.log is None else str(entry.log)}
-            for entry in outcome.failures
-        ]  # fmt: skip
-        click.echo(json.dumps({"finished": outcome.finished, "failed": failed, "runs": rows}))
-    else:
-        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{_run_table(rows)}")
-    if outcome.failures:
-        reasons = [
-            f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "")
-            for entry in outcome.failures
-        ]
-        raise RunError(
-            "\n  ".join([f"{number_of(len(outcome.failures), 'step')} failed or not tried:", *reasons]) + "\n",
-            hint="The same command tries them again, and leaves what is finished as it is.",
-        )
-
-
-def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any]]:
-    """Return the finished runs of the sweep, in its order, with their scores."""
-    from cispbench.reports.tables.runs import run_json, score_record, scores_json
-
-    last = {}
-    for node in graph.nodes:
-        for need in node.needs:
-            if need.planned is need.run.steps[-1]:
-                last[need.run.run_key] = node.key
-    known = {(record.key, record.run_key): record for record in records.records()}
-    found = [known[key, run_key] for run_key, key in last.items() if (key, run_key) in known]
-    return [{**run_json(record), **scores_json(score_record(record, protocol))} for record in found]
-
-
-def _run_table(rows: list[dict[str, Any]]) -> str:
-    from cispbench.reports.tables.markdown import markdown_table
-    from cispbench.reports.tables.numbers import number_text
-    from cispbench.reports.tables.runs import Group
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else number_text(value, 2)
-
-    names = ("method", "setting", "model", "profile", "seed")
-    cells = [
-        [*(str(row[name]) for name in names), *(number(row[name]) for name in ("old", "new", "all"))] for row in rows
-    ]
-    if not rows:
-        return "No run is finished."
-    groups = {(row["data"], row["profile"]): Group(row["data"], row["profile"], row["dataset"]) for row in rows}
-    warnings = [warning for group in groups.values() for warning in group.warnings]
-    return "\n\n".join([markdown_table([*names, "old", "new", "all"], cells), *warnings])
 
 
 @click.command()

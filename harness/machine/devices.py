@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Of CUDA (nvhost-gpu and nvmap: Jetson boards, dxg: Linux within Windows) and of ROCm (kfd).
 DRIVERS = tuple(Path("/dev") / name for name in ("nvidiactl", "nvidia0", "nvhost-gpu", "nvmap", "dxg", "kfd"))
 
+MOST_LOADERS = 8  # more do not make a GPU wait less
+
 
 def device_name(name: str, rank: int | None = None) -> str:
     """Return what ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for, as torch names it. Raises UsageError.
@@ -43,6 +45,14 @@ def device_name(name: str, rank: int | None = None) -> str:
 def choose_device(name: str, rank: int | None = None) -> Device:
     """Return the device that a name stands for, see ``device_name``. Raises UsageError."""
     return torch.device(device_name(name, rank))
+
+
+def default_loaders(kind: str, cores: int) -> int:
+    """Return how many processes load images for a device of a kind ("cpu", "cuda"), if nobody names a number.
+
+    None for the CPU: they would take the cores that the training computes on.
+    """
+    return 0 if kind == "cpu" else min(MOST_LOADERS, cores)
 
 
 def autocast(device: Device, precision: str) -> torch.autocast:

@@ -96,7 +96,7 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 class Recipe:
     """Everything that a run's recipe decides: all but setting, seed, data and devices."""
 
-    model: str  # a name from models.yaml
+    model: str  # a name of `cispbench list models`
     weights: str | None = "none"  # a name from weights.yaml, "none": a random start, null: --weights must say
     freeze_batch_norm: bool = False  # whether the encoder's batch norms keep their pre-trained statistics
     data: DataRecipe = field(default_factory=DataRecipe)

@@ -81,7 +81,7 @@ class _Run:
         planned = self.plan.planned(step)
         if self._is_intact(planned.key):
             return
-        if step > 0 and planned.previous_key is None:
+        if not planned.made_of:  # imported: training it would put other weights under the key of its file
             raise StoreError(
                 f"the imported step {planned.key[:10]} is missing or damaged in {self.store.root}.",
                 hint="Import its checkpoint again.",

@@ -14,6 +14,7 @@ import torch
 
 from cispbench.harness.data.source import ENVIRONMENT
 from cispbench.harness.distributed.group import ALONE, Group
+from cispbench.harness.machine.devices import default_loaders
 from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.runs.execute import RunResult, execute
@@ -33,7 +34,6 @@ BANNER = """\
 No {title} found ({places}): this run uses the built-in synthetic scenes (profile quick).
 Its numbers show that everything works and how methods differ; they are NOT comparable with published ones.
 For the real thing: cispbench run ... --data-root FOLDER (see "Data" in the README)."""
-MOST_LOADERS = 8
 
 
 @dataclass(frozen=True)
@@ -108,4 +108,4 @@ def _banner(setting: Setting) -> str:
 def _loaders(places: RunPlaces) -> int:
     if places.loaders is not None:
         return places.loaders
-    return min(MOST_LOADERS, usable_cores()[1]) if places.device.type == "cuda" else 0
+    return default_loaders(places.device.type, usable_cores()[1])

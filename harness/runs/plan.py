@@ -28,9 +28,9 @@ from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import least_images, model_spec, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import ImportedStep
-from cispbench.splits.errors import DataError, RecipeError
-from cispbench.splits.selection import digest, select_images
+from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
 
 TRAINING_VERSION = 2  # raised whenever the same plan would train to other weights
@@ -133,38 +133,6 @@ class RunPlan:
         )
 
 
-class ImageLists:
-    """The lists of images on a source, each selected once however many runs are planned with it."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._presence: dict[str, frozenset[int]] | None = None
-        self._selected: dict[tuple[Setting, int], tuple[tuple[str, ...], str]] = {}
-        self._tested: str | None = None
-
-    def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
-        """Return the ids that ``step`` trains on, and their digest. Raises DataError for a step without images."""
-        if (setting, step) not in self._selected:
-            if self._presence is None:
-                self._presence = self._source.presence("train")
-            images = tuple(select_images(self._presence, setting, step))
-            if not images:
-                classes = ", ".join(map(str, setting.steps[step].classes))
-                raise DataError(
-                    f"step {step} of {setting.name} has no training image: none of {len(self._presence)} holds the "
-                    f"classes {classes} (in the scenario {setting.scenario}).",
-                    hint="Use more data, or another task.",
-                )
-            self._selected[setting, step] = images, digest(images)
-        return self._selected[setting, step]
-
-    def test_digest(self) -> str:
-        """Return the digest of the test images' ids."""
-        if self._tested is None:
-            self._tested = digest(self._source.ids("val"))
-        return self._tested
-
-
 def step_iterations(phase: OptimRecipe, images: int) -> int:
     """Return the optimisation steps of a training on so many images: whole batches alone, at least one an epoch."""
     if phase.iterations is not None:
@@ -227,19 +195,24 @@ def plan_run(
             **_parts(recipe, step, devices, micro_batch),
         }
         steps.append(PlannedStep(step, images, list_sha256, _digest_of(made_of), previous, made_of))
-    evaluation = {
-        "training": TRAINING_VERSION,
-        "images": lists.test_digest(),
-        "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
-        "precision": recipe.optim.precision,
-        "order": setting.learning_order,
-    }
     return RunPlan(
         setting=setting, learnt=learnt, method=_planned_method(method), recipe=recipe, profile=profile, seed=seed,
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
-        evaluation_key=_digest_of(evaluation), versions=code_versions(method), devices=devices,
+        evaluation_key=_evaluation_key(setting, recipe, lists), versions=code_versions(method), devices=devices,
         micro_batch=micro_batch,
     )  # fmt: skip
+
+
+def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists) -> str:
+    return _digest_of(
+        {
+            "training": TRAINING_VERSION,
+            "images": lists.test_digest(),
+            "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
+            "precision": recipe.optim.precision,
+            "order": setting.learning_order,
+        }
+    )
 
 
 def _planned_method(method: Method) -> PlannedMethod:

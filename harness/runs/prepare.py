@@ -20,9 +20,10 @@ from cispbench.harness.models.weights_table import load_table
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import SourcedRecipe, parse_override, resolve_recipe
 from cispbench.harness.registry import load_method
+from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import IMPORTED, ImportedStep, find_imported
 from cispbench.harness.runs.inputs import open_source
-from cispbench.harness.runs.plan import ImageLists, PlannedWeights, RunPlan, parts_note, plan_run
+from cispbench.harness.runs.plan import PlannedWeights, RunPlan, parts_note, plan_run
 from cispbench.harness.runs.published import PublishedLists, PublishedSource
 from cispbench.harness.runs.request import RunRequest
 from cispbench.harness.runs.step_store import StepStore

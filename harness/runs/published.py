@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cispbench.harness.data.source import not_found
-from cispbench.harness.runs.plan import ImageLists
+from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import golden_list, golden_steps
 from cispbench.splits.settings import Setting

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cispbench.harness.machine.devices import default_loaders
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.display import SweepView
 from cispbench.harness.sweep.graph import Graph, Node
@@ -15,8 +16,6 @@ from cispbench.harness.sweep.slots import WorkerSlots
 from cispbench.harness.sweep.worker import StepJob
 from cispbench.results.atomic import make_folder
 from cispbench.results.store import Store
-
-MAX_LOADERS = 8  # processes that load images for one GPU
 
 
 def execute_sweep(graph: Graph, records: Store, steps: StepStore, slots: WorkerSlots, view: SweepView) -> SweepOutcome:
@@ -41,7 +40,7 @@ def job_maker(out: Path, steps_dir: Path) -> Callable[[Node, Path | None, str, i
     def make(node: Node, log: Path | None, device: str, threads: int, cores: int) -> StepJob:
         return StepJob(
             key=node.key, step=node.step, runs=tuple(need.run for need in node.needs), out=out, steps_dir=steps_dir,
-            log=log, device=device, threads=threads, loaders=0 if device == "cpu" else min(MAX_LOADERS, cores),
+            log=log, device=device, threads=threads, loaders=default_loaders(device, cores),
         )  # fmt: skip
 
     return make

@@ -16,7 +16,8 @@ from cispbench.harness.method import Method
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method
-from cispbench.harness.runs.plan import ImageLists, RunPlan, plan_run, step_iterations
+from cispbench.harness.runs.image_lists import ImageLists
+from cispbench.harness.runs.plan import RunPlan, plan_run, step_iterations
 from cispbench.harness.runs.request import RunRequest
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.display import LiveView, SweepView

@@ -1,0 +1,40 @@
+"""Which images each step trains on, selected once for all runs that are planned on the same data."""
+
+from __future__ import annotations
+
+from cispbench.harness.data.source import Source
+from cispbench.splits.errors import DataError
+from cispbench.splits.selection import digest, select_images
+from cispbench.splits.settings import Setting
+
+
+class ImageLists:
+    """The lists of images on a source, each selected once however many runs are planned with it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._presence: dict[str, frozenset[int]] | None = None
+        self._selected: dict[tuple[Setting, int], tuple[tuple[str, ...], str]] = {}
+        self._tested: str | None = None
+
+    def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
+        """Return the ids that ``step`` trains on, and their digest. Raises DataError for a step without images."""
+        if (setting, step) not in self._selected:
+            if self._presence is None:
+                self._presence = self._source.presence("train")
+            images = tuple(select_images(self._presence, setting, step))
+            if not images:
+                classes = ", ".join(map(str, setting.steps[step].classes))
+                raise DataError(
+                    f"step {step} of {setting.name} has no training image: none of {len(self._presence)} holds the "
+                    f"classes {classes} (in the scenario {setting.scenario}).",
+                    hint="Use more data, or another task.",
+                )
+            self._selected[setting, step] = images, digest(images)
+        return self._selected[setting, step]
+
+    def test_digest(self) -> str:
+        """Return the digest of the test images' ids."""
+        if self._tested is None:
+            self._tested = digest(self._source.ids("val"))
+        return self._tested
