@@ -85,9 +85,14 @@ def read_baselines(folder: Path) -> list[Baselines]:
 def write_baselines(folder: Path, baselines: Baselines) -> Path:
     """Write the baselines of a kind of data and profile, and return their file. Raises StoreError."""
     make_folder(folder)
-    path = folder / f"{baselines.kind}-{baselines.profile}.json"
+    path = baselines_path(folder, baselines)
     write_atomic(path, (json.dumps(asdict(baselines), indent=1, allow_nan=False) + "\n").encode())
     return path
+
+
+def baselines_path(folder: Path, baselines: Baselines) -> Path:
+    """Return the file of the baselines of a kind of data and profile."""
+    return folder / f"{baselines.kind}-{baselines.profile}.json"
 
 
 def merged(old: Sequence[BaselineCell], new: Sequence[BaselineCell]) -> tuple[BaselineCell, ...]:

@@ -8,13 +8,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from cispbench.results.record_fields import StepFacts
 from cispbench.splits.errors import StoreError
 
-_DEPTH = 4  # folders of data set, setting, method and run
+DEPTH = 4  # folders of data set, setting, method and run
+
+
+class Listing(NamedTuple):
+    """What lies in a folder: folders, links to folders, and all else."""
+
+    folders: list[Path]
+    files: list[Path]
+    links: list[Path]
 
 
 def record_parts(record: StepFacts) -> tuple[str, ...]:
@@ -35,16 +43,23 @@ def run_folders(runs: Path, ending: str = "") -> list[Path]:
     Raises StoreError naming a folder that cannot be read or is a link.
     """
     folders = [runs] if os.path.lexists(runs) else []
-    for _ in range(_DEPTH):
-        folders = [inner for folder in folders for inner in list_folder(folder)[0]]
+    for _ in range(DEPTH):
+        listings = [list_folder(folder) for folder in folders]
+        for link in (link for listing in listings for link in listing.links):
+            raise linked(link)
+        folders = [inner for listing in listings for inner in listing.folders]
     return [folder for folder in folders if folder.name.endswith(ending)]
 
 
 def run_files(folder: Path) -> list[Path]:
     """Return the files of a run's folder that are named as records, ordered by step. Raises StoreError."""
-    named = [path for path in list_folder(folder)[1] if path.name.startswith("step-") and path.suffix == ".json"]
     # By number, not by name: step-10 comes after step-9.
-    return sorted(named, key=step_number)
+    return sorted(filter(named_as_record, list_folder(folder).files), key=step_number)
+
+
+def named_as_record(path: Path) -> bool:
+    """Return whether a file's name is meant for a record: ``step-<k>.json``, or something near it."""
+    return path.name.startswith("step-") and path.suffix == ".json"
 
 
 def step_number(path: Path) -> int:
@@ -53,40 +68,30 @@ def step_number(path: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def other_files(runs: Path) -> Iterator[Path]:
-    """Yield every file below ``runs`` that is at no place of a record. Raises StoreError as ``run_folders`` does."""
-    homes = set(run_folders(runs))
-    waiting = [runs] if os.path.lexists(runs) else []
-    while waiting:
-        folder = waiting.pop()
-        folders, files = list_folder(folder)
-        waiting += reversed(folders)
-        records = set(run_files(folder)) if folder in homes else set()
-        yield from (path for path in files if path not in records)
-
-
-def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the other entries of a folder, by name. Raises StoreError if it cannot be read.
-
-    A link to a folder is an error, too: what it points to would not go along where the store is copied.
-    """
+def list_folder(folder: Path) -> Listing:
+    """Return what lies in a folder, each by name. Raises StoreError naming a folder that cannot be read."""
     folders: list[Path] = []
     files: list[Path] = []
+    links: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                (folders if entry.is_dir() else files).append(folder / entry.name)
-                if entry.is_dir() and entry.is_symlink():
-                    raise StoreError(
-                        f"{folder / entry.name} is a symbolic link to a folder.",
-                        hint="A store holds its records themselves: put them there, or remove the link.",
-                    )
+                kind = files if not entry.is_dir() else links if entry.is_symlink() else folders
+                kind.append(folder / entry.name)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise StoreError(
             f"cannot read the folder {folder}: {reason}.", hint="Change its permissions, or move it out of the store."
         ) from error
-    return folders, files
+    return Listing(folders, files, links)
+
+
+def linked(path: Path) -> StoreError:
+    """Return the error of a symbolic link in a store."""
+    return StoreError(
+        f"{path} is a symbolic link.",
+        hint="A store holds its records themselves, so that they go along when it is copied: put them there.",
+    )
 
 
 def read_plain(path: Path) -> bytes:
@@ -103,7 +108,5 @@ def read_plain(path: Path) -> bytes:
             os.close(descriptor)
     except OSError as error:
         if path.is_symlink():
-            raise StoreError(
-                f"{path} is a symbolic link.", hint="A store holds its records themselves: put the file there."
-            ) from error
+            raise linked(path) from error
         raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error

@@ -114,9 +114,13 @@ class Store:
         """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
         return [record for folder in run_folders(self.runs) for record in read_run(folder)]
 
+    def files(self) -> list[Path]:
+        """Return the file of every record, ordered by folder and step. Raises StoreError as ``run_folders`` does."""
+        return [path for folder in run_folders(self.runs) for path in run_files(folder)]
+
     def last_files(self) -> list[Path]:
         """Return the file of the last recorded step of every run, finished or not, ordered by folder."""
-        return [files[-1] for folder in run_folders(self.runs) if (files := run_files(folder))]
+        return list({path.parent: path for path in self.files()}.values())
 
     def steps(self) -> pd.DataFrame:
         """Return one row a record: its main fields, and the record itself in the column ``record``."""
@@ -173,8 +177,9 @@ def check_run(folder: Path, steps: Sequence[tuple[StepFacts, Counts]]) -> None:
 
 def _refuse(path: Path, found: Sequence[str]) -> None:
     if found:
+        broken = refusal(str(path), [f"{text}." for text in found], StoreError)
         hint = "This cannot have been measured: restore it from version control, or delete it and rerun."
-        raise refusal(str(path), [*(f"{text}." for text in found[:-1]), f"{found[-1]}. {hint}"], StoreError)
+        raise StoreError(broken.message, hint=hint)
 
 
 def _taken(path: Path, there: str, key: str) -> StoreError:

@@ -193,7 +193,7 @@ def test_every_flipped_bit_is_noticed(make_record: Maker) -> None:
     for place in places:
         flipped = bytearray(data)
         flipped[place // 8] ^= 1 << place % 8
-        with pytest.raises(StoreError, match="^place"):
+        with pytest.raises(StoreError, match=r"^place"):
             StepRecord.from_json(bytes(flipped), "place")
 
 
@@ -202,7 +202,7 @@ def test_a_checksum_is_asked_for_from_its_schema_on(make_record: Maker) -> None:
     plain, older = record.content(), {**record.content(), "schema": 2}
     assert StepRecord.from_json(json.dumps(older).encode(), "place") == record
     for value in (plain, {"sha256": "ab" * 32, **plain}, {"sha256": "ab" * 32, **older}):
-        with pytest.raises(StoreError, match="^place: it carries no checksum"):
+        with pytest.raises(StoreError, match=r"^place: it carries no checksum"):
             StepRecord.from_json(json.dumps(value).encode(), "place")
 
 
@@ -216,7 +216,7 @@ def test_a_key_that_stands_there_twice_is_refused(make_record: Maker) -> None:
 
 def test_half_a_character_and_a_count_beyond_reason_are_refused(make_record: Maker) -> None:
     text = json.dumps({**make_record().content(), "schema": 2})
-    with pytest.raises(StoreError, match="^place is not valid JSON"):
+    with pytest.raises(StoreError, match=r"^place is not valid JSON"):
         StepRecord.from_json(text.replace('"mib"', '"m\\udc80"').encode(), "place")
     whole = StepRecord.from_json(text.replace('"mib"', '"m\\ud83d\\ude00"').encode(), "place")
     assert whole.method.name == "m\N{GRINNING FACE}"

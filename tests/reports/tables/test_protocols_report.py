@@ -13,8 +13,8 @@ import pytest
 from cispbench.reports.tables.protocols import protocols_json, protocols_table, unmet
 from cispbench.reports.tables.render import render_store
 from cispbench.reports.tables.runs import Selection
-from cispbench.results.protocols import load_protocol, protocol_names
 from cispbench.results import run_rules
+from cispbench.results.protocols import load_protocol, protocol_names
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed
 from cispbench.results.store import Store
