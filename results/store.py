@@ -13,7 +13,7 @@ from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import StepFacts
 from cispbench.results.record_files import read_plain, record_parts, run_files, run_folders, safe_part
 from cispbench.results.run_rules import run_problems, step_problems
-from cispbench.splits.errors import SettingError, StoreError, UsageError
+from cispbench.splits.errors import CispbenchError, SettingError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.strict_fields import refusal
 
@@ -164,8 +164,9 @@ def check_stored(path: Path, record: StepFacts, counts: Counts) -> None:
         )
     try:
         parse_setting(record.setting)
-    except SettingError as error:
+    except CispbenchError as error:
         hint = "Install the package that offers its data set, or move the record out of the store."
+        hint = hint if isinstance(error, SettingError) else error.hint  # a broken package has one of its own
         raise StoreError(f"{path}: {error.message}", hint=hint) from error
     _refuse(path, step_problems(record, counts))
 

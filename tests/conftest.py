@@ -117,8 +117,9 @@ def measurable(record: StepRecord) -> StepRecord:
         counts[:, known:] = 0
     data, recipe, lists = record.data, record.recipe, golden_steps(plan)
     if data.kind == "full" and has_golden(plan.dataset):
-        recipe = VIEW | recipe
-        counts *= -(-data.val_images * 10_000 // counts.sum())
+        if "evaluation" not in recipe:
+            recipe = recipe | VIEW
+            counts *= -(-data.val_images * 10_000 // counts.sum())
         if lists is not None and not record.joint and record.origin != "predictions":
             images, sha256 = lists[record.step]
             data = replace(data, train_images=images, list_sha256=sha256)
