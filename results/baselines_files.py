@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cispbench.results.atomic import make_folder, write_atomic
+from cispbench.results.checked_json import loads_once
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
 
@@ -85,9 +86,14 @@ def read_baselines(folder: Path) -> list[Baselines]:
 def write_baselines(folder: Path, baselines: Baselines) -> Path:
     """Write the baselines of a kind of data and profile, and return their file. Raises StoreError."""
     make_folder(folder)
-    path = folder / f"{baselines.kind}-{baselines.profile}.json"
+    path = baselines_path(folder, baselines)
     write_atomic(path, (json.dumps(asdict(baselines), indent=1, allow_nan=False) + "\n").encode())
     return path
+
+
+def baselines_path(folder: Path, baselines: Baselines) -> Path:
+    """Return the file of the baselines of a kind of data and profile."""
+    return folder / f"{baselines.kind}-{baselines.profile}.json"
 
 
 def merged(old: Sequence[BaselineCell], new: Sequence[BaselineCell]) -> tuple[BaselineCell, ...]:
@@ -98,7 +104,7 @@ def merged(old: Sequence[BaselineCell], new: Sequence[BaselineCell]) -> tuple[Ba
 
 def _read(path: Path) -> Baselines:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = loads_once(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}.", hint="Restore it from version control.") from error
     schema = value.get("schema") if isinstance(value, dict) else None

@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cispbench.results.checked_json import (
+    ChecksumError,
+    add_checksum,
+    has_checksum,
+    loads_once,
+    verify_checksum,
+)
 from cispbench.results.record_fields import Losses, StepFacts, broken_facts, plain
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
@@ -16,36 +23,35 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 2
+SCHEMA = 3
 # What a record of an older schema says of the fields that a later one has added.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"execution": {"devices": 1, "micro_batch": None}, "trained_for": None, "origin": "measured"},
+    3: {},
 }
+CHECKED = 3  # from this schema on a record's file carries a checksum
+MOST_PIXELS = 10**15  # of one count: sums over the classes stay exact as int64, and no test has so many
+_RESTORE = "Restore it from version control, or delete it and rerun."
 
 
 @dataclass(frozen=True)
 class StepRecord(StepFacts):
     """One finished step in full. Making one checks it: StoreError names every field that breaks a rule.
 
-    ``learning_order``: class numbers by class index, background first. ``classes``: the numbers this step learnt.
     ``confusion``: counts (C, C) of pixels over all classes of the data set in learning order, rows are the ground
     truth, void left out.
     """
 
     schema: int
-    learning_order: tuple[int, ...]
-    classes: tuple[int, ...]
     confusion: tuple[tuple[int, ...], ...]
     losses: Losses
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # Tuples, as read back from JSON: a record equals its copy in the store.
-        for name in ("learning_order", "classes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "confusion", tuple(tuple(row) for row in self.confusion))
         found = [] if self.schema == SCHEMA else [f"schema is {self.schema}, not {SCHEMA}"]
-        found += [*broken_facts(self), *_classes(self), *_confusion(self), *_losses(self)]
+        found += [*broken_facts(self), *_confusion(self), *_losses(self)]
         if found:
             raise StoreError(f"step record: {'; '.join(found)}.")
 
@@ -60,31 +66,77 @@ class StepRecord(StepFacts):
 
         return np.asarray(self.confusion, dtype=np.int64)
 
-    def to_json(self) -> str:
-        """Return the record as JSON text: keys sorted, one row of the confusion matrix a line, newline at the end."""
-        return _dump(plain(asdict(self), "record"), 0) + "\n"
+    def content(self) -> dict[str, Any]:
+        """Return the record as JSON holds it."""
+        content: dict[str, Any] = plain(asdict(self), "record")
+        return content
+
+    def to_json(self) -> bytes:
+        """Return the bytes of the record's file: its checksum, then keys sorted, a row of the matrix a line."""
+        return add_checksum(_dump(self.content(), 0) + "\n")
 
     @classmethod
-    def from_json(cls, text: str, place: str) -> StepRecord:
+    def from_json(cls, data: bytes, place: str) -> StepRecord:
         """Read what ``to_json`` of this or an older version wrote, as a record of this version's schema.
 
-        Raises StoreError naming ``place``, the field and the value.
+        Raises StoreError naming ``place``, the field and the value, or the checksum that does not match.
         """
         try:
-            value = json.loads(text)
+            check_bytes(data)
+            value = loads_once(data.decode())
+            check_words(value, data)
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
-            raise StoreError(
-                f"{place} is not valid JSON: {error}.", hint="Restore it from version control, or delete it and rerun."
-            ) from error
+            what = f": {error}" if isinstance(error, ChecksumError) else f" is not valid JSON: {error}"
+            raise StoreError(f"{place}{what}.", hint=_RESTORE) from error
+        try:
+            value = without_checksum(value, data)
+        except ChecksumError as error:
+            raise StoreError(f"{place}: {error}.", hint=_RESTORE) from error
+        return cls.from_content(value, place)
+
+    @classmethod
+    def from_content(cls, value: Any, place: str) -> StepRecord:
+        """Read what ``content`` of this or an older version returned. Raises StoreError as ``from_json`` does."""
         schema = value.get("schema") if isinstance(value, dict) else None
         if type(schema) is int and schema > SCHEMA:
             raise StoreError(
                 f"{place}: schema is {schema}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
             )
-        if type(schema) is int and schema >= 1:
-            for added in range(schema + 1, SCHEMA + 1):
-                value = {**ADDED[added], **value, "schema": added}
-        return read_fields(cls, value, place)
+        return read_fields(cls, upgraded(value), place)
+
+
+def check_bytes(data: bytes) -> None:
+    """Raise ChecksumError if the bytes of a record's file carry a checksum and it is wrong."""
+    if has_checksum(data):
+        verify_checksum(data)
+
+
+def check_words(value: Any, data: bytes) -> None:
+    """Raise ValueError if a text of a parsed record holds half a character: it could never be printed or written."""
+    if b"\\ud" in data.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+
+
+def without_checksum(value: Any, data: bytes) -> Any:
+    """Return a parsed record without its checksum. Raises ChecksumError where there has to be one and is none."""
+    if not isinstance(value, dict):
+        return value
+    if has_checksum(data):
+        return {name: item for name, item in value.items() if name != "sha256"}
+    # A damaged first line hides the checksum and nothing else: the schema still says that there was one.
+    schema = value.get("schema")
+    if "sha256" in value or (type(schema) is int and CHECKED <= schema <= SCHEMA):
+        raise ChecksumError("it carries no checksum that can be read")
+    return value
+
+
+def upgraded(value: Any) -> Any:
+    """Return a parsed record of an older schema as one of this version's; all else unchanged."""
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if type(schema) is int and schema >= 1:
+        for added in range(schema + 1, SCHEMA + 1):
+            value = {**ADDED[added], **value, "schema": added}
+    return value
 
 
 def confusion_rows(matrix: NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], ...]:
@@ -106,14 +158,6 @@ def _dump(value: Any, depth: int) -> str:
     return f"{opening}\n" + ",\n".join(pad + line for line in lines) + f"\n{' ' * depth}{closing}"
 
 
-def _classes(record: StepRecord) -> Iterator[str]:
-    order = record.learning_order
-    if not order or order[0] != 0 or sorted(order) != list(range(len(order))):
-        yield f"learning_order is {list(order)}, not 0 and then every class number once"
-    if not record.classes or not set(record.classes) <= set(order[1:]):
-        yield f"classes is {list(record.classes)}, not among the class numbers of learning_order"
-
-
 def _confusion(record: StepRecord) -> Iterator[str]:
     count = len(record.learning_order)
     rows = record.confusion
@@ -124,6 +168,9 @@ def _confusion(record: StepRecord) -> Iterator[str]:
         for column, value in enumerate(row):
             if type(value) is not int or value < 0:
                 yield f"confusion[{place}][{column}] is {value!r}, not a count"
+                return
+            if value > MOST_PIXELS:
+                yield f"confusion[{place}][{column}] is {str(value)[:24]}, and no test has more than {MOST_PIXELS}"
                 return
 
 

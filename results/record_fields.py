@@ -114,9 +114,10 @@ class TrainedFor:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """The fields of a step's record without its counts, losses and classes: enough for tables, and quick to read.
+    """The fields of a step's record without its counts and losses: enough for tables, and quick to read.
 
     ``key`` is the step's content key, ``previous_key`` that of the step before, ``run_key`` that of the whole run.
+    ``learning_order``: class numbers by class index, background first; ``classes``: the numbers this step learnt.
     ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
     ``trained_for``: the run whose training made the weights, None where that is not known (imported steps, and records
     of schema 1). ``origin``: measured here, submitted by somebody, or scored from a folder of predictions.
@@ -130,8 +131,10 @@ class StepFacts:
     scenario: str
     task: str
     order: str
+    learning_order: tuple[int, ...]
     step: int
     steps: int
+    classes: tuple[int, ...]
     method: MethodUsed
     joint: bool
     profile: str
@@ -153,7 +156,8 @@ class StepFacts:
 
     def __post_init__(self) -> None:
         # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
-        object.__setattr__(self, "quirks", tuple(self.quirks))
+        for name in ("learning_order", "classes", "quirks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("recipe", "environment"):
             object.__setattr__(self, name, plain(getattr(self, name), name))
 
@@ -172,6 +176,11 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
         count = attrgetter(name)(record)
         if count is not None and not 0 <= count <= MOST:
             yield f"{name} is {str(count)[:24]}, not a number from 0 to {MOST:g}"
+    order = record.learning_order
+    if not order or order[0] != 0 or sorted(order) != list(range(len(order))):
+        yield f"learning_order is {list(order)}, not 0 and then every class number once"
+    if not record.classes or not set(record.classes) <= set(order[1:]):
+        yield f"classes is {list(record.classes)}, not among the class numbers of learning_order"
     if record.step >= record.steps:
         yield f"step is {record.step}, but there are {record.steps} steps"
     if record.previous_key is not None and record.step == 0:

@@ -19,9 +19,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from cispbench.results.record import SCHEMA, StepRecord
+from cispbench.results.record import MOST_PIXELS, SCHEMA, StepRecord, check_bytes, upgraded, without_checksum
 from cispbench.results.record_fields import StepFacts, broken_facts
-from cispbench.results.store import read_record, step_number
+from cispbench.results.record_files import read_plain, run_files
+from cispbench.results.store import check_run, check_stored, read_record
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
 
@@ -74,11 +75,11 @@ def scan_finished(paths: Iterable[Path]) -> Iterator[Scanned]:
 def scan_steps(last: Scanned) -> list[Scanned]:
     """Return the recorded steps of a run in their order, given its last one; steps that have no record are left out.
 
-    Raises StoreError naming a file that cannot be read, or that belongs to another run.
+    Raises StoreError naming a file that cannot be read or belongs to another run, or the folder of a run whose records
+    do not fit together.
     """
-    # By number, not by name: step-10 comes after step-9.
-    paths = sorted(last.path.parent.glob("step-*.json"), key=step_number)
-    steps = [last if path == last.path else scan_record(path) for path in paths]
+    folder = last.path.parent
+    steps = [last if path == last.path else scan_record(path) for path in run_files(folder)]
     for step in steps:
         if _identity(step.facts) != _identity(last.facts):
             raise StoreError(
@@ -86,16 +87,39 @@ def scan_steps(last: Scanned) -> list[Scanned]:
                 f"{last.facts.run_key[:10]}.",
                 hint="Move it to a folder of its own.",
             )
+    check_run(folder, [(step.facts, step.counts) for step in steps])
     return steps
 
 
 def scan_record(path: Path) -> Scanned:
     """Read one record. Raises StoreError naming the file and what is wrong with it."""
     try:
-        value = orjson.loads(path.read_bytes())
-        return Scanned(_facts(value), _counts(value["confusion"], value["learning_order"]), path)
-    except (OSError, OverflowError, StoreError, TypeError, ValueError):
-        return _in_full(path)  # which says what is wrong, or takes it: a record of an older schema, for example
+        data = read_plain(path)
+        check_bytes(data)
+        value = orjson.loads(data)
+        _refuse_doubles(value, data)
+        value = upgraded(without_checksum(value, data))
+        facts, counts = _facts(value), _counts(value["confusion"], value["learning_order"])
+    except (OverflowError, StoreError, TypeError, ValueError):
+        return _in_full(path)  # which says what is wrong
+    check_stored(path, facts, counts)
+    return Scanned(facts, counts, path)
+
+
+def _refuse_doubles(value: Any, data: bytes) -> None:
+    """Raise ValueError where an object may have a key twice: orjson would take the last one.
+
+    Every key is followed by a colon, as ``to_json`` writes it. Another layout, and a text that looks like a key, are
+    left to the full reader.
+    """
+    if type(value) is not dict or data.count(b'":') != data.count(b'": ') or data.count(b'":') != _keys(value):
+        raise ValueError("perhaps a key twice")
+
+
+def _keys(value: Any) -> int:
+    if type(value) is dict:
+        return len(value) + sum(_keys(item) for name, item in value.items() if name != "confusion")
+    return sum(map(_keys, value)) if type(value) is list and value and type(value[0]) in (dict, list) else 0
 
 
 def _facts(value: Any) -> StepFacts:
@@ -119,14 +143,11 @@ def _counts(rows: Any, order: Any) -> Counts:
     if len(rows) != count or any(len(row) != count for row in rows) or set(map(type, numbers)) != {int}:
         raise ValueError("no matrix of whole numbers")
     counts = np.array(numbers, dtype=np.int64).reshape(count, count)
-    if counts.min() < 0:
-        raise ValueError("a count below 0")
+    if counts.min() < 0 or counts.max() > MOST_PIXELS:
+        raise ValueError("no count")
     return counts
 
 
 def _in_full(path: Path) -> Scanned:
     record = read_record(path)
-    try:
-        return Scanned(StepFacts(**{name: getattr(record, name) for name in _FACTS}), record.matrix(), path)
-    except OverflowError as error:
-        raise StoreError(f"{path}: confusion holds a count beyond 64 bits.") from error
+    return Scanned(StepFacts(**{name: getattr(record, name) for name in _FACTS}), record.matrix(), path)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import glob
-import re
+import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.results.record import StepRecord
-from cispbench.splits.errors import StoreError, UsageError
+from cispbench.results.record_fields import StepFacts
+from cispbench.results.record_files import read_plain, record_parts, run_files, run_folders, safe_part
+from cispbench.results.run_rules import run_problems, step_problems
+from cispbench.splits.errors import CispbenchError, SettingError, StoreError, UsageError
+from cispbench.splits.settings import parse_setting
+from cispbench.splits.strict_fields import refusal
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+
+    Counts = NDArray[np.int64]
 
 _COLUMNS = (
     "dataset", "setting", "scenario", "task", "order", "method", "method_version", "joint", "model", "profile",
@@ -28,15 +37,18 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
+    @property
+    def runs(self) -> Path:
+        """The folder of all records."""
+        return self.path / "runs"
+
     def place(self, record: StepRecord) -> Path:
         """Return the file of a record: ``runs/<dataset>/<setting>/<method>/<run>/step-<k>.json``."""
-        run = f"{record.profile}-{record.model.name}-seed{record.seed}-{record.run_key[:10]}"
-        parts = (record.dataset, record.setting, record.method.name, run)
-        return self.path.joinpath("runs", *(_safe(part) for part in parts), f"step-{record.step}.json")
+        return self.runs.joinpath(*record_parts(record))
 
     def prepare(self) -> None:
         """Make the folder and check that it can be written to, before hours of training. Raises StoreError."""
-        folder = self.path / "runs"
+        folder = self.runs
         make_folder(folder)
         try:
             # A file without a name: two processes that probe at once cannot meet, and a killed one leaves nothing.
@@ -48,19 +60,22 @@ class Store:
     def write(self, record: StepRecord) -> Path:
         """Write a record and return its file; one of the same key is left as it is.
 
-        Raises StoreError if the disk refuses, or if the file holds a record of another key.
+        Raises StoreError if the disk refuses, if the file holds a record of another key, or its folder one of another
+        run, or for a record that breaks a rule and could not be read again.
         """
         path = self.place(record)
+        check_stored(path, record, record.matrix())
         if _exists(path):
             there = read_record(path)
             if (there.key, there.run_key) == (record.key, record.run_key):
                 return path
-            raise StoreError(
-                f"{path} holds another record (key {there.key[:10]}, not {record.key[:10]}).",
-                hint="Move it away, or write to another --out.",
-            )
+            raise _taken(path, there.key, record.key)
         make_folder(path.parent)
-        write_atomic(path, record.to_json().encode())
+        # Keys of two runs may begin alike, and their folder be the same.
+        for other in run_files(path.parent)[:1]:
+            if (there := read_record(other)).run_key != record.run_key:
+                raise _taken(other, there.run_key, record.run_key)
+        write_atomic(path, record.to_json())
         return path
 
     def find(self, key: str, run_key: str) -> StepRecord | None:
@@ -68,12 +83,13 @@ class Store:
 
         Raises StoreError if a file of it is unreadable, or the record is a submitted one: nothing was measured here.
         """
-        for path in sorted(self.path.glob(f"runs/*/*/*/*-{_safe(run_key[:10])}/step-*.json")):
-            record = read_record(path)
-            if (record.key, record.run_key) == (key, run_key):
-                if record.origin != "measured":
-                    raise foreign(record, path)
-                return record
+        for folder in run_folders(self.runs, f"-{safe_part(run_key[:10])}"):
+            for path in run_files(folder):
+                record = read_record(path)
+                if (record.key, record.run_key) == (key, run_key):
+                    if record.origin != "measured":
+                        raise foreign(record, path)
+                    return record
         return None
 
     def find_run(self, start: str) -> list[StepRecord]:
@@ -82,8 +98,9 @@ class Store:
         Raises UsageError unless there is exactly one such run, StoreError naming a file that cannot be read.
         """
         # A folder's name ends in the first ten characters of its run's key: only few records need to be read.
-        likely = self.path.glob(f"runs/*/*/*/*-{glob.escape(_safe(start[:10]))}*") if start else ()
-        runs = [records for folder in sorted(likely) if (records := read_run(folder))]
+        named = f"-{safe_part(start[:10])}"
+        likely = [folder for folder in run_folders(self.runs) if start and folder.name[-11:].startswith(named)]
+        runs = [records for folder in likely if (records := read_run(folder))]
         found = [records for records in runs if records[0].run_key.startswith(start)]
         if len(found) != 1:
             several = f"{len(found)} runs ({', '.join(records[0].run_key[:12] for records in found[:3])})"
@@ -95,14 +112,15 @@ class Store:
 
     def records(self) -> list[StepRecord]:
         """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
-        return [read_record(path) for path in self._files()]
+        return [record for folder in run_folders(self.runs) for record in read_run(folder)]
+
+    def files(self) -> list[Path]:
+        """Return the file of every record, ordered by folder and step. Raises StoreError as ``run_folders`` does."""
+        return [path for folder in run_folders(self.runs) for path in run_files(folder)]
 
     def last_files(self) -> list[Path]:
         """Return the file of the last recorded step of every run, finished or not, ordered by folder."""
-        return list({path.parent: path for path in self._files()}.values())
-
-    def _files(self) -> list[Path]:
-        return sorted(self.path.glob("runs/*/*/*/*/step-*.json"), key=lambda path: (path.parent, step_number(path)))
+        return list({path.parent: path for path in self.files()}.values())
 
     def steps(self) -> pd.DataFrame:
         """Return one row a record: its main fields, and the record itself in the column ``record``."""
@@ -120,35 +138,63 @@ def foreign(record: StepRecord, path: Path) -> StoreError:
 
 
 def read_record(path: Path) -> StepRecord:
-    """Read one record. Raises StoreError naming the file and what is wrong with it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error
-    return StepRecord.from_json(text, str(path))
+    """Read one record of a store. Raises StoreError naming the file and what is wrong with it."""
+    record = StepRecord.from_json(read_plain(path), str(path))
+    check_stored(path, record, record.matrix())
+    return record
 
 
 def read_run(folder: Path) -> list[StepRecord]:
-    """Return the records of a run's folder, ordered by step. Raises StoreError as ``read_record`` does."""
-    return [read_record(path) for path in sorted(folder.glob("step-*.json"), key=step_number)]
+    """Return the records of a run's folder, ordered by step. Raises StoreError as ``read_record`` does.
+
+    It is raised, too, where records do not fit together; it then names the folder.
+    """
+    records = [read_record(path) for path in run_files(folder)]
+    check_run(folder, [(record, record.matrix()) for record in records])
+    return records
 
 
-def step_number(path: Path) -> int:
-    """Return the number of the step in the name of a record's file; -1 if there is none."""
-    found = re.fullmatch(r"step-([0-9]+)\.json", path.name)
-    return int(found[1]) if found else -1
+def check_stored(path: Path, record: StepFacts, counts: Counts) -> None:
+    """Raise StoreError unless a record is at its place, and the rules for every record hold."""
+    place = record_parts(record)
+    if path.parts[-len(place) :] != place:
+        raise StoreError(
+            f"{path} holds the record of {'/'.join(place)}.",
+            hint="Move it to that place below runs, or delete it: a copy is no measurement.",
+        )
+    try:
+        parse_setting(record.setting)
+    except CispbenchError as error:
+        hint = "Install the package that offers its data set, or move the record out of the store."
+        hint = hint if isinstance(error, SettingError) else error.hint  # a broken package has one of its own
+        raise StoreError(f"{path}: {error.message}", hint=hint) from error
+    _refuse(path, step_problems(record, counts))
+
+
+def check_run(folder: Path, steps: Sequence[tuple[StepFacts, Counts]]) -> None:
+    """Raise StoreError naming the folder unless the recorded steps of a run, in their order, fit together."""
+    _refuse(folder, run_problems(steps) if steps else [])
+
+
+def _refuse(path: Path, found: Sequence[str]) -> None:
+    if found:
+        broken = refusal(str(path), [f"{text}." for text in found], StoreError)
+        hint = "This cannot have been measured: restore it from version control, or delete it and rerun."
+        raise StoreError(broken.message, hint=hint)
+
+
+def _taken(path: Path, there: str, key: str) -> StoreError:
+    return StoreError(
+        f"{path} holds another record (key {there[:10]}, not {key[:10]}).",
+        hint="Move it away, or write to another --out.",
+    )
 
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return path.exists() or os.path.lexists(path)
     except OSError as error:
         raise StoreError(f"cannot look for {path}: {error}.", hint="Check its permissions.") from error
-
-
-def _safe(part: str) -> str:
-    """Return a name as one part of a path: no separators or colons, and nothing that climbs or hides."""
-    return re.sub(r"^\.|[^A-Za-z0-9._+-]", "_", part)
 
 
 def _row(record: StepRecord) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cispbench.results.atomic import write_atomic
 from cispbench.results.record import StepRecord
+from cispbench.results.record_files import run_files, run_folders
 from cispbench.results.store import Store, read_record
 from cispbench.results.submission_checks import problems
 from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
@@ -57,7 +58,7 @@ def pack(records: Sequence[StepRecord], version: str) -> bytes:
     wrong = problems(records)
     if wrong:
         raise refusal("the run cannot be shared", [f"{text}." for text in wrong], StoreError)
-    packed = [json.loads(record.to_json()) for record in records]
+    packed = [record.content() for record in records]
     content = {
         "format": "cispbench-submission", "schema": SCHEMA, "packed_by": version, "run_key": records[0].run_key,
         "records": [{"sha256": content_digest(record), "record": record} for record in packed],
@@ -94,7 +95,7 @@ def read_submission(path: Path) -> list[StepRecord]:
     for place, packed in enumerate(submission.records):
         if content_digest(packed.record) != packed.sha256:
             raise StoreError(f"{path}: records[{place}] is not what its sha256 {shown(packed.sha256)} says.")
-        records.append(StepRecord.from_json(json.dumps(packed.record), f"{path}: records[{place}]"))
+        records.append(StepRecord.from_content(packed.record, f"{path}: records[{place}]"))
     records.sort(key=lambda record: record.step)
     wrong = problems(records)
     if submission.run_key != records[0].run_key:
@@ -149,8 +150,8 @@ def _known_schema(value: Any, place: str) -> Any:
 def _stored(store: Store, record: StepRecord) -> dict[Path, StepRecord]:
     """Return the stored records with the run's key, in any folder, and all records in the run's own folder."""
     own = store.place(record).parent
-    paths = {*store.path.glob(f"runs/*/*/*/*-{record.run_key[:10]}/step-*.json"), *own.glob("step-*.json")}
-    found = {path: read_record(path) for path in sorted(paths)}
+    folders = run_folders(store.runs, f"-{record.run_key[:10]}")
+    found = {path: read_record(path) for folder in folders for path in run_files(folder)}
     return {path: there for path, there in found.items() if path.parent == own or there.run_key == record.run_key}
 
 

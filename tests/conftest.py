@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script; the processes that tests start would inherit it, and no Ctrl-C would reach them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from cispbench.results.record import SCHEMA, StepRecord
+from cispbench.results.record import SCHEMA, StepRecord, confusion_rows
 from cispbench.results.record_fields import (
     DataUsed,
     Execution,
@@ -29,6 +30,7 @@ from cispbench.results.record_fields import (
     ModelUsed,
     Timing,
 )
+from cispbench.splits.selection import golden_steps, has_golden
 from cispbench.splits.settings import parse_setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,15 @@ def shared() -> Path:
 def golden() -> Path:
     """The outputs recorded from the papers' released code; tests/golden/README.md says what each file holds."""
     return ROOT / "tests" / "golden"
+
+
+def build_counts(count: int, known: int) -> tuple[tuple[int, ...], ...]:
+    """Counts of as many pixels of every class: of known ones most are right, all else is taken for background."""
+    rows = [[0] * count for _ in range(count)]
+    for row in range(count):
+        for column in range(count):
+            rows[row][column if column < known else 0] += 90 if row == column else 1
+    return tuple(map(tuple, rows))
 
 
 def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = "mib", **changes: Any) -> StepRecord:
@@ -71,9 +82,9 @@ def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = 
         "profile": "paper",
         "model": ModelUsed("segmenter-tiny", 12345, "none", None),
         "seed": 0,
-        "data": DataUsed("synthetic", "f1", 40, 20, "ab" * 32),
+        "data": DataUsed("mini", "f1", 40, 20, "ab" * 32),
         "recipe": {"optim": {"lr": 1e-5}, "crop": (512, 512)},
-        "confusion": tuple(tuple(90 if row == column else 1 for column in range(count)) for row in range(count)),
+        "confusion": build_counts(count, count if changes.get("joint") else plan.num_classes(step)),
         "losses": Losses((1, 10), {"total": (2.5, 1.25), "cross_entropy": (2.0, 1.0)}),
         "iterations": 10,
         "timing": Timing(10.0, 2.0, 12.3, 210.4, False),
@@ -87,7 +98,32 @@ def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = 
         "trained_for": None,
         "origin": "measured",
     }
-    return StepRecord(**(fields | changes))
+    return measurable(StepRecord(**(fields | changes)))
+
+
+VIEW = {"evaluation": {"resize_short": 500, "crop": None}}  # of which no pixels are published
+
+
+def measurable(record: StepRecord) -> StepRecord:
+    """Return a record with the same shares of right pixels as one that can have been measured, as every store asks.
+
+    What is predicted of classes not learnt yet becomes background. Full data have their published lists and enough
+    pixels.
+    """
+    plan, counts = parse_setting(record.setting), record.matrix()
+    if not record.joint:
+        known = plan.num_classes(record.step)
+        counts[:, 0] += counts[:, known:].sum(axis=1)
+        counts[:, known:] = 0
+    data, recipe, lists = record.data, record.recipe, golden_steps(plan)
+    if data.kind == "full" and has_golden(plan.dataset):
+        if "evaluation" not in recipe:
+            recipe = recipe | VIEW
+            counts *= -(-data.val_images * 10_000 // counts.sum())
+        if lists is not None and not record.joint and record.origin != "predictions":
+            images, sha256 = lists[record.step]
+            data = replace(data, train_images=images, list_sha256=sha256)
+    return replace(record, confusion=confusion_rows(counts), data=data, recipe=recipe)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, SETTING_GLOB, RunFilter, collected
 
@@ -19,6 +20,7 @@ class CheckRules:
     tolerance: float
     protocol: str | None
     complete: bool
+    allow_empty: bool
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,14 @@ class BaselineUpdate:
     reason: str | None
     machine: float | None
     made_by: str | None
+
+
+@dataclass(frozen=True)
+class StoreAudit:
+    """Whether the store itself is checked, and records without a checksum are written anew."""
+
+    store: bool
+    rewrite: bool
 
 
 def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -49,6 +59,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
                  callback=_number, help="Least difference that counts; the spread over seeds may allow for more."),
     click.option("--protocol", help="Protocol for runs on full data. [the one each published row's numbers follow]"),
     click.option("--complete", is_flag=True, help="Fail, too, where a baseline has no measured run."),
+    click.option("--allow-empty", is_flag=True, help="Do not fail where nothing could be compared."),
 )  # fmt: skip
 @collected(
     BaselineUpdate, "baseline",
@@ -59,30 +70,44 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
     click.option("--made-by", metavar="COMMAND",
                  help="With --update: the command that makes the runs. [as before]"),
 )  # fmt: skip
+@collected(
+    StoreAudit, "audit",
+    click.option("--store", is_flag=True, help="Compare nothing: read all of the store, and list what is wrong."),
+    click.option("--rewrite", is_flag=True,
+                 help="With --store: if all is well, add a checksum to records of earlier versions."),
+)  # fmt: skip
 @JSON
 @click.pass_context
 def check(
-    context: click.Context, out: Path, runs: RunFilter, rules: CheckRules, baseline: BaselineUpdate, as_json: bool
-) -> None:
+    context: click.Context, out: Path, runs: RunFilter, rules: CheckRules, baseline: BaselineUpdate,
+    audit: StoreAudit, as_json: bool,
+) -> None:  # fmt: skip
     """Compare measured runs with committed baselines (quick, mini) or with published numbers (full data).
 
-    A cell is a method on a setting, by its mean over seeds. Exit code 1 if one is worse than its tolerance allows. A
-    method's own options do not make a run another experiment, so that a part switched off shows; other recipes do.
+    A cell is a method on a setting, by its mean over seeds. Exit code 1 if one is worse than its tolerance allows, or
+    if nothing could be compared. A method's own options do not make a run another experiment, so that a part switched
+    off shows; other recipes do.
 
     \b
     Example:
       cispbench check --out results
       cispbench check --out results --update --reason "a poly schedule from step 1 on"
+      cispbench check --out results --store
     """
-    from cispbench.harness.commands.stores import existing_store
+    from cispbench.harness.commands.stores import audit_stores, existing_store
     from cispbench.reports.check.comparison import CheckOptions
     from cispbench.reports.check.regression import check_store
     from cispbench.reports.check.text import check_json, check_text
     from cispbench.reports.check.update import Update, update_baselines
     from cispbench.results.baselines_files import COMMITTED, read_baselines
     from cispbench.results.protocols import load_protocol
-    from cispbench.splits.errors import UsageError
+    from cispbench.splits.errors import StoreError, UsageError
 
+    if audit.rewrite and not audit.store:
+        raise UsageError("--rewrite goes with --store.")
+    if audit.store:
+        _refuse_others(context)
+        context.exit(0 if audit_stores(out, rewrite=audit.rewrite, as_json=as_json) else 1)
     if not baseline.update and (baseline.reason, baseline.machine, baseline.made_by) != (None, None, None):
         raise UsageError("--reason, --machine and --made-by go with --update.")
     if rules.protocol is not None:
@@ -90,8 +115,24 @@ def check(
     store, folder, selection = existing_store(out), rules.baselines or COMMITTED, runs.selection()
     if baseline.update:
         changes = Update(baseline.reason or "", baseline.machine, baseline.made_by)
-        for path in update_baselines(store, folder, selection, changes):
-            click.echo(f"Written: {path}", err=as_json)
+        for path, written in update_baselines(store, folder, selection, changes).items():
+            click.echo(f"Written: {path}" if written else f"Unchanged: {path} (no figure differs)", err=as_json)
     found = check_store(store, read_baselines(folder), selection, CheckOptions(rules.tolerance, rules.protocol))
     click.echo(check_json(found) if as_json else check_text(found))
+    if not found.compared and not rules.allow_empty:
+        raise StoreError(
+            f"nothing was compared: {store.path} holds no run of the selection, measured here, with a reference.",
+            hint="Name the folder that --out of the runs named, or give --allow-empty.",
+        )
     context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)
+
+
+def _refuse_others(context: click.Context) -> None:
+    """Raise UsageError for an option of the comparison beside --store, which compares nothing."""
+    from cispbench.splits.errors import UsageError
+
+    for option in context.command.params:
+        name = str(option.name)
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if given and name not in ("out", "store", "rewrite", "as_json"):
+            raise UsageError(f"{option.opts[0]} does not go with --store, which compares nothing.")

@@ -33,7 +33,8 @@ from cispbench.results.record_fields import (
     ModelUsed,
     Timing,
 )
-from cispbench.results.submission_checks import PREDICTIONS, is_name
+from cispbench.results.run_rules import PREDICTIONS
+from cispbench.results.submission_checks import is_name
 from cispbench.results.submission_text import content_digest
 from cispbench.splits.errors import DataError, UsageError
 from cispbench.splits.selection import digest

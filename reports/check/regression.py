@@ -65,6 +65,11 @@ class CheckResult:
         """Return how many cells have this status."""
         return sum(cell.status == status for cell in self.cells)
 
+    @property
+    def compared(self) -> int:
+        """How many cells have a measured number and a reference for it."""
+        return sum(self.count(status) for status in ("worse", "better", "ok"))
+
 
 def check_store(
     store: Store, baselines: Sequence[Baselines], selection: Selection | None = None,
@@ -72,8 +77,8 @@ def check_store(
 ) -> CheckResult:  # fmt: skip
     """Compare the selected finished runs that were measured here, and list the baselines without a measured run.
 
-    Raises StoreError for a store without finished runs or baselines of another version of the protocol, UsageError if
-    nothing is selected.
+    Raises StoreError for baselines of another version of the protocol, UsageError if nothing is selected of a store
+    that holds finished runs.
     """
     selection, options = selection or Selection(), options or CheckOptions()
     measured, left_out = measured_cells(store, selection)
@@ -99,11 +104,8 @@ def check_store(
 
 
 def measured_cells(store: Store, selection: Selection) -> tuple[list[Cell], int]:
-    """Return the selected cells trained and tested here, and the number of others. Raises StoreError without a run."""
-    runs = load_runs(store, PROTOCOL, selection)
-    if not runs:
-        raise StoreError(f"{store.path} holds no finished run.", hint="Name the folder that --out of the runs named.")
-    found = cells(runs)
+    """Return the selected cells trained and tested here, and the number of others."""
+    found = cells(load_runs(store, PROTOCOL, selection))
     own = [cell for cell in found if cell.trained_here]
     return own, len(found) - len(own)
 

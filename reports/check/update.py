@@ -19,6 +19,7 @@ from cispbench.results.baselines_files import (
     Baselines,
     Change,
     Figure,
+    baselines_path,
     merged,
     read_baselines,
     write_baselines,
@@ -39,12 +40,13 @@ class Update:
     command: str | None = None
 
 
-def update_baselines(store: Store, folder: Path, selection: Selection, update: Update) -> list[Path]:
-    """Write the selected measured cells into the baselines of ``folder``, and return the files written.
+def update_baselines(store: Store, folder: Path, selection: Selection, update: Update) -> dict[Path, bool]:
+    """Write the selected measured cells into the baselines of ``folder``, and return each file and if it was written.
 
     Cells that the store has no runs of are kept, unless the protocol has changed its version; every change is added to
-    the file's history. Raises UsageError for a missing reason or if all runs are on full data, StoreError for runs that
-    differ in a method's options, among which a baseline cannot choose.
+    the file's history, and a file that would say the same is left as it is. Raises UsageError for a missing reason or
+    if all runs are on full data, StoreError for runs that differ in a method's options, among which a baseline cannot
+    choose.
     """
     if not update.reason.strip():
         raise UsageError("--update needs a reason.", hint="Say why the numbers may change: --reason TEXT.")
@@ -58,8 +60,12 @@ def update_baselines(store: Store, folder: Path, selection: Selection, update: U
             hint="Runs on the full data are held against published numbers, not against baselines.",
         )
     known = {(found.kind, found.profile): found for found in read_baselines(folder)} if folder.is_dir() else {}
-    made = [_updated(known.get(pair), pair, members, update) for pair, members in sorted(groups.items())]
-    return [write_baselines(folder, baselines) for baselines in made]
+    made = {pair: _updated(known.get(pair), pair, members, update) for pair, members in sorted(groups.items())}
+    changed = {pair: baselines != known.get(pair) for pair, baselines in made.items()}
+    return {
+        write_baselines(folder, baselines) if changed[pair] else baselines_path(folder, baselines): changed[pair]
+        for pair, baselines in made.items()
+    }
 
 
 def _updated(
@@ -80,9 +86,7 @@ def _updated(
     protocol = f"{rules.name} v{rules.version}"
     if before is None:
         before = Baselines(SCHEMA, *kind_and_profile, protocol, machine=0.0, command="", cells=(), history=())
-    today = datetime.now(UTC).date().isoformat()
-    change = Change(today, update.reason.strip(), len(new), environment)
-    return replace(
+    new_figures = replace(
         before,
         schema=SCHEMA,
         protocol=protocol,
@@ -90,8 +94,12 @@ def _updated(
         command=update.command or before.command,
         # Otherwise figures under an older version of the protocol would be taken for figures under this one.
         cells=merged(before.cells if before.protocol == protocol else (), new),
-        history=(*before.history, change),
     )
+    if new_figures == before:
+        return before
+    today = datetime.now(UTC).date().isoformat()
+    change = Change(today, update.reason.strip(), len(new), environment)
+    return replace(new_figures, history=(*before.history, change))
 
 
 def _baseline(cell: Cell) -> BaselineCell:

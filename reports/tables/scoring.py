@@ -20,12 +20,11 @@ from cispbench.reports.tables.processes import in_order
 from cispbench.reports.tables.runs import Run, ScoredStep, Selection
 from cispbench.results.continual import METRICS, Continual, continual_metrics
 from cispbench.results.protocols import load_protocol
-from cispbench.results.record_fields import StepFacts
 from cispbench.results.scan import scan_finished, scan_record, scan_steps
 from cispbench.results.scores import Scores, score
 from cispbench.results.store import Store
-from cispbench.splits.errors import SettingError, StoreError, UsageError, nearest
-from cispbench.splits.settings import Setting, parse_setting
+from cispbench.splits.errors import UsageError, nearest
+from cispbench.splits.settings import parse_setting
 
 _LEAST = 100  # runs per process: some tenths of a second, well above what starting a process costs
 _UNKNOWN = Continual(*[math.nan] * len(METRICS))
@@ -74,7 +73,7 @@ def _load(protocol: str, paths: Sequence[Path]) -> list[Run]:
     runs = []
     for scanned in scan_finished(paths):
         facts, counted = scanned.facts, scan_steps(scanned)
-        setting, steps = _setting(facts, scanned.path), []
+        setting, steps = parse_setting(facts.setting), []
         for entry in counted:
             # The only step of a joint run counts as the last step of its setting.
             step = None if facts.joint else entry.facts.step
@@ -83,14 +82,6 @@ def _load(protocol: str, paths: Sequence[Path]) -> list[Run]:
         imported = any(entry.imported for entry in counted)
         runs.append(Run(facts, scanned.path, protocol, steps[-1].scores, tuple(steps), _UNKNOWN, imported))
     return runs
-
-
-def _setting(facts: StepFacts, path: Path) -> Setting:
-    try:
-        return parse_setting(facts.setting)
-    except SettingError as error:
-        hint = "Install the package that offers its data set."
-        raise StoreError(f"{path}: {error.message}", hint=hint) from error
 
 
 def _with_continual(run: Run, references: dict[tuple[str, ...], tuple[float, ...]]) -> Run:

@@ -13,8 +13,9 @@ import pytest
 
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, MethodUsed, ModelUsed
-from cispbench.results.store import Store, read_record
+from cispbench.results.store import Store
 from cispbench.results.submission_text import content_digest
+from cispbench.splits.selection import golden_steps
 from cispbench.splits.settings import parse_setting
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 LIKE = Path(__file__).parents[1] / "results" / "record_schema_1.json"
 SCRIPT = "<script>alert(1)</script>"
-FULL = DataUsed("full", "f0" * 32, 10582, 1449, "cd" * 32)
+FULL = DataUsed("full", "f0" * 32, 10582, 1449, "cd" * 32)  # its lists are each setting's own
+VIEW = {"evaluation": {"resize_short": 500, "crop": None}}  # of which no pixels are published
 MINI = DataUsed("mini", "f2" * 32, 1028, 467, "ef" * 32)
 SCENES = DataUsed("synthetic", "f1" * 32, 40, 256, "ab" * 32)
+SCALE = 200  # 16,000 pixels an image of the full data
 RESNET = ModelUsed("deeplabv3-resnet101", 58_000_000, "resnet101-imagenet", "aa" * 32)
 TINY = ModelUsed("segmenter-tiny", 12345, "none", None)
 FLAGS = (
@@ -36,18 +39,21 @@ FLAGS = (
 def matrix(old: int, new: int) -> tuple[tuple[int, ...], ...]:
     """Counts of VOC with these IoU in percent for classes 1 to 15 and 16 to 20: every miss is taken for background."""
     rows = [[0] * 21 for _ in range(21)]
-    rows[0][0] = 100_000
+    rows[0][0] = 100_000 * SCALE
     for index in range(1, 21):
-        rows[index][index] = 10 * (old if index <= 15 else new)
-        rows[index][0] = 1000 - rows[index][index]
+        rows[index][index] = 10 * (old if index <= 15 else new) * SCALE
+        rows[index][0] = 1000 * SCALE - rows[index][index]
     return tuple(map(tuple, rows))
 
 
 def put_run(store: Store, method: str, setting: str, *scores: tuple[int, int], **changes: Any) -> None:
     """Write the last step of a run on VOC for each (old, new), seeds from 0 on; on full data unless said otherwise."""
-    like, plan = read_record(LIKE), parse_setting(setting)
+    like, plan = StepRecord.from_json(LIKE.read_bytes(), str(LIKE)), parse_setting(setting)
     step = plan.last_step
-    fields: dict[str, Any] = {"profile": "paper", "data": FULL, "model": RESNET} | changes
+    fields: dict[str, Any] = {"profile": "paper", "data": FULL, "model": RESNET, "recipe": like.recipe | VIEW} | changes
+    lists = golden_steps(plan)
+    if fields["data"] == FULL and lists is not None:
+        fields["data"] = replace(FULL, train_images=lists[step][0], list_sha256=lists[step][1])
     for seed, (old, new) in enumerate(scores):
         run_key = content_digest([setting, method, seed, repr(fields)])
         record: StepRecord = replace(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cispbench.results import atomic
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.splits.errors import StoreError
 
@@ -114,3 +116,101 @@ def test_make_folder_makes_parents_and_accepts_what_is_there(tmp_path: Path) -> 
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_writers_of_different_content_meet_and_each_is_whole(tmp_path: Path) -> None:
+    """Every write that reports success was there: the last one stays, and no temporary file is left."""
+    path, wanted = tmp_path / "file.json", [bytes([65 + number]) * 50_000 for number in range(8)]
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            for outcome in [pool.submit(write_atomic, path, data) for data in wanted]:
+                outcome.result()
+        assert path.read_bytes() in wanted
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_work_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second writer finishes while the first is about to rename: the first one's content is written, and reported."""
+    path, real = tmp_path / "file.json", Path.replace
+
+    def meet(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", real)
+        write_atomic(path, b"second")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", meet)
+    write_atomic(path, b"first")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_whose_file_is_taken_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "file.json", Path.replace
+    write_atomic(path, b"old")
+
+    def lose_once(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", real)
+        self.unlink()
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", lose_once)
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def lose(self: Path, target: Path) -> Path:
+        self.unlink()
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", lose)
+    with pytest.raises(StoreError, match="cannot write"):
+        write_atomic(path, b"never")
+    assert path.read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file[1].json"
+    left, other = tmp_path / ".file[1].json.abc.tmp", tmp_path / ".file1.json.abc.tmp"
+    left.write_bytes(b"half")
+    other.write_bytes(b"of another file")
+    write_atomic(path, b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, other])
+    left.write_bytes(b"half")
+    real = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self == left:
+            raise OSError(errno.EIO, "broken")
+        real(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    write_atomic(path, b"again")  # the write is done, whatever happens to the leftover
+    assert path.read_bytes() == b"again"
+    assert left.exists()
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real, link = tmp_path / "real" / "file.json", tmp_path / "link.json"
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    write_atomic(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file.json", "link.json", "real"]
+    real.unlink()
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for broken in (link, circle):
+        with pytest.raises(StoreError, match="symbolic link that points to no file"):
+            write_atomic(broken, b"new")
+        assert broken.is_symlink()
+    assert not real.exists()
+
+
+def test_new_folders_are_synced_into_their_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(atomic, "sync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
+    make_folder(tmp_path / "a" / "b")
+    assert len(synced) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,29 +35,30 @@ def test_text_and_record_are_the_same_thing(make_record: Maker) -> None:
 
 def test_the_text_keeps_diffs_readable(make_record: Maker) -> None:
     record = make_record()
-    lines = record.to_json().splitlines()
+    checksum, *lines = record.to_json().decode().split("\n")[1:]
+    assert re.fullmatch(r' "sha256": "[0-9a-f]{64}",', checksum)
     row = json.dumps(list(record.confusion[3]))
     assert sum(line.strip(" ,") == row for line in lines) == 1
     keys = [line.split('"')[1] for line in lines if line.startswith(' "')]
     assert keys == sorted(keys)
-    assert len(keys) == len(json.loads(record.to_json())) == 33
+    assert len(keys) == len(record.content()) == 33
     changed = list(map(list, record.confusion))
     changed[3][4] += 1
-    other = make_record(confusion=changed).to_json().splitlines()
+    other = make_record(confusion=changed).to_json().decode().split("\n")[2:]
     assert sum(ours != theirs for ours, theirs in zip(lines, other, strict=True)) == 1
 
 
 def test_a_record_of_the_first_schema_stays_readable() -> None:
     path = Path(__file__).parent / "record_schema_1.json"
-    record = StepRecord.from_json(path.read_text(encoding="utf-8"), str(path))
+    record = StepRecord.from_json(path.read_bytes(), str(path))
     assert record.setting == "disjoint-15-1-b"
     assert record.learning_order[1] == 12
-    assert (record.schema, record.execution, record.origin) == (2, Execution(1, None), "measured")
+    assert (record.schema, record.execution, record.origin) == (3, Execution(1, None), "measured")
     assert record.trained_for is None
     assert not record.shared
     assert StepRecord.from_json(record.to_json(), "x") == record
-    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(record.to_json())
-    assert {name: now[name] for name in before} == {**before, "schema": 2}
+    before, now = json.loads(path.read_text(encoding="utf-8")), record.content()
+    assert {name: now[name] for name in before} == {**before, "schema": 3}
 
 
 def test_a_step_is_shared_if_another_run_made_it(make_record: Maker) -> None:
@@ -65,8 +67,8 @@ def test_a_step_is_shared_if_another_run_made_it(make_record: Maker) -> None:
     assert make_record(trained_for=replace(own, run_key="fedcba9876543210")).shared
 
 
-def edited(record: StepRecord, path: str, value: Any) -> str:
-    tree = json.loads(record.to_json())
+def edited(record: StepRecord, path: str, value: Any) -> dict[str, Any]:
+    tree = record.content()
     *outer, last = path.split(".")
     place = tree
     for key in outer:
@@ -75,7 +77,7 @@ def edited(record: StepRecord, path: str, value: Any) -> str:
         del place[last]
     else:
         place[last] = value
-    return json.dumps(tree)
+    return tree
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,13 @@ def edited(record: StepRecord, path: str, value: Any) -> str:
         ("created", "2025-01-31T12:00:00", ["UTC"]),
         ("created", "2025-01-31T12:00:00+02:00", ["UTC"]),
         ("key", "", ["key is empty"]),
-        ("schema", 3, ["schema is 3", "Update cispbench"]),
+        ("schema", 4, ["schema is 4", "Update cispbench"]),
         ("schema", 0, ["schema is 0"]),
     ],
 )
 def test_the_reader_names_place_field_and_value(make_record: Maker, path: str, value: Any, words: list[str]) -> None:
     with pytest.raises(StoreError) as caught:
-        StepRecord.from_json(edited(make_record(), path, value), "runs/x/step-0.json")
+        StepRecord.from_content(edited(make_record(), path, value), "runs/x/step-0.json")
     assert str(caught.value).startswith("runs/x/step-0.json")
     for word in words:
         assert word in str(caught.value)
@@ -130,13 +132,13 @@ def test_a_confusion_matrix_holds_counts_alone(make_record: Maker, value: Any) -
     rows = [list(row) for row in make_record().confusion]
     rows[2][5] = value
     with pytest.raises(StoreError, match=r"confusion\[2\]"):
-        StepRecord.from_json(edited(make_record(), "confusion", rows), "place")
+        StepRecord.from_content(edited(make_record(), "confusion", rows), "place")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}'])
 def test_torn_text_is_an_error(text: str) -> None:
     with pytest.raises(StoreError, match=r"^place"):
-        StepRecord.from_json(text, "place")
+        StepRecord.from_json(text.encode(), "place")
 
 
 def test_making_a_wrong_record_is_an_error_that_names_every_fault(make_record: Maker) -> None:
@@ -152,30 +154,73 @@ def test_making_a_wrong_record_is_an_error_that_names_every_fault(make_record: M
 
 def test_a_matrix_becomes_plain_counts(make_record: Maker) -> None:
     matrix = np.arange(21 * 21, dtype=np.int64).reshape(21, 21)
-    record = make_record(confusion=confusion_rows(matrix))
+    record = make_record(step=5, confusion=confusion_rows(matrix))
     assert np.array_equal(StepRecord.from_json(record.to_json(), "x").matrix(), matrix)
     with pytest.raises(StoreError, match="not a count"):
         make_record(confusion=matrix)
 
 
+words = st.characters(exclude_categories=["Cs"])
 plain = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**60), 2**60)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    | st.text(words),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(words, max_size=5), inner, max_size=3),
     max_leaves=10,
 )
 
 
-@given(st.dictionaries(st.text(max_size=5), plain, max_size=4), st.floats(0, 1e12))
+@given(st.dictionaries(st.text(words, max_size=5), plain, max_size=4), st.floats(0, 1e12))
 def test_any_recipe_survives(recipe: dict[str, Any], seconds: float) -> None:
     path = Path(__file__).parent / "record_schema_1.json"
     tree = json.loads(path.read_text(encoding="utf-8"))
     tree["recipe"] = recipe
     tree["timing"]["wall_seconds"] = seconds
-    record = StepRecord.from_json(json.dumps(tree), "x")
+    record = StepRecord.from_json(json.dumps(tree).encode(), "x")
     assert record.recipe == recipe
     assert record.timing == Timing(**(tree["timing"]))
     assert StepRecord.from_json(record.to_json(), "x") == record
+
+
+def test_every_flipped_bit_is_noticed(make_record: Maker) -> None:
+    data = make_record().to_json()
+    random = np.random.default_rng(0)
+    # All of the head, where a flip could hide that there is a checksum, the schema's number, and some of the rest.
+    schema = data.index(b'"schema": ') + len(b'"schema": ')
+    places = [*range(8 * 90), *range(8 * schema, 8 * schema + 8), *random.integers(0, 8 * len(data), 300).tolist()]
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        with pytest.raises(StoreError, match=r"^place"):
+            StepRecord.from_json(bytes(flipped), "place")
+
+
+def test_a_checksum_is_asked_for_from_its_schema_on(make_record: Maker) -> None:
+    record = make_record()
+    plain, older = record.content(), {**record.content(), "schema": 2}
+    assert StepRecord.from_json(json.dumps(older).encode(), "place") == record
+    for value in (plain, {"sha256": "ab" * 32, **plain}, {"sha256": "ab" * 32, **older}):
+        with pytest.raises(StoreError, match=r"^place: it carries no checksum"):
+            StepRecord.from_json(json.dumps(value).encode(), "place")
+
+
+def test_a_key_that_stands_there_twice_is_refused(make_record: Maker) -> None:
+    text = json.dumps({**make_record().content(), "schema": 2}, indent=1)
+    for old, new in (('"seed": 0', '"seed": 0,\n "seed": 1'), ('"lr": 1e-05', '"lr": 1, "lr": 2')):
+        assert text.count(old) == 1
+        with pytest.raises(StoreError, match=r"^place .*stands there twice"):
+            StepRecord.from_json(text.replace(old, new).encode(), "place")
+
+
+def test_half_a_character_and_a_count_beyond_reason_are_refused(make_record: Maker) -> None:
+    text = json.dumps({**make_record().content(), "schema": 2})
+    with pytest.raises(StoreError, match=r"^place is not valid JSON"):
+        StepRecord.from_json(text.replace('"mib"', '"m\\udc80"').encode(), "place")
+    whole = StepRecord.from_json(text.replace('"mib"', '"m\\ud83d\\ude00"').encode(), "place")
+    assert whole.method.name == "m\N{GRINNING FACE}"
+    rows = [list(row) for row in make_record().confusion]
+    rows[1][1] = 10**30
+    with pytest.raises(StoreError, match=r"confusion\[1\]\[1\] is 1000000"):
+        StepRecord.from_content(edited(make_record(), "confusion", rows), "place")

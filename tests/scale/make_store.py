@@ -7,6 +7,7 @@ counted. Texts are made once for each step and level of skill, and then filled i
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cispbench.results.checked_json import add_checksum
 from cispbench.results.record import StepRecord, confusion_rows
 from cispbench.results.record_fields import DataUsed, MethodUsed, ModelUsed
-from cispbench.results.store import Store, read_record
+from cispbench.results.store import Store
+from cispbench.splits.selection import golden_list, golden_steps
 from cispbench.splits.settings import Setting, parse_setting
 
 LIKE = Path(__file__).parents[1] / "results" / "record_schema_1.json"
@@ -43,7 +46,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--like", type=Path, default=LIKE, help="a step record")
     parser.add_argument("--groups", type=int, default=len(GROUPS), help="3: nothing but full data")
     asked = parser.parse_args(arguments)
-    written = make_store(Store(asked.out), read_record(asked.like), asked.records, asked.seeds, asked.groups)
+    like = StepRecord.from_json(asked.like.read_bytes(), str(asked.like))
+    written = make_store(Store(asked.out), like, asked.records, asked.seeds, asked.groups)
     print(f"{written} records in {asked.out}")
 
 
@@ -65,7 +69,8 @@ def make_store(store: Store, like: StepRecord, records: int, seeds: int = 3, gro
                 for step in range(len(setting.steps)):
                     place = (setting.name, step, profile, model, level)
                     if place not in texts:
-                        texts[place] = template(like, setting, step, kind, profile, model, level).to_json()
+                        made = template(like, setting, step, kind, profile, model, level).to_json().decode()
+                        texts[place] = re.sub(r'\n "sha256": .*', "", made)
                     _write(store, texts[place], setting, step, profile, model, method, seed, run_key)
                     written += 1
         number += 1
@@ -76,13 +81,17 @@ def template(
     like: StepRecord, setting: Setting, step: int, kind: str, profile: str, model: str, level: int
 ) -> StepRecord:
     """Return a record of a step with method, seed and keys to be filled in."""
+    lists = golden_steps(setting) if kind == "full" else None
+    train, sha256 = lists[step] if lists else (1000, "cd" * 32)
+    test = golden_list(setting.dataset, "val")[0] if kind == "full" else 467
     return replace(
         like, setting=setting.name, dataset=setting.dataset, scenario=setting.scenario, task=setting.task,
         order=setting.order, learning_order=setting.learning_order, step=step, steps=len(setting.steps),
         classes=setting.steps[step].classes, method=MethodUsed(METHOD, 1, {}), profile=profile, seed=SEED,
         model=ModelUsed(model, 60_000_000, "imagenet", "ab" * 32), run_key=RUN, key=KEY,
         previous_key=f"{KEY}-before" if step else None, confusion=confusion_rows(counts(setting, step, level)),
-        data=DataUsed(kind, f"fingerprint-{kind}-{setting.dataset}", 1000, 1449, "cd" * 32),
+        data=DataUsed(kind, f"fingerprint-{kind}-{setting.dataset}", train, test, sha256),
+        recipe=like.recipe | {"evaluation": {"resize_short": 500, "crop": None}},
     )  # fmt: skip
 
 
@@ -90,13 +99,14 @@ def counts(setting: Setting, step: int, level: int) -> NDArray[np.int64]:
     """Return a confusion matrix (C, C) after a step: the higher the level, the more is right; what is old fades."""
     known, total = setting.num_classes(step), setting.num_foreground + 1
     random = np.random.default_rng([level, step, total])
+    pixels = 30_000_000 // total
     matrix = np.zeros((total, total), dtype=np.int64)
-    matrix[:, :known] = random.integers(0, 4000 // known, (total, known))
-    matrix[:known, 0] += 1000
-    skill = 2000 + 1500 * level
+    matrix[:, :known] = random.integers(0, pixels // 8 // known, (total, known))
+    skill = pixels * (4 + level) // 20
     for index in range(known):
         matrix[index, index] += skill if index >= setting.old_classes(step) else skill // 2
-    matrix[0, 0] += 200_000
+    # As many pixels of each class after every step.
+    matrix[:, 0] += pixels - matrix.sum(axis=1)
     return matrix
 
 
@@ -107,7 +117,8 @@ def _write(
     folder = store.path.joinpath("runs", setting.dataset, setting.name, method, run)
     folder.mkdir(parents=True, exist_ok=True)
     filled = text.replace(METHOD, method).replace(str(SEED), str(seed)).replace(RUN, run_key)
-    (folder / f"step-{step}.json").write_text(filled.replace(KEY, f"{run_key[:20]}-{step}"), encoding="utf-8")
+    filled = filled.replace(f"{KEY}-before", f"{run_key[:20]}-{step - 1}").replace(KEY, f"{run_key[:20]}-{step}")
+    (folder / f"step-{step}.json").write_bytes(add_checksum(filled))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def test_from_the_first_baseline_to_the_exit_codes(swept: Any, commands: Any) ->
     told = commands.succeed(small(commands, folder, "--update", "--reason", "first", "--machine", "1")).stdout
     path = folder / "mini-mini.json"
     assert f"Written: {path}" in told and "2 ok." in told
+    told = commands.succeed(small(commands, folder, "--update", "--reason", "again")).stdout
+    assert f"Unchanged: {path} (no figure differs)" in told
     assert commands.succeed(small(commands, folder)).stdout.endswith("2 ok.\n")
     content = json.loads(path.read_text())
     for cell in content["cells"]:
@@ -38,7 +40,10 @@ def test_from_the_first_baseline_to_the_exit_codes(swept: Any, commands: Any) ->
     for cell in content["cells"]:
         cell["recipe"] = "another"
     path.write_text(json.dumps(content))
-    assert commands.succeed(small(commands, folder)).stdout.endswith("2 missing, 2 no reference.\n")
+    result = commands.invoke(small(commands, folder))
+    assert result.exit_code == 1 and "nothing was compared" in result.stderr and "--allow-empty" in result.stderr
+    told = commands.succeed(small(commands, folder, "--allow-empty")).stdout
+    assert told.endswith("2 missing, 2 no reference.\n")
     assert commands.invoke(small(commands, folder, "--complete")).exit_code == 1
     commands.refused(2, small(commands, folder, "--method", "mip"), "Did you mean 'mib'?")
     commands.refused(2, small(commands, folder, "--protocol", "strikt"), "'strict'")

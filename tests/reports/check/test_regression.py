@@ -141,10 +141,10 @@ def test_only_what_was_measured_here_is_compared(put: Put, folder: Path, later: 
     put(later, (62, 54))
     put(later, (1, 1), origin="submitted", created="2025-03-01T00:00:00+00:00")
     found = check(later, folder)
-    assert only(found).status == "ok" and found.left_out == 1
+    assert only(found).status == "ok" and found.left_out == 1 and found.compared == 1
     assert "not compared: 1 cell." in check_text(found)
-    with pytest.raises(StoreError, match="no finished run"):
-        check(Store(later.path / "none"), folder)
+    empty = check(Store(later.path / "none"), folder)
+    assert only(empty).status == "missing" and empty.compared == 0
 
 
 def test_real_data_are_compared_with_the_same_data_alone(put: Put, later: Store, tmp_path: Path) -> None:
@@ -184,6 +184,17 @@ def test_figures_of_an_older_protocol_do_not_pass_for_new_ones(put: Put, folder:
 def test_tolerances_are_numbers(option: str, value: str) -> None:
     result = CliRunner().invoke(main, ["check", option, value])
     assert result.exit_code == 2 and option in result.stderr
+
+
+def test_an_update_without_a_change_is_no_entry(put: Put, folder: Path, later: Store) -> None:
+    put(later, (70, 60))
+    path = folder / "synthetic-quick.json"
+    assert update_baselines(later, folder, ANY, Update("second")) == {path: True}
+    before = path.read_bytes()
+    assert update_baselines(later, folder, ANY, Update("once more")) == {path: False}
+    assert path.read_bytes() == before
+    assert update_baselines(later, folder, ANY, Update("another machine", 3.0)) == {path: True}
+    assert [change.reason for change in read_baselines(folder)[0].history] == ["first", "second", "another machine"]
 
 
 def test_an_update_is_refused_where_it_would_guess(put: Put, folder: Path, later: Store) -> None:

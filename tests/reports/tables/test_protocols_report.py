@@ -13,28 +13,34 @@ import pytest
 from cispbench.reports.tables.protocols import protocols_json, protocols_table, unmet
 from cispbench.reports.tables.render import render_store
 from cispbench.reports.tables.runs import Selection
+from cispbench.results import run_rules
 from cispbench.results.protocols import load_protocol, protocol_names
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed
 from cispbench.results.store import Store
 from cispbench.splits.errors import SettingError, UsageError
+from cispbench.splits.strict_yaml import load_yaml
 
 Maker = Callable[..., StepRecord]
 FULL = DataUsed("full", "f0", 10582, 1449, "cd" * 32)
 TESTED = {"evaluation": {"resize_short": 512, "crop": 512, "batch": 8}}
+SCENES = DataUsed("synthetic", "f1", 40, 20, "ab" * 32)
+
+# Of each class in the test masks under the view of TESTED: a run on full data has to have them.
+PIXELS = load_yaml(Path(run_rules.__file__).parent / "submission_pixels.yaml")["voc"][0]["pixels"]
 
 
 def matrix() -> tuple[tuple[int, ...], ...]:
     """Counts of VOC: 80 of 100 pixels right in old classes, 40 in new ones, 0 in class 20; misses are background."""
     rows = [[0] * 21 for _ in range(21)]
-    rows[0][0] = 1000
+    rows[0][0] = PIXELS[0]
     for index in range(1, 21):
-        rows[index][index] = 80 if index <= 15 else 40 if index < 20 else 0
-        rows[index][0] = 100 - rows[index][index]
+        rows[index][index] = PIXELS[index] * (80 if index <= 15 else 40 if index < 20 else 0) // 100
+        rows[index][0] = PIXELS[index] - rows[index][index]
     return tuple(map(tuple, rows))
 
 
-BACKGROUND = 100 * 1000 / (1000 + 15 * 20 + 4 * 60 + 100)
+BACKGROUND = 100 * PIXELS[0] / sum(row[0] for row in matrix())
 FOREGROUND = 15 * 80 + 4 * 40
 EXPECTED = {
     "strict": (80.0, 32.0, (FOREGROUND + BACKGROUND) / 21),
@@ -152,9 +158,9 @@ def test_small_data_and_odd_names(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
     assert protocols_table(store) == f"No finished runs in {tmp_path}."
     assert json.loads(protocols_json(store))["runs"] == []
-    store.write(make_record(step=5, method="a|b", run_key="e" * 16))
+    store.write(make_record(step=5, method="a|b", run_key="e" * 16, profile="quick", data=SCENES))
     joint = {"method": "joint", "joint": True, "steps": 1, "classes": tuple(range(1, 21)), "run_key": "f" * 16}
-    store.write(make_record(**joint, confusion=matrix()))
+    store.write(make_record(**joint, confusion=matrix(), profile="quick", data=SCENES))
     text = protocols_table(store)
     assert "### a\\|b on overlapped-15-1" in text
     assert "a view not recorded" in text

@@ -1,0 +1,112 @@
+"""The files below a store's folder ``runs``, listed and read so that nothing is left out without a word.
+
+``pathlib``'s ``glob`` passes over folders that it may not read, and follows links out of the store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from cispbench.results.record_fields import StepFacts
+from cispbench.splits.errors import StoreError
+
+DEPTH = 4  # folders of data set, setting, method and run
+
+
+class Listing(NamedTuple):
+    """What lies in a folder: folders, links to folders, and all else."""
+
+    folders: list[Path]
+    files: list[Path]
+    links: list[Path]
+
+
+def record_parts(record: StepFacts) -> tuple[str, ...]:
+    """Return where a record lies below ``runs``: folders of data set, setting, method and run, and its file's name."""
+    run = f"{record.profile}-{record.model.name}-seed{record.seed}-{record.run_key[:10]}"
+    names = (record.dataset, record.setting, record.method.name, run)
+    return (*map(safe_part, names), f"step-{record.step}.json")
+
+
+def safe_part(name: str) -> str:
+    """Return a name as one part of a path: no separators or colons, and nothing that climbs or hides."""
+    return re.sub(r"^\.|[^A-Za-z0-9._+-]", "_", name)
+
+
+def run_folders(runs: Path, ending: str = "") -> list[Path]:
+    """Return the folders of runs below ``runs`` whose names end in ``ending``, in order; none if there is no ``runs``.
+
+    Raises StoreError naming a folder that cannot be read or is a link.
+    """
+    folders = [runs] if os.path.lexists(runs) else []
+    for _ in range(DEPTH):
+        listings = [list_folder(folder) for folder in folders]
+        for link in (link for listing in listings for link in listing.links):
+            raise linked(link)
+        folders = [inner for listing in listings for inner in listing.folders]
+    return [folder for folder in folders if folder.name.endswith(ending)]
+
+
+def run_files(folder: Path) -> list[Path]:
+    """Return the files of a run's folder that are named as records, ordered by step. Raises StoreError."""
+    # By number, not by name: step-10 comes after step-9.
+    return sorted(filter(named_as_record, list_folder(folder).files), key=step_number)
+
+
+def named_as_record(path: Path) -> bool:
+    """Return whether a file's name is meant for a record: ``step-<k>.json``, or something near it."""
+    return path.name.startswith("step-") and path.suffix == ".json"
+
+
+def step_number(path: Path) -> int:
+    """Return the number of the step in the name of a record's file; -1 if there is none."""
+    found = re.fullmatch(r"step-([0-9]+)\.json", path.name)
+    return int(found[1]) if found else -1
+
+
+def list_folder(folder: Path) -> Listing:
+    """Return what lies in a folder, each by name. Raises StoreError naming a folder that cannot be read."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    links: list[Path] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                kind = files if not entry.is_dir() else links if entry.is_symlink() else folders
+                kind.append(folder / entry.name)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StoreError(
+            f"cannot read the folder {folder}: {reason}.", hint="Change its permissions, or move it out of the store."
+        ) from error
+    return Listing(folders, files, links)
+
+
+def linked(path: Path) -> StoreError:
+    """Return the error of a symbolic link in a store."""
+    return StoreError(
+        f"{path} is a symbolic link.",
+        hint="A store holds its records themselves, so that they go along when it is copied: put them there.",
+    )
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a record's file. Raises StoreError if it cannot be read, or is a link or a pipe."""
+    try:
+        # Neither follows a link out of the store nor waits for the other end of a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreError(f"{path} is no plain file.", hint="Move it away: a record is a file of JSON.")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if path.is_symlink():
+            raise linked(path) from error
+        raise StoreError(f"cannot read {path}: {error}.", hint="Restore it, or delete it and rerun.") from error
