@@ -16,7 +16,7 @@ from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record, trained_here
 from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM
-from cispbench.harness.runs.step_store import CHECKPOINT, METHOD, DamagedEvaluationError, DamagedStepError
+from cispbench.harness.runs.step_store import CHECKPOINT, DamagedEvaluationError
 from cispbench.harness.runs.step_work import StepWork
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
@@ -147,19 +147,11 @@ class _Run:
 
     def _is_intact(self, key: str) -> bool:
         """Whether the step is in the step store and its files have the checksums of its manifest."""
-        return self.store.has(key) and self._damage(key) is None
-
-    def _damage(self, key: str) -> DamagedStepError | None:
-        try:
-            self.store.load(key)
-            self.store.load(key, METHOD)
-        except DamagedStepError as error:
-            return error
-        return None
+        return self.store.has(key) and self.store.damage(key) is None
 
     def _set_damaged_aside(self, key: str) -> None:
         """Move a damaged step out of the way; only for who holds its lock."""
-        damage = self._damage(key) if self.store.folder(key).exists() else None
+        damage = self.store.damage(key) if self.store.folder(key).exists() else None
         if damage is not None:
             aside = self.store.set_aside(key)
             self.options.view.warn(f"{damage} It is kept as {aside.name} and the step is trained anew.")

@@ -87,13 +87,18 @@ def read_manifest(path: Path, key: str) -> dict[str, Any]:
     return content
 
 
-def read_evaluation(path: Path, key: str) -> dict[str, Any]:
-    """Return the evaluation with the evaluation key ``key``."""
+def evaluation_name(key: str) -> str:
+    """Return the name of the file of an evaluation, by its evaluation key."""
+    return f"evaluation-{key[:16]}.json"
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Return an evaluation; its ``key`` is the evaluation key, which fits the file's name."""
     require_file(path)
     content = read_checked(path)
-    if content.get("key") != key:
-        raise ValueError("it is another evaluation")
     _check(Evaluation, content)
+    if path.name != evaluation_name(content["key"]):
+        raise ValueError("it is another evaluation")
     return content
 
 

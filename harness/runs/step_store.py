@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import who_holds
 from cispbench.harness.models.weight_files import file_sha256
-from cispbench.harness.runs.step_files import MANIFEST_SCHEMA, read_evaluation, read_manifest
+from cispbench.harness.runs.step_files import MANIFEST_SCHEMA, evaluation_name, read_evaluation, read_manifest
 from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
 from cispbench.results.checked_json import write_checked
 from cispbench.splits.errors import StoreError, WeightsError
@@ -89,23 +89,40 @@ class StepStore:
             # Not damaged: on a disk that fails for a moment, a sound step would be set aside and trained again.
             raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
 
-    def load(self, key: str, name: str = WEIGHTS) -> dict[str, Tensor]:
-        """Return the step's weights, or what its method keeps (``METHOD``), once their checksum is found right.
+    def verify(self, key: str, name: str = WEIGHTS) -> Path:
+        """Return the file of the step's weights, or of what its method keeps, once its checksum is found right.
 
         Raises DamagedStepError for a file that is missing or changed, StoreError for a disk that fails.
         """
-        from safetensors.torch import load_file
-
         path = self.folder(key) / name
         files = self.manifest(key)["files"]
-        if not path.is_file():
+        if not _is_file(path):
             raise DamagedStepError(f"{path} is damaged: it is missing.")
         try:
-            # safetensors checks its header alone: it would load weights with flipped bits.
             if file_sha256(path) != files.get(name):
                 raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
+        except WeightsError as error:
+            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+        return path
+
+    def damage(self, key: str) -> DamagedStepError | None:
+        """Return what is wrong with the step's files, None if nothing is. Raises StoreError for a disk that fails."""
+        try:
+            self.verify(key)
+            self.verify(key, METHOD)
+        except DamagedStepError as error:
+            return error
+        return None
+
+    def load(self, key: str, name: str = WEIGHTS) -> dict[str, Tensor]:
+        """Return the step's weights, or what its method keeps (``METHOD``). Raises as ``verify`` does."""
+        from safetensors.torch import load_file
+
+        # safetensors checks its header alone: it would load weights with flipped bits.
+        path = self.verify(key, name)
+        try:
             state: dict[str, Tensor] = load_file(path)
-        except (OSError, WeightsError) as error:
+        except OSError as error:
             raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
         return state
 
@@ -160,7 +177,7 @@ class StepStore:
 
     def evaluation_file(self, key: str, evaluation_key: str) -> Path:
         """Return the file of an evaluation of the step's weights."""
-        return self.folder(key) / f"evaluation-{evaluation_key[:16]}.json"
+        return self.folder(key) / evaluation_name(evaluation_key)
 
     def evaluation(self, key: str, evaluation_key: str) -> dict[str, Any] | None:
         """Return a stored evaluation of the step's weights, or None.
@@ -169,7 +186,7 @@ class StepStore:
         """
         path = self.evaluation_file(key, evaluation_key)
         try:
-            return read_evaluation(path, evaluation_key)
+            return read_evaluation(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:

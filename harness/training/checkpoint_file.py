@@ -10,8 +10,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cispbench.harness.machine.damaged import require_file
 from cispbench.results.atomic import explain_os_error, write_atomic
 
@@ -26,6 +24,8 @@ class DamagedCheckpointError(ValueError):
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values with their checksum, all or nothing. Raises StoreError."""
+    import torch  # here, because checksums are compared without it
+
     buffer = io.BytesIO()
     buffer.write(bytes(_HEAD_BYTES))
     torch.save(content, buffer)
@@ -37,8 +37,21 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """Return what ``write_checkpoint`` wrote, with all tensors on the CPU; None if there is no such file.
 
-    Nothing is unpickled before the checksum is found right. Raises DamagedCheckpointError, and StoreError for a disk
-    that fails: what cannot be read now may be sound.
+    Nothing is unpickled before the checksum is found right. Raises as ``verified_payload`` does.
+    """
+    payload = verified_payload(path)
+    if payload is None:
+        return None
+    import torch
+
+    content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return content
+
+
+def verified_payload(path: Path) -> bytes | None:
+    """Return what torch wrote, None if there is no such file.
+
+    Raises DamagedCheckpointError, and StoreError for a disk that fails: what cannot be read now may be sound.
     """
     try:
         require_file(path)
@@ -54,8 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         raise DamagedCheckpointError("it has no checksum: another version wrote it, or its first line is damaged")
     if head != _head(payload):
         raise DamagedCheckpointError("its checksum does not match")
-    content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    return content
+    return payload
 
 
 def _head(payload: bytes | memoryview) -> bytes:
