@@ -1,11 +1,18 @@
-"""Make batches of samples, in this process or in workers; an error in a worker is raised here unchanged."""
+"""Make batches of samples, in this process or in workers; an error in a worker is raised here unchanged.
+
+A worker that dies is another matter: torch finds that out in a signal handler and raises a RuntimeError wherever the
+reader is at that moment. ``explaining_lost_workers`` goes around all that is done with a loader's batches.
+"""
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from types import TracebackType
 from typing import Any
@@ -14,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cispbench.splits.errors import DataError
+from cispbench.splits.errors import DataError, RunError
+
+SIGNAL_SECONDS = 5.0
 
 Sample = tuple[Tensor, Tensor, str]
 Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
@@ -46,10 +55,16 @@ def batches_of(
     )
     # Only the loop holds the iterator, so that its end, by an error too, ends the workers at once. If the garbage
     # collector did it later, torch would wait five seconds for each worker.
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except (OSError, EOFError):
+        # A worker may have died with a batch on its way; torch's handler then says so as soon as the signal is here.
+        if workers:
+            time.sleep(SIGNAL_SECONDS)
+        raise
 
 
 def stack(samples: list[Sample]) -> Labelled:
@@ -61,6 +76,44 @@ def stack(samples: list[Sample]) -> Labelled:
 def stack_by_size(samples: list[Sample]) -> list[Labelled]:
     """Stack neighbours of the same size, in order."""
     return [stack(list(group)) for _, group in groupby(samples, key=lambda sample: sample[0].shape)]
+
+
+@contextmanager
+def explaining_lost_workers() -> Iterator[None]:
+    """Raise a RunError for a worker that has died: which process, by which signal, and what to do."""
+    lost = None
+    try:
+        yield
+    except RuntimeError as error:
+        lost = _lost_worker(error)
+        if lost is None:
+            raise
+    # Outside of the handler: the error holds the loader's iterator, and with it the workers that still live.
+    if lost is not None:
+        raise RunError(
+            f"a process that loads images {lost}; the memory may be used up.",
+            hint="The same command goes on from the last checkpoint. Use fewer such processes (--workers), or look for "
+            "what ended it.",
+        )
+
+
+def _lost_worker(error: BaseException | None) -> str | None:
+    """Return what is known of the worker that an error tells of, None if it tells of none."""
+    found = None
+    while error is not None:  # the first error of the chain is the one that names the signal
+        told = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
+        if told:
+            killed = re.search(r"killed by signal: ([^.]+)", told[2])
+            code = re.search(r"exit code (\d+)", told[2])
+            how = f"was killed by {_signal_name(killed[1])}" if killed else "has ended"
+            found = f"(pid {told[1]}) {how}" + (f" with exit code {code[1]}" if code else "")
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _signal_name(words: str) -> str:
+    """Return ``SIGKILL`` for the C library's ``Killed``; unknown words as they are."""
+    return next((one.name for one in signal.Signals if signal.strsignal(one) == words), f"the signal {words}")
 
 
 class _Batches(Dataset[Any]):

@@ -16,6 +16,7 @@ from torch import Tensor
 from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView
+from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
@@ -206,7 +207,7 @@ class RunPredictor:
         table = self.run.setting.test_table()
         loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
         model = self._model(record)
-        with torch.inference_mode():
+        with torch.inference_mode(), explaining_lost_workers():
             for images, targets, ids in loader:
                 with autocast(self._device, recipe.optim.precision):
                     logits = model(images.to(self._device)).logits

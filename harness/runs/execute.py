@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import run_lock
+from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record, trained_here
-from cispbench.harness.runs.step_store import CHECKPOINT, METHOD, DamagedStepError
+from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM
+from cispbench.harness.runs.step_store import CHECKPOINT, DamagedEvaluationError
 from cispbench.harness.runs.step_work import StepWork
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
@@ -54,13 +57,17 @@ def _lead(run: _Run) -> RunResult:
         return RunResult([record for record in found if record is not None], trained=0, finished_before=True)
     method = run.work.method  # made first: changed code is refused before anything is written
     options.records.prepare()
+    truth = GroundTruth()
+    for known in filter(None, found):
+        truth.require(options.records.place(known), known.confusion)
+    run.require_same(truth)
     records = []
     for planned, record in zip(wanted, found, strict=True):
         if record is None:
             run.provide(planned.step)
-            record = step_record(
-                plan, planned, type(method), run.evaluation(planned), options.steps.manifest(planned.key)
-            )
+            tested, made = run.evaluation(planned), run.manifest(planned.key)
+            truth.require(options.steps.evaluation_file(planned.key, plan.evaluation_key), tested["confusion"])
+            record = step_record(plan, planned, type(method), tested, made)
             options.records.write(record)
         records.append(record)
         if options.on_step is not None:
@@ -102,6 +109,7 @@ class _Run:
             made = step_manifest(model, log, str(self.options.device), iterations=iterations, seconds=seconds)
             manifest = {**made, **trained_here(self.plan, planned, execution)}
             self.store.publish(planned.key, model.state_dict(), self.work.method.state_dict(), manifest)
+            self._clean_up(planned.key)
         self.trained += 1
 
     def follow(self) -> None:
@@ -130,35 +138,56 @@ class _Run:
         plan, folder = self.plan, self.store.work(planned.key)
         what = f"step {planned.step} of {plan.method.name} on {plan.setting.name}, seed {plan.seed}"
         with run_lock(folder, what, self.options.wait, on_wait=self.options.view.waiting):
-            self.store.clean_up(planned.key)
+            self._clean_up(planned.key)
             yield folder
+
+    def _clean_up(self, key: str) -> None:
+        for trouble in self.store.clean_up(key):
+            self.options.view.warn(trouble)
 
     def _is_intact(self, key: str) -> bool:
         """Whether the step is in the step store and its files have the checksums of its manifest."""
-        return self.store.has(key) and self._damage(key) is None
-
-    def _damage(self, key: str) -> DamagedStepError | None:
-        try:
-            self.store.load(key)
-            self.store.load(key, METHOD)
-        except DamagedStepError as error:
-            return error
-        return None
+        return self.store.has(key) and self.store.damage(key) is None
 
     def _set_damaged_aside(self, key: str) -> None:
         """Move a damaged step out of the way; only for who holds its lock."""
-        damage = self._damage(key) if self.store.has(key) else None
+        damage = self.store.damage(key) if self.store.folder(key).exists() else None
         if damage is not None:
             aside = self.store.set_aside(key)
-            self.options.view.note(f"{damage} It is kept as {aside.name} and the step is trained anew.")
+            self.options.view.warn(f"{damage} It is kept as {aside.name} and the step is trained anew.")
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """Return the manifest of a step, and say so if nothing tells whether it is what was written."""
+        made = self.store.manifest(key)
+        if made["schema"] == WITHOUT_CHECKSUM:
+            self.options.view.note(
+                f"the manifest of {key[:10]} has no checksum (an earlier version wrote it); it is used"
+            )
+        return made
+
+    def require_same(self, truth: GroundTruth) -> None:
+        """Raise StoreError unless all stored evaluations of the run, as far as they are sound, have the same truth."""
+        for planned in self.plan.steps:
+            with suppress(DamagedEvaluationError):
+                known = self.store.evaluation(planned.key, self.plan.evaluation_key)
+                if known is not None:
+                    path = self.store.evaluation_file(planned.key, self.plan.evaluation_key)
+                    truth.require(path, known["confusion"])
 
     def evaluation(self, planned: PlannedStep) -> dict[str, Any]:
         """Return the step's confusion matrix and the seconds it took, from the store where it is known."""
-        known = self.store.evaluation(planned.key, self.plan.evaluation_key)
-        if known is not None:
-            return known
+        with suppress(DamagedEvaluationError):
+            known = self.store.evaluation(planned.key, self.plan.evaluation_key)
+            if known is not None:
+                return known
         with self._lock(planned):
-            return self.store.evaluation(planned.key, self.plan.evaluation_key) or self._evaluate(planned)
+            try:
+                known = self.store.evaluation(planned.key, self.plan.evaluation_key)
+            except DamagedEvaluationError as damage:
+                aside = set_aside(self.store.evaluation_file(planned.key, self.plan.evaluation_key))
+                self.options.view.warn(f"{damage} It is kept as {aside.name} and the test images are counted anew.")
+                known = None
+            return known or self._evaluate(planned)
 
     def _evaluate(self, planned: PlannedStep) -> dict[str, Any]:
         started = time.perf_counter()

@@ -40,7 +40,6 @@ def step_manifest(
     either, and an empty log. The caller adds ``previous_key`` and where the step comes from.
     """
     return {
-        "schema": 1,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
         "losses": {"iterations": log.iterations, "terms": log.terms},

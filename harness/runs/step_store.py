@@ -7,20 +7,24 @@ never changed; a second process that finishes the same step leaves the first one
 Below ``--steps-dir``: ``steps/<key>/`` holds ``weights.safetensors``, ``method.safetensors`` (what the method keeps),
 ``manifest.json`` (with the checksums of the two) and the evaluations of those weights; ``work/<key>/`` the lock and the
 checkpoint of a step in training; ``index/`` the data sets' indices. A key is the hash of all that decides the weights.
+Whatever is found damaged is renamed to ``<name>.damaged-<number>``, for a user to look at; nothing reads it again.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import who_holds
 from cispbench.harness.models.weight_files import file_sha256
+from cispbench.harness.runs.step_files import MANIFEST_SCHEMA, evaluation_name, read_evaluation, read_manifest
 from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
+from cispbench.results.checked_json import write_checked
 from cispbench.splits.errors import StoreError, WeightsError
 
 if TYPE_CHECKING:
@@ -37,6 +41,10 @@ def default_steps_dir() -> Path:
 
 class DamagedStepError(StoreError):
     """A published step whose files are missing or are not what its manifest says."""
+
+
+class DamagedEvaluationError(StoreError):
+    """An evaluation of a step that is not what was written."""
 
 
 class StepStore:
@@ -72,40 +80,56 @@ class StepStore:
         """Return what the step was made of and what its training cost. Raises StoreError."""
         path = self.folder(key) / MANIFEST
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError) as error:
+            return read_manifest(path, key)
+        except FileNotFoundError as error:
+            raise DamagedStepError(f"{path} is damaged: it is missing.") from error
+        except ValueError as error:
             raise DamagedStepError(f"{path} is damaged: {error}.") from error
         except OSError as error:
             # Not damaged: on a disk that fails for a moment, a sound step would be set aside and trained again.
             raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
-        if not isinstance(content, dict) or not isinstance(content.get("files"), dict) or content.get("key") != key:
-            raise DamagedStepError(f"{path} is damaged: it is not the manifest of this step.")
-        return content
 
-    def load(self, key: str, name: str = WEIGHTS) -> dict[str, Tensor]:
-        """Return the step's weights, or what its method keeps (``METHOD``), once their checksum is found right.
+    def verify(self, key: str, name: str = WEIGHTS) -> Path:
+        """Return the file of the step's weights, or of what its method keeps, once its checksum is found right.
 
         Raises DamagedStepError for a file that is missing or changed, StoreError for a disk that fails.
         """
-        from safetensors.torch import load_file
-
         path = self.folder(key) / name
         files = self.manifest(key)["files"]
-        if not path.is_file():
+        if not _is_file(path):
             raise DamagedStepError(f"{path} is damaged: it is missing.")
         try:
-            # safetensors checks its header alone: it would load weights with flipped bits.
             if file_sha256(path) != files.get(name):
                 raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
+        except WeightsError as error:
+            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+        return path
+
+    def damage(self, key: str) -> DamagedStepError | None:
+        """Return what is wrong with the step's files, None if nothing is. Raises StoreError for a disk that fails."""
+        try:
+            self.verify(key)
+            self.verify(key, METHOD)
+        except DamagedStepError as error:
+            return error
+        return None
+
+    def load(self, key: str, name: str = WEIGHTS) -> dict[str, Tensor]:
+        """Return the step's weights, or what its method keeps (``METHOD``). Raises as ``verify`` does."""
+        from safetensors.torch import load_file
+
+        # safetensors checks its header alone: it would load weights with flipped bits.
+        path = self.verify(key, name)
+        try:
             state: dict[str, Tensor] = load_file(path)
-        except (OSError, WeightsError) as error:
+        except OSError as error:
             raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
         return state
 
     def publish(
         self, key: str, weights: Mapping[str, Tensor], method: Mapping[str, Tensor], manifest: Mapping[str, Any]
     ) -> None:
-        """Store a finished step, unless it is there already, and remove its checkpoint. Raises StoreError."""
+        """Store a finished step, unless it is there already. Raises StoreError."""
         from safetensors.torch import save
 
         target = self.folder(key)
@@ -120,49 +144,59 @@ class StepStore:
                 # whose weights are empty.
                 files = {}
                 for name, state in ((WEIGHTS, weights), (METHOD, method)):
-                    write_atomic(draft / name, save({k: tensor.cpu().contiguous() for k, tensor in state.items()}))
-                    files[name] = file_sha256(draft / name)
-                write_atomic(draft / MANIFEST, _json({**manifest, "key": key, "files": files}))
+                    data = save({k: tensor.cpu().contiguous() for k, tensor in state.items()})
+                    write_atomic(draft / name, data)
+                    files[name] = hashlib.sha256(data).hexdigest()
+                write_checked(draft / MANIFEST, {**manifest, "schema": MANIFEST_SCHEMA, "key": key, "files": files})
                 self._rename(draft, target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-        # Last: until the step is finished, the checkpoint is all that a killed training can go on from.
-        (self.root / "work" / key / CHECKPOINT).unlink(missing_ok=True)
 
-    def clean_up(self, key: str) -> None:
-        """Remove what killed processes left of this step. Only the holder of its lock may: drafts look all alike."""
-        for draft in (self.root / "steps").glob(f".{key}-*"):
-            shutil.rmtree(draft, ignore_errors=True)
+    def clean_up(self, key: str) -> list[str]:
+        """Remove what nobody will need again: what killed processes left, and the checkpoint of a finished step.
+
+        Only the holder of the step's lock may: drafts look all alike. Returns what could not be removed, in words; no
+        run has to end for that.
+        """
+        troubles = []
+        lefts = [*(self.root / "steps").glob(f".{key}-*")]
         for folder in (self.folder(key), self.root / "work" / key):
-            for left in folder.glob(".*.tmp"):
-                left.unlink(missing_ok=True)
+            lefts += folder.glob(".*.tmp")
+        if self.has(key):  # until then, the checkpoint is all that a killed training can go on from
+            lefts.append(self.root / "work" / key / CHECKPOINT)
+        for left in lefts:
+            try:
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            except OSError as error:
+                troubles.append(f"cannot remove {left}, which nobody needs any more: {error}.")
+        return troubles
 
     def set_aside(self, key: str) -> Path:
-        """Move a damaged step out of the way and return its new place.
+        """Move a damaged step out of the way and return its new place. Raises StoreError."""
+        return set_aside(self.folder(key))
 
-        It is not deleted, so that a user can see what the disk did to it.
-        """
-        number = 0
-        while (aside := self.root / "steps" / f"{key}.damaged-{number}").exists():
-            number += 1
-        self._rename(self.folder(key), aside)
-        return aside
+    def evaluation_file(self, key: str, evaluation_key: str) -> Path:
+        """Return the file of an evaluation of the step's weights."""
+        return self.folder(key) / evaluation_name(evaluation_key)
 
     def evaluation(self, key: str, evaluation_key: str) -> dict[str, Any] | None:
-        """Return a stored evaluation of the step's weights, or None."""
-        path = self.folder(key) / f"evaluation-{evaluation_key[:16]}.json"
+        """Return a stored evaluation of the step's weights, or None.
+
+        Raises DamagedEvaluationError for one whose checksum or fields are wrong, StoreError for a disk that fails.
+        """
+        path = self.evaluation_file(key, evaluation_key)
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None  # a damaged one counts as missing: it costs one pass over the test images
+            return read_evaluation(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise DamagedEvaluationError(f"{path} is damaged: {error}.") from error
         except OSError as error:
             raise explain_os_error("read", path, error) from error
-        return content if isinstance(content, dict) and content.get("key") == evaluation_key else None
 
     def write_evaluation(self, key: str, evaluation_key: str, content: Mapping[str, Any]) -> None:
         """Keep an evaluation beside the weights it belongs to."""
-        path = self.folder(key) / f"evaluation-{evaluation_key[:16]}.json"
-        write_atomic(path, _json({**content, "key": evaluation_key}))
+        write_checked(self.evaluation_file(key, evaluation_key), {**content, "key": evaluation_key})
 
     @staticmethod
     def _rename(source: Path, target: Path) -> None:
@@ -181,7 +215,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise explain_os_error("look for", path, error) from error
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -14,6 +14,7 @@ import torch
 from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
+from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.evaluate import evaluate
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Method, StepContext
@@ -90,7 +91,7 @@ class StepWork:
         context = StepContext(
             plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )
-        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)):
+        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)), explaining_lost_workers():
             return model, *self._train_grown(planned, context, checkpoint)
 
     def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
@@ -161,7 +162,8 @@ class StepWork:
         )  # fmt: skip
         model = self.model_after(planned.step)
         what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"
-        with explaining_memory(what, options.device, "Set fewer (--set evaluation.batch=1)."):
+        hint = "Set fewer (--set evaluation.batch=1)."
+        with explaining_memory(what, options.device, hint), explaining_lost_workers():
             matrix = evaluate(
                 model.to(options.device),
                 loader,

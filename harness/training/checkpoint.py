@@ -1,24 +1,24 @@
-"""The checkpoint of a step that is being trained: written by the first process, read back by all of them."""
+"""The checkpoint of a step that is being trained: written by the first process, read back by all of them.
+
+A damaged checkpoint is told by its checksum (``checkpoint_file.py``), before anything of the training is changed. If a
+sound one cannot be taken back, the code is at fault, and the training ends with an error.
+"""
 
 from __future__ import annotations
 
-import io
-import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.seeds import derive_seed, random_states, restore_random_states, seed_everything
+from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, read_checkpoint, write_checkpoint
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.state import TrainingState
-from cispbench.results.atomic import write_atomic
-
-# What torch and our own code were seen to raise for a damaged checkpoint, or for that of another model or method.
-CHECKPOINT_ERRORS = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
-    pickle.PickleError,
-)
+from cispbench.splits.errors import CispbenchError, MethodError, RunError
 
 
 def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float) -> None:
@@ -32,71 +32,86 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
     content = {
         "iteration": state.iteration,
         "model": job.context.model.state_dict(),
-        "stepper": state.stepper.state_dict() | {"skipped": state.skipped},
+        "stepper": state.stepper.state_dict(),
+        "nonfinite": state.skipped_iterations.state_dict(),
         "method": job.method.state_dict(),
         "log": asdict(state.log) | {"wall_before": state.log.wall_before + wall_seconds},
         "random": first,
         "random_of_others": others,
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomic(job.checkpoint, buffer.getvalue())
+    write_checkpoint(job.checkpoint, content)
 
 
 def resume(job: TrainingJob) -> TrainingState | None:
     """Restore model, method and RNG states from the checkpoint, and return the training's state.
 
-    Without a checkpoint it returns None. So it does with a damaged one, after a note to the user; the model is then
-    as it was before. All processes call it, and all resume or none does.
+    Without a checkpoint it returns None. So it does with a damaged one, which it sets aside and tells the user. All
+    processes call it, and all resume or none does. Raises MethodError or RunError, in all processes, for a sound
+    checkpoint that the method or the network cannot take back.
     """
-    content = _read(job)
+    content = job.group.decide(_read(job) if job.group.first else None)
     if content is None:
         return None
-    model = job.context.model
-    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state, fault, same_draws = TrainingState(job), None, False
+    state, same_draws = TrainingState(job), False
+    fault: CispbenchError | None = None
     try:
-        if isinstance(content, str):
-            fault = content
-        else:
-            same_draws = _restore(job, state, content)
-    except CHECKPOINT_ERRORS as error:
-        fault = _first_line(error)
-    found = job.group.gather((fault, same_draws))
-    faults = [fault for fault, _ in found if fault]
-    if faults:
-        job.view.note(f"the checkpoint {job.checkpoint} is damaged ({faults[0]}); the step starts anew")
-        model.load_state_dict(fresh)
-        return None
+        same_draws = _restore(job, state, content)
+    except CispbenchError as error:
+        fault = error
+    found = job.group.gather((same_draws, fault))
+    for _, error_of_one in found:
+        if error_of_one is not None:
+            raise error_of_one
     where = f"step {job.context.step}: resumed at iteration {state.iteration} of {job.iterations}"
-    same = all(same for _, same in found)
+    same = all(same for same, _ in found)
     job.view.note(
         where if same else f"{where}, from a checkpoint of another kind or number of devices: what is random differs"
     )
     return state
 
 
-def _read(job: TrainingJob) -> dict[str, Any] | str | None:
-    """Return what the first process reads: the content, None if there is no file, or what is wrong with it."""
-    content: dict[str, Any] | str | None = None
-    if job.group.first and job.checkpoint.exists():
-        try:
-            content = torch.load(job.checkpoint, map_location="cpu", weights_only=True)
-        except CHECKPOINT_ERRORS as error:
-            content = _first_line(error)
-    return job.group.decide(content)
+def _read(job: TrainingJob) -> dict[str, Any] | None:
+    """Return the content of the checkpoint, None if there is none that is sound."""
+    try:
+        with _explained(job, RunError, "it cannot be read"):
+            return read_checkpoint(job.checkpoint)
+    except DamagedCheckpointError as error:
+        aside = set_aside(job.checkpoint)
+        job.view.warn(
+            f"the checkpoint {job.checkpoint} is damaged ({error}). It is kept as {aside.name} and the step starts "
+            "anew."
+        )
+        return None
 
 
 def _restore(job: TrainingJob, state: TrainingState, content: dict[str, Any]) -> bool:
     """Restore everything; return whether the random draws to come are those of an uninterrupted training."""
-    log = content["log"]
-    job.context.model.load_state_dict(content["model"])
-    state.stepper.load_state_dict(content["stepper"])
-    job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in content["method"].items()})
-    state.log = TrainingLog(**{**log, "resumed": True})
-    state.iteration = int(content["iteration"])
-    state.skipped = int(content["stepper"]["skipped"])
-    return _restore_rng_states(job, content)
+    with _explained(job, RunError, "it does not fit the network and its optimiser"):
+        job.context.model.load_state_dict(content["model"])
+        state.stepper.load_state_dict(content["stepper"])
+    with _explained(job, MethodError, f"the method {job.method.name} cannot take its state back"):
+        job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in content["method"].items()})
+    with _explained(job, RunError, "it does not fit this version of the training"):
+        state.skipped_iterations.load_state_dict(content["nonfinite"])
+        state.log = TrainingLog(**{**content["log"], "resumed": True})
+        state.iteration = int(content["iteration"])
+        return _restore_rng_states(job, content)
+
+
+@contextmanager
+def _explained(job: TrainingJob, kind: type[CispbenchError], what: str) -> Iterator[None]:
+    """Raise ``kind``, naming the checkpoint, for whatever the block raises: its methods and networks are anybody's."""
+    try:
+        yield
+    except (CispbenchError, DamagedCheckpointError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise kind(
+            f"the checkpoint {job.checkpoint} is not damaged, but {what}: {raised}.",
+            hint="If the code has changed, raise its version: the step then has another key. To start this step anew, "
+            "delete the checkpoint.",
+        ) from error
 
 
 def _restore_rng_states(job: TrainingJob, content: dict[str, Any]) -> bool:
@@ -108,7 +123,3 @@ def _restore_rng_states(job: TrainingJob, content: dict[str, Any]) -> bool:
     # new seed: a process that resumes twice must not draw the same numbers twice.
     seed_everything(derive_seed(job.seed, "process", rank, content["iteration"]))
     return False
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

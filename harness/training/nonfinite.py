@@ -13,13 +13,14 @@ The policy for fp32 and bf16:
 
 The policy for fp16 differs, because gradients overflow until torch's GradScaler has found a scale for the loss:
 
-- GradScaler alone decides on the update. If a gradient is not finite, it leaves the update out and lowers the scale.
-  ``TrainingLog.skipped`` counts these overflows, and nothing else.
-- An overflow is part of the search for a scale, and no fault: the iteration stays finite and its terms are logged.
+- If a gradient is not finite, GradScaler leaves the update out and lowers the scale.
+- Such an overflow is part of the search for a scale, and no fault: the iteration stays finite and its terms are logged.
   With a scale of 1 or less there is nothing left to search: then the iteration is not finite.
-- An iteration that is not finite, by its loss or by such an overflow, is kept out of the log and may end the step as
-  above. A loss that is not finite also puts the statistics of batch norms back; the weights still follow their
-  gradients, if these are finite.
+- An iteration that is not finite, by its loss or by such an overflow, is skipped as above, even if its gradients are
+  finite, and may end the step as above.
+- ``TrainingLog.skipped`` counts every update that was left out: iterations that are not finite, and overflows.
+
+Checkpoints keep the counts. A step that is resumed again and again ends as the undisturbed one does.
 
 ``loop.py`` asks whether the loss is finite, ``optimisation.py`` makes the update or leaves it out, ``monitor.py`` reads
 the losses, and this file counts.
@@ -31,8 +32,8 @@ make the device wait. Exceptions: on the CPU reading costs nothing, and with fp1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -102,42 +103,50 @@ class SkippedIterations:
     iterations: int
     in_a_row: int = 0
     in_all: int = 0
-    _row: list[HostLosses] = field(default_factory=list)
 
     def count(self, losses: HostLosses, group: Group) -> None:
         """Count the iteration if it is not finite. Raises RunError, in all processes, if that is one too many."""
         if losses.finite:
             self.in_a_row = 0
-            self._row.clear()
             return
         self.in_a_row += 1
         self.in_all += 1
-        self._row = [*self._row, losses][-SKIPPED_IN_A_ROW:]
         if self.in_a_row >= min(SKIPPED_IN_A_ROW, self.iterations):
-            raise self._error(f"{self.in_a_row} iterations in a row", group)
+            raise self._error(losses, f"{self.in_a_row} iterations in a row", group)
         if self.in_all > max(SKIPPED_IN_A_ROW, SKIPPED_SHARE * self.iterations):
-            raise self._error(f"{self.in_all} of {self.iterations} iterations", group)
+            raise self._error(losses, f"{self.in_all} of {self.iterations} iterations", group)
 
-    def _error(self, how_many: str, group: Group) -> RunError:
-        first, last = self._row[0], self._row[-1]
-        names = [name for name, value in first.terms.items() if not math.isfinite(value)]
-        what = f"the loss {names[0]} is not a finite number" if names else "the gradient's norm is not a finite number"
-        where = f"iteration {first.iteration}"
-        if last.iteration > first.iteration:
-            where += f" to {last.iteration}" if len(self._row) > 2 else f" and {last.iteration}"
-        ids = [name for own in group.gather(self._suspect_ids()) for name in own]
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {"in_a_row": self.in_a_row, "in_all": self.in_all}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.in_a_row, self.in_all = int(state["in_a_row"]), int(state["in_all"])
+
+    def _error(self, last: HostLosses, how_many: str, group: Group) -> RunError:
+        first, until = last.iteration - self.in_a_row + 1, "to" if self.in_a_row > 2 else "and"
+        where = f"iteration {first}" + (f" {until} {last.iteration}" if self.in_a_row > 1 else "")
+        ids = [name for own in group.gather(_suspect_ids(last)) for name in own]
         shown = ", ".join(ids[:IDS_SHOWN]) + (f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else "")
         return RunError(
-            f"{what} at {where} of step {self.step} ({how_many} were skipped; the images of the last one: {shown}).",
+            f"{_reason(last)} at {where} of step {self.step} ({how_many} were skipped; the images of the last one: "
+            f"{shown}).",
             hint="Lower the learning rate (--set optim.lr=...), clip gradients (--set optim.clip=1) or use --set "
             "optim.precision=fp32; the last checkpoint is kept, and a changed recipe begins a step of its own.",
         )
 
-    def _suspect_ids(self) -> tuple[str, ...]:
-        """Return this process's images of the last iteration, unless only another process's loss is not finite."""
-        last = self._row[-1]
-        only_elsewhere = last.share_finite and not all(map(math.isfinite, last.terms.values()))
-        return () if only_elsewhere else last.ids
+
+def _reason(losses: HostLosses) -> str:
+    """Say why an iteration is not finite."""
+    names = [name for name, value in losses.terms.items() if not math.isfinite(value)]
+    return f"the loss {names[0]} is not a finite number" if names else "the gradient's norm is not a finite number"
+
+
+def _suspect_ids(last: HostLosses) -> tuple[str, ...]:
+    """Return this process's images of the last iteration, unless only another process's loss is not finite."""
+    only_elsewhere = last.share_finite and not all(map(math.isfinite, last.terms.values()))
+    return () if only_elsewhere else last.ids
 
 
 def require_finite_weights(model: nn.Module, step: int, iteration: int) -> None:

@@ -40,7 +40,7 @@ def build_optimizer(model: IncrementalModel, phase: OptimRecipe) -> torch.optim.
 class Stepper:
     """Carry out an iteration's optimisation: ``start_iteration``, ``backward`` for each micro-batch, ``update``.
 
-    ``overflows`` counts the updates that fp16's GradScaler left out; see ``nonfinite.py``.
+    ``overflows`` counts the updates that fp16's GradScaler left out while it searched; see ``nonfinite.py``.
     """
 
     def __init__(self, model: IncrementalModel, phase: OptimRecipe, iterations: int, device: torch.device) -> None:
@@ -85,13 +85,18 @@ class Stepper:
 
     def _update_fp16(self, loss_finite: Tensor) -> Tensor:
         scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)  # without effect if a gradient is not finite
+        if self.phase.clip is None:
+            self.scaler.unscale_(self.optimizer)  # in which the scaler looks at the gradients
+        if loss_finite:
+            self.scaler.step(self.optimizer)  # without effect if a gradient is not finite
         self.scaler.update()
         self._guard.restore_buffers_unless(loss_finite)
-        overflowed = self.scaler.get_scale() < scale
-        self.overflows += overflowed
+        if self.scaler.get_scale() >= scale:
+            return loss_finite
         # With a scale above 1 the overflow was part of the search for a scale, and no fault.
-        return loss_finite & (scale > 1.0) if overflowed else loss_finite
+        finite = loss_finite & (scale > 1.0)
+        self.overflows += int(finite)
+        return finite
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are learnt."""
@@ -99,10 +104,14 @@ class Stepper:
 
     def state_dict(self) -> dict[str, object]:
         """Return optimiser, scaler and the count of overflows."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "skipped": self.overflows}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "overflows": self.overflows,
+        }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Take back what ``state_dict`` returned."""
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
-        self.overflows = int(state["skipped"])  # type: ignore[call-overload]
+        self.overflows = int(state["overflows"])  # type: ignore[call-overload]

@@ -15,13 +15,8 @@ class TrainingState:
         self.log = TrainingLog()
         self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
         self.skipped_iterations = SkippedIterations(job.context.step, job.iterations)
-        self._fp16 = job.phase.precision == "fp16"
 
     @property
     def skipped(self) -> int:
-        """The count that the log and checkpoints hold, which differs for fp16 (see ``nonfinite.py``)."""
-        return self.stepper.overflows if self._fp16 else self.skipped_iterations.in_all
-
-    @skipped.setter
-    def skipped(self, count: int) -> None:
-        self.stepper.overflows, self.skipped_iterations.in_all = (count, 0) if self._fp16 else (0, count)
+        """How many updates were left out so far, for any reason (see ``nonfinite.py``)."""
+        return self.skipped_iterations.in_all + self.stepper.overflows

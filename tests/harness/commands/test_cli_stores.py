@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 FINISHED = "This run was finished before; nothing was trained."
 
@@ -102,15 +101,6 @@ def test_a_damaged_manifest_is_treated_like_damaged_weights(done: Any, finished:
     assert done.outcome() == finished.outcome()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 5}'])
-def test_a_damaged_evaluation_is_made_anew(done: Any, finished: Any, text: str) -> None:
-    (path,) = weights(done, 1).parent.glob("evaluation-*.json")
-    path.write_text(text)
-    done.records()[1].unlink()
-    assert trained(done) == 0
-    assert done.outcome() == finished.outcome()
-
-
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"schema": 99}', "half", "row", "key", "\udcff"])
 def test_a_damaged_record_is_named(done: Any, damage: str) -> None:
     path = done.records()[1]
@@ -129,23 +119,6 @@ def test_a_damaged_record_is_named(done: Any, damage: str) -> None:
         message = done.refused(1, words, path.name)
         assert str(path) in message
     assert path.read_text(errors="surrogateescape") == text, "a file of the user's was changed"
-
-
-@pytest.mark.parametrize("content", ["text", "cut", "other"])
-def test_a_checkpoint_that_cannot_be_used_is_named_and_the_step_starts_anew(
-    commands: Any, finished: Any, content: str
-) -> None:
-    path = commands.steps / "work" / key(finished, 0) / "checkpoint.pt"
-    path.parent.mkdir(parents=True)
-    torch.save({"iteration": 1, "model": {"conv": torch.zeros(1000)}}, path)
-    if content == "cut":
-        path.write_bytes(path.read_bytes()[:1500])
-    elif content == "text":
-        path.write_text("this is no checkpoint")
-    result = commands.succeed(commands.tiny())
-    assert str(path) in result.stderr
-    assert commands.outcome() == finished.outcome()
-    assert commands.leftovers() == []
 
 
 def test_json_is_all_there_is_on_standard_output(done: Any) -> None:

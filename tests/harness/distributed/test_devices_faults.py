@@ -124,3 +124,15 @@ def test_torchrun_starts_the_processes_as_well(commands: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["trained"] == 2
     assert first_record(commands)["execution"]["devices"] == 2
+
+
+def test_both_processes_start_anew_after_a_damaged_checkpoint(commands: Any) -> None:
+    calm = apart(commands, "calm")
+    assert calm.start(words := calm.tiny(*TWO, method="finetune"), name="calm").wait(200) == 0, calm.read("calm")
+    path = commands.steps / "work" / first_record(calm)["key"] / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    assert commands.start([*words, *commands.places(), "--quiet"]).wait(200) == 0, commands.read()
+    assert commands.read()[1].count(f"the checkpoint {path} is damaged") == 1
+    assert path.with_name("checkpoint.pt.damaged-0").read_bytes() == b"damaged"
+    assert commands.outcome() == calm.outcome()

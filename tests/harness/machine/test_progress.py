@@ -189,16 +189,33 @@ def test_the_stream_decides_between_bar_and_lines(monkeypatch: pytest.MonkeyPatc
     assert isinstance(make_view(), BarView)
 
 
-def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    view = make_view(quiet=True)
-    assert type(view) is ProgressView
+def test_quiet_says_nothing_but_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    for view, said in ((make_view(quiet=True), "trouble\n"), (ProgressView(), "")):
+        use(view)
+        view.warn("trouble")
+        assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_every_other_view_shows_trouble_as_a_line_that_stays(terminal: bool) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    make_view(stream).warn("trouble")
+    assert "trouble" in screen(stream.getvalue())
+
+
+def test_a_standard_error_that_was_closed_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    for quiet in (True, False):
+        make_view(quiet=quiet).warn("trouble")
+
+
+def use(view: ProgressView) -> None:
     view.start_step(0, 1, "1-20", 1, 1)
     view.update(1, TERMS, 1.0)
     view.evaluating(1, 1)
     view.end_step("end")
     view.note("remark")
     view.close()
-    assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan, plan_run
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.training import monitor
+from cispbench.harness.training.checkpoint_file import read_checkpoint, write_checkpoint
 from cispbench.harness.training.job import StoppedError
 from cispbench.methods.finetune import FineTune
 from cispbench.results.store import Store
@@ -148,9 +149,9 @@ def test_a_checkpoint_of_another_kind_of_device_is_gone_on_from_and_said_to_diff
     with pytest.raises(KeyboardInterrupt):
         execute(plan(), options(tmp_path, Broken(0, 3)))
     (path,) = (tmp_path / "steps" / "work").glob("*/checkpoint.pt")
-    state = torch.load(path, weights_only=True)
+    state = read_checkpoint(path)
     state["random"]["cuda"] = torch.zeros(16, dtype=torch.uint8)  # as a GPU would have written it
-    torch.save(state, path)
+    write_checkpoint(path, state)
     execute(plan(), options(tmp_path, view := Broken(-1, -1)))
     (note,) = (note for note in view.notes if "resumed" in note)
     assert note.startswith(f"step 0: resumed at iteration {state['iteration']} of 4, from a checkpoint of another kind")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cispbench.harness.distributed.group import ALONE
 from cispbench.harness.method import Batch, Output, StepContext
 from cispbench.harness.training import monitor, nonfinite, optimisation
+from cispbench.harness.training.checkpoint_file import read_checkpoint
 from cispbench.harness.training.guarded_update import GuardedUpdate
 from cispbench.harness.training.nonfinite import HostLosses, SkippedIterations, require_finite_weights
 from cispbench.methods.finetune import FineTune
@@ -168,7 +169,8 @@ def test_a_run_whose_losses_stay_no_numbers_ends_and_its_last_checkpoint_is_soun
     )  # fmt: skip
     assert all(name in message for name in seen[7])
     (path,) = commands.steps.glob("work/*/checkpoint*")
-    kept = torch.load(path, weights_only=True)
+    kept = read_checkpoint(path)
+    assert kept is not None
     assert kept["iteration"] >= 3
     assert all(tensor.isfinite().all() for tensor in kept["model"].values() if tensor.is_floating_point())
     assert not commands.records() and not list(commands.steps.glob("steps/*/manifest.json"))
@@ -211,3 +213,20 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_published(
     told = commands.refused(1, words, "the gradients overflowed", "--set optim.clip=1")
     assert f"the weights are not finite numbers after iteration {iteration} of step 0" in told
     assert not list(commands.steps.glob("work/*/checkpoint*")) and not list(commands.steps.glob("steps/*"))
+
+
+def test_with_fp16_a_loss_that_is_no_number_is_counted_once_though_its_gradients_are_finite(
+    commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, calls = FineTune.losses, [0]
+
+    def losses(self: FineTune, *args: Any) -> dict[str, Tensor]:
+        calls[0] += 1
+        terms = right(self, *args)
+        return {**terms, "constant": torch.tensor(math.inf)} if calls[0] in (2, 4) else terms
+
+    monkeypatch.setattr(FineTune, "losses", losses)
+    commands.succeed(commands.tiny("--set", "optim.precision=fp16", method="finetune", iterations=(6, 2)))
+    first, second = (json.loads(commands.records()[step].read_text()) for step in (0, 1))
+    assert (first["skipped_steps"], second["skipped_steps"]) == (2, 0)
+    assert first["losses"]["iterations"] == [1, 3, 5, 6]

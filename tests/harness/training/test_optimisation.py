@@ -52,4 +52,21 @@ def test_gradients_that_overflow_at_a_scale_of_one_are_no_search(model: Incremen
     stepper = halves(model)
     told = [iterate(stepper, number, torch.tensor(float("inf"))) for number in range(20)]
     assert told == [True] * 16 + [False] * 4  # 65536 is two to the 16
-    assert stepper.overflows == 20
+    assert stepper.overflows == 16  # the others count as iterations that are not finite
+
+
+@pytest.mark.parametrize("clip", [None, 1e6])
+def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradients_are(
+    model: IncrementalModel, clip: float | None
+) -> None:
+    phase = OptimRecipe(lr=0.1, iterations=ITERATIONS, precision="fp16", clip=clip)
+    stepper = Stepper(model, phase, ITERATIONS, CPU)
+    first = stepper.parameters()[0]
+    assert iterate(stepper, 0, 1.0)
+    before, state = first.detach().clone(), stepper.optimizer.state[first]["momentum_buffer"].clone()
+    stepper.start_iteration(1)
+    stepper.backward(first.sum())
+    assert not stepper.update(~FINITE)
+    assert torch.equal(first, before) and torch.equal(stepper.optimizer.state[first]["momentum_buffer"], state)
+    assert stepper.overflows == 0, "the iteration is counted where its loss is read"
+    assert iterate(stepper, 2, 1.0) and not torch.equal(first, before)

@@ -1,0 +1,164 @@
+"""Audit a step store: read all that it holds, compare every checksum, and say what to do about what is wrong.
+
+Nothing is changed: a run that needs a damaged step sets it aside and trains it anew by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cispbench.harness.machine.damaged import ASIDE
+from cispbench.harness.machine.locks import HOLDER, LOCK, is_held
+from cispbench.harness.runs.ground_truth import GroundTruth
+from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM, read_evaluation
+from cispbench.harness.runs.step_store import CHECKPOINT, MANIFEST, METHOD, WEIGHTS, StepStore
+from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, verified_payload
+from cispbench.splits.errors import StoreError
+
+RETRAIN = "Run again what needs it: the step is set aside and trained anew. An imported step is imported again."
+RECOUNT = "Run again what needs it: it is set aside, and the test images are counted anew."
+RESTART = "Run its step again: it is set aside, and the step starts anew."
+LEFT = "The next run of the step removes it; you may delete it, too."
+LOOK = "Look at it, check the disk, and delete it."
+UNKNOWN = "No run reads it. Move it away if it is not wanted."
+
+
+@dataclass(frozen=True)
+class AuditFinding:
+    """What was found at a file or folder, and what to do; ``damaged``: its content is not what was written."""
+
+    place: Path
+    what: str
+    next_action: str
+    damaged: bool = False
+
+
+@dataclass(frozen=True)
+class StoreAudit:
+    """The findings, ordered by place, and the numbers of what was read.
+
+    ``counts``: sound ``steps`` and ``evaluations``, ``checkpoints`` of unfinished steps, ``bytes`` of weights and of
+    what methods keep, ``manifests without checksum`` (of an earlier version), and steps that are ``at work``.
+    """
+
+    findings: tuple[AuditFinding, ...]
+    counts: Counter[str]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged."""
+        return not any(finding.damaged for finding in self.findings)
+
+
+def audit_steps(store: StepStore, threads: int | None = None) -> StoreAudit:
+    """Audit every step of a store; ``threads`` of them are read at a time (None: one for each core).
+
+    Raises StoreError if the disk fails.
+    """
+    counts: Counter[str] = Counter()
+    findings: list[AuditFinding] = []
+    truths: dict[str, GroundTruth] = defaultdict(GroundTruth)
+    try:
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # hashing lets other threads work
+            parts = [
+                *pool.map(lambda folder: _StepAudit(store, folder), sorted(store.root.glob("steps/*"))),
+                *pool.map(lambda folder: _WorkAudit(store, folder), sorted(store.root.glob("work/*"))),
+            ]
+    except OSError as error:
+        raise StoreError(f"cannot read {store.root}: {error}.", hint="Check the disk and its permissions.") from error
+    for part in parts:
+        counts.update(part.counts)
+        findings += part.findings
+        for path, evaluation in part.evaluations.items():
+            try:
+                truths[evaluation["key"]].require(path, evaluation["confusion"])
+            except StoreError as error:
+                findings.append(AuditFinding(path, error.message, error.hint or RECOUNT, damaged=True))
+    return StoreAudit(tuple(sorted(findings, key=lambda finding: finding.place)), counts)
+
+
+class _Part:
+    """What one folder of the store holds."""
+
+    def __init__(self, store: StepStore, folder: Path) -> None:
+        self.store, self.folder = store, folder
+        self.counts: Counter[str] = Counter()
+        self.evaluations: dict[Path, dict[str, Any]] = {}
+        self.findings = [*self._find()]
+
+    def _find(self) -> Iterator[AuditFinding]:
+        raise NotImplementedError
+
+    def _strangers(self, *known: str) -> Iterator[AuditFinding]:
+        """Yield what is in the folder besides ``known``."""
+        for path in sorted(self.folder.iterdir()):
+            if ASIDE in path.name:
+                yield AuditFinding(path, "a run has set it aside as damaged", LOOK)
+            elif path.name.startswith(".") and path.name.endswith(".tmp"):
+                yield AuditFinding(path, "a killed process has left it", LEFT)
+            elif path.name not in known:
+                yield AuditFinding(path, "it is none of a step's files", UNKNOWN)
+
+
+class _StepAudit(_Part):
+    """A folder of ``steps/``."""
+
+    def _find(self) -> Iterator[AuditFinding]:
+        folder, store, key = self.folder, self.store, self.folder.name
+        if ASIDE in key:
+            yield AuditFinding(folder, "a run has set it aside as damaged", LOOK)
+        elif key.startswith("."):
+            yield AuditFinding(folder, "a killed process has left this draft of a step", LEFT)
+        elif not folder.is_dir():
+            yield AuditFinding(folder, "it is no step", UNKNOWN)
+        else:
+            damage = store.damage(key)
+            if damage is not None:
+                yield AuditFinding(folder, damage.message, RETRAIN, damaged=True)
+            else:
+                self.counts["steps"] += 1
+                self.counts["bytes"] += sum((folder / name).stat().st_size for name in (WEIGHTS, METHOD))
+                self.counts["manifests without checksum"] += store.manifest(key)["schema"] == WITHOUT_CHECKSUM
+            evaluations = sorted(folder.glob("evaluation-*.json"))
+            yield from self._evaluations(evaluations)
+            yield from self._strangers(WEIGHTS, METHOD, MANIFEST, *(path.name for path in evaluations))
+
+    def _evaluations(self, paths: list[Path]) -> Iterator[AuditFinding]:
+        for path in paths:
+            try:
+                self.evaluations[path] = read_evaluation(path)
+                self.counts["evaluations"] += 1
+            except ValueError as error:
+                yield AuditFinding(path, f"{path} is damaged: {error}.", RECOUNT, damaged=True)
+
+
+class _WorkAudit(_Part):
+    """A folder of ``work/``."""
+
+    def _find(self) -> Iterator[AuditFinding]:
+        if not self.folder.is_dir():
+            yield AuditFinding(self.folder, "it is no folder of a step in training", UNKNOWN)
+            return
+        if is_held(self.folder):
+            self.counts["at work"] += 1  # what lies there may change at any moment
+            return
+        checkpoint = self.folder / CHECKPOINT
+        if os.path.lexists(checkpoint):
+            if self.store.has(self.folder.name):
+                yield AuditFinding(checkpoint, "its step is finished", LEFT)
+            else:
+                yield from self._checkpoint(checkpoint)
+        yield from self._strangers(CHECKPOINT, LOCK, HOLDER)
+
+    def _checkpoint(self, path: Path) -> Iterator[AuditFinding]:
+        try:
+            verified_payload(path)
+            self.counts["checkpoints"] += 1
+        except DamagedCheckpointError as error:
+            yield AuditFinding(path, f"{path} is damaged: {error}.", RESTART, damaged=True)
