@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
 _AGAIN = "Get the file from the data set's archive again."
 
 
@@ -54,14 +62,19 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_pair(pair: Pair, dataset: str) -> tuple[Tensor, Tensor]:
     """Read an image, uint8 (3, H, W), and its mask, uint8 (H, W) in the data set's numbers. Raises DataError."""
     image = read_image(pair.image)
-    mask, _ = decode_mask(pair.mask, read_bytes(pair.mask), dataset)
+    mask, _ = decode_mask(pair.mask, read_regular_file(pair.mask, "mask"), dataset)
     check_sizes(pair, (image.shape[1], image.shape[2]), (mask.height, mask.width))
     return image, torch.from_numpy(np.array(mask))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a mask's file as it is. Raises DataError."""
-    with _as_data_error("mask", path):
+def read_regular_file(path: Path, what: str) -> bytes:
+    """Read a whole file; ``what`` names it in errors. Raises DataError, also for a device, pipe, socket or folder."""
+    with _as_data_error(what, path):
+        # Before it is opened: a pipe without a writer would be waited for, and a device read without an end.
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "a special file")
+            raise DataError(f"the {what} {path} is {kind}, not a regular file.", hint=_AGAIN)
         return path.read_bytes()
 
 

@@ -13,7 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cispbench.harness.data.decode import Pair, check_sizes, decode_mask, image_size, missing, read_bytes, read_image
+from cispbench.harness.data.decode import (
+    Pair,
+    check_sizes,
+    decode_mask,
+    image_size,
+    missing,
+    read_image,
+    read_regular_file,
+)
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.splits.errors import DataError
 
@@ -87,7 +95,7 @@ def find_broken(
         read_image(path)
 
     def decode_mask_at(path: Path) -> None:
-        decode_mask(path, read_bytes(path), dataset)
+        decode_mask(path, read_regular_file(path, "mask"), dataset)
 
     chosen = [pair for part in pairs.values() for pair in part.values()]
     tasks = [] if masks_only else [partial(decode_image, pair.image) for pair in chosen]
@@ -118,7 +126,7 @@ def _quick_key(dataset: str, stats: Iterable[_Stat]) -> str:
 
 def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, path: Path, progress: Progress | None) -> Index:
     def inspect(stat: _Stat) -> tuple[str, frozenset[int]]:
-        content = read_bytes(stat.pair.mask)
+        content = read_regular_file(stat.pair.mask, "mask")
         mask, classes = decode_mask(stat.pair.mask, content, dataset)
         if stat.image_bytes is not None:
             check_sizes(stat.pair, image_size(stat.pair.image), (mask.height, mask.width))

@@ -159,4 +159,4 @@ def test_empty_file_is_unreadable(pair: Pair) -> None:
 def test_folder_in_the_place_of_a_file(pair: Pair) -> None:
     pair.mask.unlink()
     pair.mask.mkdir()
-    refused(pair, f"the mask {pair.mask} is truncated or unreadable")
+    refused(pair, f"the mask {pair.mask} is a folder")
