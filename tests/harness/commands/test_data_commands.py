@@ -192,7 +192,7 @@ def test_words_that_mean_nothing(commands: Any, words: list[str], says: str) -> 
 def test_the_index_is_built_once(commands: Any) -> None:
     words = ["data", "index", "--data-root", str(commands.data), "--steps-dir", str(commands.steps)]
     first = commands.succeed(words).stdout
-    assert "18 masks (12 train, 6 val), read from the masks in" in first
+    assert "18 masks (12 train, 6 val), read in" in first
     (path,) = (commands.steps / "index").iterdir()
     source = find_source("voc", commands.data, commands.steps)
     assert str(path) in first and source.fingerprint in first

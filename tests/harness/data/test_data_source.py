@@ -17,7 +17,7 @@ SPLITS = {"train": ("t1", "t2", "t3"), "val": ("v1", "v2")}
 def write_image(image: Path, mask: Path, number: int) -> None:
     for path in (image, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 6), (number, 0, 0)).save(image)
+    Image.new("RGB", (8, 6), (number, ord(image.stem[0]), 0)).save(image)
     values = np.zeros((6, 8), np.uint8)
     values[2:4, 3:5], values[0, 0] = number, 255
     Image.fromarray(values).save(mask)
