@@ -226,8 +226,8 @@ def _unreadable(what: str, path: Path, error: Exception) -> DataError:
 def _check_header(path: Path, content: bytes) -> None:
     if not content.startswith(SIGNATURE):
         raise DataError(f"the mask {path} is no PNG.", hint="Masks are palette or 8-bit grey PNGs of class numbers.")
-    if len(content) < 33:
-        raise _unreadable("mask", path, EOFError(f"only {len(content)} bytes"))
+    if content[12:16] != b"IHDR" or len(content) < 33:
+        raise _unreadable("mask", path, EOFError("it does not begin with a header"))
     bits, colour = content[24], content[25]
     if colour != 3 and (colour, bits) != (0, 8):
         raise DataError(

@@ -101,8 +101,8 @@ def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Pro
     shared = sorted(pairs["train"].keys() & pairs["val"].keys())
     if shared:
         raise DataError(
-            f"{folder} has {len(shared):,} ids that are training images and test images, such as {shared[0]!r}: "
-            "test images would be trained on.",
+            f"ids on both lists of {folder}, so that test images would be trained on: {len(shared):,}, such as"
+            f" {shared[0]!r}.",
             hint="Take them off one of the lists, or rename those that are different images.",
         )
     index = build_index(dataset, pairs, cache, progress)
@@ -114,11 +114,12 @@ def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Pro
 
 
 def same_images_note(index: Index) -> str | None:
-    """Say which training images are also test images, under whatever id; None if there are none."""
+    """Say which test images are the same files as training images; None if there are none."""
     same = index.in_both_splits()
     if not same:
         return None
-    return f"{len(same):,} training images are also test images, such as {same[0][0]} (in the test list {same[0][1]})."
+    train, test = same[0]
+    return f"test images that are training images under another id: {len(same):,}, such as {test}, which is {train}."
 
 
 def list_data(
