@@ -49,8 +49,9 @@ def data() -> None:
 def check(context: click.Context, choice: DataChoice, names: tuple[str, ...], decode: bool, as_json: bool) -> None:
     """Compare your data with the published image lists, step by step.
 
-    Every listed file must exist (with --masks-only: every mask). Of each setting the first step that differs is
-    named, with the likely cause where there is one.
+    Every listed file must exist (with --masks-only: every mask). All of them are read again, and compared with the
+    index: this finds what has changed though size and times are the same. Of each setting the first step that differs
+    is named, with the likely cause where there is one.
 
     \b
     Example:
@@ -84,7 +85,9 @@ def check(context: click.Context, choice: DataChoice, names: tuple[str, ...], de
 @collected(DataChoice, "choice", DATASET, DATA_ROOT, STEPS_DIR, MASKS_ONLY)
 @JSON
 def index(choice: DataChoice, as_json: bool) -> None:
-    """Read from all masks which classes each image holds, unless that was done before.
+    """Read all images and masks: the data's fingerprint, and which classes each image holds.
+
+    Files that have not changed since the last time are not read again.
 
     A run does this by itself; do it here before many runs start at once. An index made with --masks-only serves
     `data check --masks-only` alone.
@@ -142,7 +145,7 @@ def _chosen(dataset: str | None, data_root: Path | None, settings: Sequence[Sett
 
 def _index_text(row: dict[str, Any]) -> str:
     masks = row["masks"]
-    how = "found in the cache" if row["cached"] else "read from the masks"
+    how = "found in the cache" if row["cached"] else "read"
     return (
         f"{row['title']} in {row['folder']}: {sum(masks.values()):,} masks"
         f" ({', '.join(f'{count:,} {split}' for split, count in masks.items())}), {how} in {row['seconds']:.1f} s\n"
@@ -161,7 +164,8 @@ def _as_text(report: DataReport) -> str:
     lines += [f"broken: {error.message}" for error in report.broken]
     if report.comparison is None or report.index is None:
         return "\n".join([*lines, "not compared: repair the broken files first."])
-    lines.append(f"fingerprint {report.index.fingerprint}")
+    lines.append(f"fingerprint {report.index.fingerprint}, of what was read just now")
+    lines += [f"note: {note}" for note in report.notes]
     if not report.comparison.lists:
         return "\n".join([*lines, "not compared: no figures are published for this data set."])
     rows = [_row(f"{part.name} list", "-", part) for part in report.comparison.lists if not part.agrees]
@@ -215,6 +219,7 @@ def _as_dict(report: DataReport) -> dict[str, Any]:
         "dataset": report.dataset, "folder": str(report.folder), "masks_only": report.masks_only,
         "agrees": report.agrees, "fingerprint": None if found is None else found.fingerprint,
         "broken": [error.message for error in report.broken], "causes": list(report.causes),
+        "notes": list(report.notes),
         "lists": [] if compared is None else [{"list": part.name, **_figures(part)} for part in compared.lists],
         "settings": [] if compared is None else [_setting_dict(check) for check in compared.settings],
     }  # fmt: skip

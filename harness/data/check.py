@@ -12,7 +12,7 @@ from pathlib import Path
 from cispbench.harness.data.compare import Comparison, ListCheck, compare
 from cispbench.harness.data.index import Index, Presence, build_index, find_broken
 from cispbench.harness.data.layout import layout_of
-from cispbench.harness.data.source import SPLITS, list_data
+from cispbench.harness.data.source import SPLITS, list_data, same_images_note
 from cispbench.harness.machine.progress import ProgressView, index_progress
 from cispbench.splits.classes import class_names
 from cispbench.splits.datasets import dataset as find_dataset
@@ -29,7 +29,10 @@ _LONGEST = 10_000
 
 @dataclass(frozen=True)
 class DataReport:
-    """What ``check_data`` has found; ``index`` and ``comparison`` are None where broken files forbid both."""
+    """What ``check_data`` has found; ``index`` and ``comparison`` are None where broken files forbid both.
+
+    ``causes``: why the data may differ from the published ones. ``notes``: what is worth knowing even where they agree.
+    """
 
     dataset: str
     folder: Path
@@ -38,6 +41,7 @@ class DataReport:
     index: Index | None
     comparison: Comparison | None
     causes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -51,6 +55,7 @@ def check_data(
 ) -> DataReport:  # fmt: skip
     """Compare the data set found below ``data_root`` with what is published; every listed file must exist.
 
+    Every file is read again. One whose content is not what the index says counts as broken, and the index is made anew.
     ``settings``: those to compare, all with published figures if empty. ``decode``: read every image and mask to its
     end, which reports broken ones instead of raising. ``masks_only``: without images. Raises DataError as
     ``list_data`` and ``build_index`` do, SettingError for a setting without figures.
@@ -61,7 +66,8 @@ def check_data(
     if decode:
         broken = find_broken(dataset, pairs, lambda done, total: view.counting("decoding", done, total), masks_only)
     try:
-        index = build_index(dataset, pairs, cache, index_progress(view), masks_only)
+        index = build_index(dataset, pairs, cache, index_progress(view), masks_only, verify=True)
+        broken += index.changed
     except DataError:
         if not broken:
             raise
@@ -70,7 +76,9 @@ def check_data(
     files = [(image_id, pair) for part in pairs.values() for image_id, pair in part.items()]
     masks = {path.stem for folder in {pair.mask.parent for _, pair in files} for path in folder.glob("*.png")}
     causes = likely_causes(comparison, index.presence, masks - {image_id for image_id, _ in files})
-    return DataReport(dataset, folder, masks_only, tuple(broken), index, comparison, tuple(causes))
+    note = same_images_note(index)
+    notes = () if note is None else (note,)
+    return DataReport(dataset, folder, masks_only, tuple(broken), index, comparison, tuple(causes), notes)
 
 
 def likely_causes(comparison: Comparison, presence: Presence, unlisted: Collection[str] = ()) -> list[str]:

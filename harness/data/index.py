@@ -1,11 +1,9 @@
-"""Which classes each image holds, and the data set's fingerprint: read from all masks once, then from a cache."""
+"""Which classes each image holds, and the data set's fingerprint: read from all files once, then kept."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,15 +11,31 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cispbench.harness.data.decode import Pair, check_sizes, decode_mask, image_size, missing, read_bytes, read_image
-from cispbench.results.atomic import make_folder, write_atomic
+from cispbench.harness.data.decode import (
+    Digests,
+    Pair,
+    check_image,
+    check_sizes,
+    decode_image,
+    decode_mask,
+    read_regular_file,
+    sha256,
+)
+from cispbench.harness.data.index_file import (
+    Entry,
+    Pairs,
+    Place,
+    index_path,
+    load_entries,
+    save_entries,
+    stamp_of,
+)
+from cispbench.results.atomic import make_folder
 from cispbench.splits.errors import DataError
 
 Progress = Callable[[int, int], None]
-Pairs = Mapping[str, Mapping[str, Pair]]
 Presence = Mapping[str, Mapping[str, frozenset[int]]]  # split -> image id -> class numbers
-_FORMAT = 1
-_CHUNK = 64  # masks a task of the thread pool: single ones would cost more to hand out than to read
+_CHUNK = 64  # images a task of the thread pool: single ones would cost more to hand out than to read
 _NAMED = 5  # files that an error names
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -31,50 +45,59 @@ _Result = TypeVar("_Result")
 class Index:
     """``fingerprint``: hexadecimal, equal for equal data anywhere. ``presence``: split -> id -> class numbers.
 
-    ``path``: the cache file; ``cached``: whether it has served, so that no mask was read.
+    ``digests``: split -> id -> SHA-256 sums of the files. ``path``: the index file; ``cached``: whether it has served
+    for all images, so that none was read. ``changed``: an error for each file whose content has changed while the file
+    system describes it as before; looked for by ``verify`` alone.
     """
 
     fingerprint: str
     presence: Presence
+    digests: Mapping[str, Mapping[str, Digests]]
     path: Path = field(compare=False)
     cached: bool = field(compare=False)
+    changed: tuple[DataError, ...] = field(default=(), compare=False)
 
-
-@dataclass(frozen=True)
-class _Stat:
-    """One pair of files as the file system describes it; ``image_bytes`` is None where only masks are looked at."""
-
-    split: str
-    image_id: str
-    pair: Pair
-    mask_bytes: int
-    mask_mtime_ns: int
-    image_bytes: int | None
+    def in_both_splits(self) -> list[tuple[str, str]]:
+        """Return the ids, of a training and of a test image, of each two images that are the same file."""
+        test = {digests.image: image_id for image_id, digests in self.digests["val"].items() if digests.image}
+        train = self.digests["train"].items()
+        return [(image_id, test[digests.image]) for image_id, digests in train if digests.image in test]
 
 
 def build_index(
-    dataset: str, pairs: Pairs, cache: Path, progress: Progress | None = None, masks_only: bool = False
-) -> Index:
-    """Return the index of the data set's ``pairs`` (split -> id -> files), from the cache if nothing has changed.
+    dataset: str, pairs: Pairs, cache: Path, progress: Progress | None = None,
+    masks_only: bool = False, *, verify: bool = False,
+) -> Index:  # fmt: skip
+    """Return the index of the data set's ``pairs`` (split -> id -> files), from its file where nothing has changed.
 
-    All masks are read in parallel, and checked: colour mode, size against the image, values. ``progress`` is called
-    with (done, total) from this thread. The cache file below ``cache/index`` is named after sizes and times of the
-    files, never after paths, so a folder that moves keeps it. ``masks_only``: no image is looked at, and the
-    fingerprint is another than the whole data's. Raises DataError naming up to five offending files, StoreError for a
-    cache that cannot be written.
+    Images and masks that are new or have changed are read in parallel and checked; ``progress`` is called with
+    (done, total) of them from this thread. The file below ``cache/index`` is named after the ids, never after paths,
+    so a folder that moves keeps it. ``masks_only``: no image is looked at, and the fingerprint is another than the
+    whole data's. ``verify``: all are read, and compared with the file. Raises DataError naming up to five offending
+    files, StoreError for a file that cannot be written.
     """
-    items = [(split, image_id, part[image_id]) for split, part in sorted(pairs.items()) for image_id in sorted(part)]
-    stats = _without_errors(_parallel(partial(_stat, masks_only), items), len(items))
-    path = cache / "index" / f"{_quick_key(dataset, stats)}.json"
-    index = _load(path, dataset, pairs)
-    if index is None:
+    # In this order: the fingerprint depends on it.
+    files = {(split, name): part[name] for split, part in sorted(pairs.items()) for name in sorted(part)}
+    # Before the files are read: one that changes meanwhile is read again the next time.
+    found = _without_errors(_parallel(partial(stamp_of, masks_only=masks_only), list(files.values())), len(files))
+    stamps = dict(zip(files, found, strict=True))
+    path = index_path(cache, dataset, pairs, masks_only)
+    stored = load_entries(path, dataset)
+    kept = {place: stored[place] for place in files if place in stored and stored[place].stamp == stamps[place]}
+    unread = [place for place in files if verify or place not in kept]
+    entries = dict(kept)
+    if unread:
         # First, so that a folder nobody may write to is known before minutes of reading.
         make_folder(path.parent)
-        index = _read_all(dataset, stats, pairs, path, progress)
-        record = {"format": _FORMAT, "dataset": dataset, "fingerprint": index.fingerprint, "presence": index.presence}
-        # JSON has no sets: each becomes a sorted list.
-        write_atomic(path, json.dumps(record, separators=(",", ":"), default=sorted).encode())
-    return index
+        read = _parallel(lambda place: _read(dataset, files[place], stamps[place], masks_only), unread, progress)
+        entries |= zip(unread, _without_errors(read, len(unread)), strict=True)
+    if entries != stored:
+        save_entries(path, dataset, entries)
+    changed = [error for place, old in kept.items() for error in _changes(files[place], old, entries[place])]
+    presence = {split: {name: entries[split, name].classes for name in sorted(part)} for split, part in pairs.items()}
+    digests = {split: {name: entries[split, name].digests for name in sorted(part)} for split, part in pairs.items()}
+    fingerprint = _fingerprint(dataset, {place: entries[place].digests for place in files})
+    return Index(fingerprint, presence, digests, path, cached=not unread, changed=tuple(changed))
 
 
 def find_broken(
@@ -83,54 +106,48 @@ def find_broken(
     """Decode every image (unless ``masks_only``) and mask to its last pixel; return an error for each broken file."""
 
     # Both return nothing: thousands of decoded images would not fit into memory.
-    def decode_image(path: Path) -> None:
-        read_image(path)
+    def try_image(path: Path) -> None:
+        content = read_regular_file(path, "image")
+        check_image(path, content)
+        decode_image(path, content)
 
-    def decode_mask_at(path: Path) -> None:
-        decode_mask(path, read_bytes(path), dataset)
+    def try_mask(path: Path) -> None:
+        decode_mask(path, read_regular_file(path, "mask"), dataset)
 
     chosen = [pair for part in pairs.values() for pair in part.values()]
-    tasks = [] if masks_only else [partial(decode_image, pair.image) for pair in chosen]
-    tasks += [partial(decode_mask_at, pair.mask) for pair in chosen]
+    tasks = [] if masks_only else [partial(try_image, pair.image) for pair in chosen]
+    tasks += [partial(try_mask, pair.mask) for pair in chosen]
     results = _parallel(lambda task: task(), tasks, progress)
     return [result for result in results if isinstance(result, DataError)]
 
 
-def _stat(masks_only: bool, item: tuple[str, str, Pair]) -> _Stat:
-    split, image_id, pair = item
-    what, path = "image", pair.image
-    try:
-        image_bytes = None if masks_only else path.stat().st_size
-        what, path = "mask", pair.mask
-        mask = path.stat()
-    except FileNotFoundError as error:
-        raise missing(what, path) from error
-    except OSError as error:
-        raise DataError(f"the {what} {path} cannot be looked at ({error}).", hint="Check its permissions.") from error
-    return _Stat(split, image_id, pair, mask.st_size, mask.st_mtime_ns, image_bytes)
+def _read(dataset: str, pair: Pair, stamp: str, masks_only: bool) -> Entry:
+    content = read_regular_file(pair.mask, "mask")
+    mask, classes = decode_mask(pair.mask, content, dataset)
+    image_sum = None
+    if not masks_only:
+        image = read_regular_file(pair.image, "image")
+        check_sizes(pair, check_image(pair.image, image), (mask.height, mask.width))
+        image_sum = sha256(image)
+    return Entry(stamp, Digests(image_sum, sha256(content)), classes)
 
 
-def _quick_key(dataset: str, stats: Iterable[_Stat]) -> str:
-    lines = [f"{dataset} {_FORMAT}"]
-    lines += [f"{s.split}\t{s.image_id}\t{s.mask_bytes}\t{s.mask_mtime_ns}\t{s.image_bytes}" for s in stats]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _changes(pair: Pair, old: Entry, new: Entry) -> Iterator[DataError]:
+    for what, path, was, now in (
+        ("image", pair.image, old.digests.image, new.digests.image),
+        ("mask", pair.mask, old.digests.mask, new.digests.mask),
+    ):
+        if was != now:
+            yield DataError(
+                f"the {what} {path} holds other bytes than the index says, though nothing has written to it since.",
+                hint="Is the disk broken? Get the file from the data set's archive again.",
+            )
 
 
-def _read_all(dataset: str, stats: list[_Stat], pairs: Pairs, path: Path, progress: Progress | None) -> Index:
-    def inspect(stat: _Stat) -> tuple[str, frozenset[int]]:
-        content = read_bytes(stat.pair.mask)
-        mask, classes = decode_mask(stat.pair.mask, content, dataset)
-        if stat.image_bytes is not None:
-            check_sizes(stat.pair, image_size(stat.pair.image), (mask.height, mask.width))
-        return hashlib.sha256(content).hexdigest(), classes
-
-    found = _without_errors(_parallel(inspect, stats, progress), len(stats))
-    presence: dict[str, dict[str, frozenset[int]]] = {split: {} for split in pairs}
-    lines = [dataset]
-    for stat, (digest, classes) in zip(stats, found, strict=True):
-        lines.append(f"{stat.split}\t{stat.image_id}\t{digest}\t{stat.image_bytes}")
-        presence[stat.split][stat.image_id] = classes
-    return Index(hashlib.sha256("\n".join(lines).encode()).hexdigest(), presence, path, cached=False)
+def _fingerprint(dataset: str, digests: Mapping[Place, Digests]) -> str:
+    # As JSON, in which no id can look like two.
+    lines = [[split, image_id, sums.image, sums.mask] for (split, image_id), sums in digests.items()]
+    return sha256(json.dumps([dataset, *lines], separators=(",", ":")).encode())
 
 
 def _parallel(
@@ -162,7 +179,7 @@ def _parallel(
             if progress is not None:
                 progress(done, len(items))
     finally:
-        # Ctrl-C must not wait for thousands of masks.
+        # Ctrl-C must not wait for thousands of images.
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -176,27 +193,3 @@ def _without_errors(results: Iterable[_Result | DataError], total: int) -> list[
         more = f"\n  and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
         raise DataError(f"{len(errors)} of {total} images or masks break a rule:{named}{more}\n", hint=errors[0].hint)
     return [result for result in found if not isinstance(result, DataError)]
-
-
-def _load(path: Path, dataset: str, pairs: Pairs) -> Index | None:
-    try:
-        record = json.loads(path.read_bytes())
-        fingerprint, stored = record["fingerprint"], record["presence"]
-        if (record["format"], record["dataset"]) != (_FORMAT, dataset) or len(bytes.fromhex(fingerprint)) != 32:
-            raise ValueError("its head is not what was written")
-        if {split: set(part) for split, part in stored.items()} != {split: set(part) for split, part in pairs.items()}:
-            raise ValueError("it lists other images")
-        presence = {
-            split: {image_id: frozenset(classes) for image_id, classes in part.items()}
-            for split, part in stored.items()
-        }
-        if not all(
-            isinstance(number, int) for part in presence.values() for found in part.values() for number in found
-        ):
-            raise ValueError("a class is no number")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"the index {path} is corrupt ({error}); it is made again from the masks.", stacklevel=3)
-        return None
-    return Index(fingerprint, presence, path, cached=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cispbench.harness.data.decode import Pair, read_pair
-from cispbench.harness.data.index import Presence, Progress, build_index
+from cispbench.harness.data.decode import Digests, Pair, read_pair
+from cispbench.harness.data.index import Index, Presence, Progress, build_index
 from cispbench.harness.data.layout import layout_of
 from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
@@ -65,6 +66,7 @@ class FolderSource:
     folder: Path
     pairs: Mapping[str, Mapping[str, Pair]]
     classes: Presence
+    digests: Mapping[str, Mapping[str, Digests]]
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Return the split's image names, sorted."""
@@ -75,25 +77,49 @@ class FolderSource:
         return dict(self.classes[split])
 
     def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
-        """Return the image, uint8 (3, H, W), and its mask, uint8 (H, W), in class numbers. Raises DataError."""
+        """Return the image, uint8 (3, H, W), and its mask, uint8 (H, W), in class numbers.
+
+        Raises DataError, also for a file that is not the one whose content the fingerprint stands for.
+        """
         pair = self.pairs[split].get(image_id)
         if pair is None:
             raise DataError(
                 f"{self.folder} has no {split} image {image_id!r}.",
                 hint=f"Its {split} list has {len(self.pairs[split])} images; was the id taken from other data?",
             )
-        return read_pair(pair, self.dataset)
+        return read_pair(pair, self.dataset, self.digests[split][image_id])
 
 
 def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Progress | None = None) -> FolderSource:
     """Open the data set where ``locate`` finds it, and index it (read from ``cache`` if nothing has changed).
 
-    ``progress`` is called with (done, total) while masks are read. Raises DataError where nothing is found, listing
-    what was looked for and how to get the data, and for any list, image or mask that breaks a rule.
+    ``progress`` is called with (done, total) while files are read. Raises DataError where nothing is found, listing
+    what was looked for and how to get the data, for any list, image or mask that breaks a rule, and for an id that is
+    both a training and a test image. Warns of training images that are test images under another id.
     """
     folder, pairs = list_data(dataset, data_root)
+    shared = sorted(pairs["train"].keys() & pairs["val"].keys())
+    if shared:
+        raise DataError(
+            f"ids on both lists of {folder}, so that test images would be trained on: {len(shared):,}, such as"
+            f" {shared[0]!r}.",
+            hint="Take them off one of the lists, or rename those that are different images.",
+        )
     index = build_index(dataset, pairs, cache, progress)
-    return FolderSource(dataset, _kind(dataset, pairs), index.fingerprint, folder, pairs, index.presence)
+    note = same_images_note(index)
+    if note is not None:
+        warnings.warn(f"{folder}: {note}", stacklevel=2)
+    kind = _kind(dataset, pairs)
+    return FolderSource(dataset, kind, index.fingerprint, folder, pairs, index.presence, index.digests)
+
+
+def same_images_note(index: Index) -> str | None:
+    """Say which test images are the same files as training images; None if there are none."""
+    same = index.in_both_splits()
+    if not same:
+        return None
+    train, test = same[0]
+    return f"test images that are training images under another id: {len(same):,}, such as {test}, which is {train}."
 
 
 def list_data(

@@ -223,8 +223,8 @@ def make_view(stream: TextIO | None = None, quiet: bool = False) -> ProgressView
 
 
 def index_progress(view: ProgressView) -> Callable[[int, int], None]:
-    """Return the callback ``progress(done, total)`` that shows the reading of a data set's masks on ``view``."""
-    return lambda done, total: view.counting("reading masks", done, total)
+    """Return the callback ``progress(done, total)`` that shows the reading of images and masks on ``view``."""
+    return lambda done, total: view.counting("reading data", done, total)
 
 
 def describe_step(step: int, steps: int, classes: str, images: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cispbench.harness.data.decode import decode_mask, read_bytes
+from cispbench.harness.data.decode import decode_mask, read_regular_file
 from cispbench.harness.data.labels import relabel, to_table
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView
@@ -133,7 +133,7 @@ def _pairs(folder: _PredictionFolder, source: Source, ids: tuple[str, ...]) -> I
     transform = EvalTransform(folder.view)
     for image_id in ids:
         path = folder.request.folder / f"{image_id}.png"
-        content = read_bytes(path)
+        content = read_regular_file(path, "prediction")
         image, mask = source.read("val", image_id)
         full_target = relabel(mask, truth, f"the mask of the test image {image_id}")
         size = _size(path, content, full_target, folder.view)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cispbench.harness.data.source import find_source
+from cispbench.harness.data.index_file import load_entries, save_entries, stamp_of
+from cispbench.harness.data.source import find_source, list_data
 from cispbench.splits import selection
 from cispbench.splits.selection import digest, select_images
 from cispbench.splits.settings import parse_setting
@@ -192,7 +195,7 @@ def test_words_that_mean_nothing(commands: Any, words: list[str], says: str) -> 
 def test_the_index_is_built_once(commands: Any) -> None:
     words = ["data", "index", "--data-root", str(commands.data), "--steps-dir", str(commands.steps)]
     first = commands.succeed(words).stdout
-    assert "18 masks (12 train, 6 val), read from the masks in" in first
+    assert "18 masks (12 train, 6 val), read in" in first
     (path,) = (commands.steps / "index").iterdir()
     source = find_source("voc", commands.data, commands.steps)
     assert str(path) in first and source.fingerprint in first
@@ -200,6 +203,50 @@ def test_the_index_is_built_once(commands: Any) -> None:
     (row,) = json.loads(commands.succeed([*words, "--json", "--dataset", "voc"]).stdout)
     assert (row["masks"], row["cached"], row["fingerprint"]) == ({"train": 12, "val": 6}, True, source.fingerprint)
     assert row["index"] == str(path) and row["seconds"] >= 0
+
+
+def test_a_file_that_is_not_what_the_index_says_is_told_once(broken: Any, published: dict[str, Any]) -> None:
+    words = check(root=broken.data)
+    assert "of what was read just now" in broken.succeed(words).stdout
+    mask = broken.data / "VOC2012" / "SegmentationClassAug" / "t003.png"
+    with Image.open(mask) as image:
+        values = np.array(image)
+    values[0, 0] = 0  # void before
+    Image.fromarray(values).save(mask)
+    # As after a fault of the disk, of which the file system knows nothing.
+    _, pairs = list_data("voc", broken.data)
+    (path,) = (broken.home / ".cispbench" / "index").iterdir()
+    entries = load_entries(path, "voc")
+    entries["train", "t003"] = replace(entries["train", "t003"], stamp=stamp_of(pairs["train"]["t003"], False))
+    save_entries(path, "voc", entries)
+    text = differs(broken, words)
+    assert f"broken: the mask {mask} holds other bytes than the index says" in text and "1 file broken" in text
+    broken.succeed(words)
+
+
+def test_a_note_names_test_images_that_are_trained_on(broken: Any, published: dict[str, Any]) -> None:
+    images = broken.data / "VOC2012" / "JPEGImages"
+    shutil.copy(images / "v002.jpg", images / "t005.jpg")
+    text = broken.succeed(check(root=broken.data)).stdout
+    assert "note: test images that are training images under another id: 1, such as v002, which is t005." in text
+
+
+def test_a_damaged_index_is_told_even_where_all_else_is_quiet(commands: Any) -> None:
+    words = ["data", "index", "--data-root", str(commands.data), "--steps-dir", str(commands.steps), "--json"]
+    commands.succeed(words)
+    (path,) = (commands.steps / "index").iterdir()
+    path.write_bytes(path.read_bytes().replace(b"train", b"trane"))
+    assert commands.start(words).wait(120) == 0
+    assert f"the index {path} is damaged" in commands.read()[1]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["JPEGImages/t003.jpg", "SegmentationClassAug/t003.png"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(broken: Any, name: str) -> None:
+    path = broken.data / "VOC2012" / name
+    path.unlink()
+    os.mkfifo(path)
+    broken.refused(1, ["data", "index", "--data-root", str(broken.data)], f"{path} is a pipe, not a regular file")
 
 
 def test_masks_alone_are_indexed_apart(commands: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cispbench.harness.data.decode import Pair, image_size, read_image, read_pair
+from cispbench.harness.data.decode import Pair, check_image, decode_image, read_pair
 from cispbench.splits.errors import DataError
 
 HEIGHT, WIDTH = 6, 9
@@ -73,16 +73,14 @@ def test_images_of_any_mode_become_rgb(pair: Pair, mode: str) -> None:
     with Image.open(pair.image) as stored:
         assert stored.mode == mode
     expected = torch.tensor(original.convert("RGB").getpixel((0, 0)))
-    difference = (read_image(pair.image)[:, 3, 4].int() - expected).abs()
+    difference = (decode_image(pair.image, pair.image.read_bytes())[:, 3, 4].int() - expected).abs()
     assert int(difference.max()) <= 6
-    assert image_size(pair.image) == (HEIGHT, WIDTH)
+    assert check_image(pair.image, pair.image.read_bytes()) == (HEIGHT, WIDTH)
 
 
 def test_missing_image(pair: Pair) -> None:
     pair.image.unlink()
     refused(pair, f"the image {pair.image} does not exist")
-    with pytest.raises(DataError, match="does not exist"):
-        image_size(pair.image)
 
 
 def test_missing_mask(pair: Pair) -> None:
@@ -159,4 +157,4 @@ def test_empty_file_is_unreadable(pair: Pair) -> None:
 def test_folder_in_the_place_of_a_file(pair: Pair) -> None:
     pair.mask.unlink()
     pair.mask.mkdir()
-    refused(pair, f"the mask {pair.mask} is truncated or unreadable")
+    refused(pair, f"the mask {pair.mask} is a folder")

@@ -14,6 +14,8 @@ from PIL import Image
 
 from cispbench.harness.data.decode import Pair
 from cispbench.harness.data.index import Index, build_index
+from cispbench.harness.data.index_file import stamp_of
+from cispbench.results.checked_json import read_checked, write_checked
 from cispbench.splits.errors import DataError, StoreError
 from cispbench.splits.selection import digest, golden_list, golden_steps, select_images
 from cispbench.splits.settings import list_settings
@@ -114,27 +116,96 @@ def test_any_change_of_the_data_changes_the_fingerprint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1}', "fingerprint", "lists", "classes", "format"],
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1}', "fingerprint", "class", "digest"]
 )
-def test_a_corrupt_cache_is_named_and_made_anew(tmp_path: Path, content: bytes | str) -> None:
+def test_a_damaged_index_is_named_and_made_anew(tmp_path: Path, content: bytes | str) -> None:
     pairs = write(tmp_path / "a")
     first, _ = build(pairs, tmp_path / "cache")
     (path,) = (tmp_path / "cache" / "index").iterdir()
     good = path.read_bytes()
     replaced = {
-        "fingerprint": good.replace(first.fingerprint.encode(), b"abc"),
-        "lists": good.replace(b'"0":', b'"zero":'),
-        "classes": good.replace(b"20]", b'"x"]', 1),
-        "format": good.replace(b'"format":1', b'"format":2'),
+        "fingerprint": good.replace(b'"sha256": "', b'"sha256": "0'),
+        "class": good.replace(b" 1,20", b" 2,20"),
+        "digest": good.replace(first.digests["val"]["2"].mask.encode(), b"0" * 64),
     }
     bad = replaced[content] if isinstance(content, str) else content
     assert bad != good
     path.write_bytes(bad)
-    with pytest.warns(UserWarning, match=rf"{path.name} is corrupt"):
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged .* all images and masks are read again"):
         assert build(pairs, tmp_path / "cache") == (first, True)
     assert path.read_bytes() == good
     assert build(pairs, tmp_path / "cache") == (first, False)
+
+
+def test_an_index_of_another_format_is_made_anew_without_a_word(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "a")
+    first, _ = build(pairs, tmp_path / "cache")
+    good = first.path.read_bytes()
+    write_checked(first.path, {**read_checked(first.path), "format": 1})
+    assert build(pairs, tmp_path / "cache") == (first, True)
+    assert first.path.read_bytes() == good
+
+
+def test_other_pixels_of_the_same_size_are_another_fingerprint(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "a")
+    first, _ = build(pairs, tmp_path / "cache")
+    image = pairs["train"]["0"].image
+    content = bytearray(image.read_bytes())
+    content[-3] ^= 1
+    image.write_bytes(content)
+    second, read = build(pairs, tmp_path / "cache")
+    assert read and second.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("how", ["content", "names"])
+def test_two_images_that_change_places_are_another_fingerprint(tmp_path: Path, how: str) -> None:
+    pairs = write(tmp_path / "a")
+    one, other = (pairs["train"][name].image for name in ("0", "1"))
+    Image.new("RGB", (6, 4), (9, 9, 9)).save(one)
+    assert one.stat().st_size == other.stat().st_size and one.read_bytes() != other.read_bytes()
+    for path in (one, other):
+        os.utime(path, ns=(10**18, 10**18))
+    first, _ = build(pairs, tmp_path / "cache")
+    if how == "names":
+        third = tmp_path / "third"
+        one.rename(third), other.rename(one), third.rename(other)
+    else:
+        content = one.read_bytes(), other.read_bytes()
+        one.write_bytes(content[1]), other.write_bytes(content[0])
+    for path in (one, other):
+        os.utime(path, ns=(10**18, 10**18))
+    second, _ = build(pairs, tmp_path / "cache")
+    assert second.fingerprint != first.fingerprint
+
+
+def test_only_what_has_changed_is_read_again(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "a")
+    build(pairs, tmp_path / "cache")
+    Image.new("RGB", (6, 4), (9, 9, 9)).save(pairs["val"]["5"].image)
+    count = Count()
+    index = build_index("voc", pairs, tmp_path / "cache", count)
+    assert count.calls == [(1, 1)]
+    assert index == build_index("voc", pairs, tmp_path / "other")
+
+
+def test_verify_names_a_file_that_changed_behind_the_back_of_the_file_system(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "a")
+    first, _ = build(pairs, tmp_path / "cache")
+    # As a broken disk does it, the file changes and its description does not: here the index gets the new description.
+    mask = pairs["train"]["0"].mask
+    values = np.zeros((4, 6), np.uint8)
+    values[1, 1:3], values[0, 0] = (1, 20), 255
+    Image.fromarray(values).save(mask)
+    content = read_checked(first.path)
+    line = content["images"]["train"]["0"]
+    content["images"]["train"]["0"] = line.replace(line.split(" ")[0], stamp_of(pairs["train"]["0"], False))
+    write_checked(first.path, content)
+    second, read = build(pairs, tmp_path / "cache")
+    assert (second, read) == (first, False)
+    verified = build_index("voc", pairs, tmp_path / "cache", verify=True)
+    assert [str(mask) in error.message for error in verified.changed] == [True]
+    assert verified.fingerprint != first.fingerprint
+    assert build_index("voc", pairs, tmp_path / "cache", verify=True).changed == ()
 
 
 def test_one_offending_file_is_named_with_its_own_rule(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cispbench.harness.data.source import FolderSource, find_source, locate, not_found
 from cispbench.splits.errors import DataError, SettingError
+from cispbench.splits.selection import digest
 
 SPLITS = {"train": ("t1", "t2", "t3"), "val": ("v1", "v2")}
 
@@ -17,7 +18,7 @@ SPLITS = {"train": ("t1", "t2", "t3"), "val": ("v1", "v2")}
 def write_image(image: Path, mask: Path, number: int) -> None:
     for path in (image, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 6), (number, 0, 0)).save(image)
+    Image.new("RGB", (8, 6), (number, ord(image.stem[0]), 0)).save(image)
     values = np.zeros((6, 8), np.uint8)
     values[2:4, 3:5], values[0, 0] = number, 255
     Image.fromarray(values).save(mask)
@@ -192,9 +193,31 @@ def test_unknown_id(tmp_path: Path) -> None:
         source.read("train", "v1")
 
 
+def test_an_id_on_both_lists_is_refused(tmp_path: Path) -> None:
+    set_list(write_voc(tmp_path), "t1\nt2\nv2\n")
+    with pytest.raises(DataError, match=r"ids on both lists of .*: 1, such as 'v2'") as caught:
+        find_source("voc", tmp_path, tmp_path / "cache")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["mini", "full"])
+def test_a_test_image_among_the_training_images_is_told(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published data may hold an image twice, so that it is not refused."""
+    from cispbench.harness.data import source as module
+
+    if kind == "full":
+        published = {split: (len(ids), digest(ids)) for split, ids in SPLITS.items()}
+        monkeypatch.setattr(module, "golden_list", lambda dataset, split: published[split])
+    images = write_voc(tmp_path) / "JPEGImages"
+    (images / "t3.jpg").write_bytes((images / "v1.jpg").read_bytes())
+    with pytest.warns(UserWarning, match="under another id: 1, such as v1, which is t3"):
+        assert find_source("voc", tmp_path, tmp_path / "cache").kind == kind
+
+
 def test_the_published_lists_make_data_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cispbench.harness.data import source as module
-    from cispbench.splits.selection import digest
 
     published = {split: (len(ids), digest(ids)) for split, ids in SPLITS.items()}
     write_voc(tmp_path)

@@ -124,7 +124,7 @@ def test_indexing_is_shown_as_a_count() -> None:
     clock.now += 61
     progress(100, 400)
     progress(400, 400)
-    assert stream.getvalue() == "reading masks 100/400 (25 %), 3 min left\n"
+    assert stream.getvalue() == "reading data 100/400 (25 %), 3 min left\n"
 
 
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left() -> None:
