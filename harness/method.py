@@ -110,6 +110,7 @@ class Method(ABC):
     """A way of learning a step; the module's docstring has the order of the calls.
 
     ``name``: the name of the entry point. ``version``: part of every step's key; raise it whenever results may change.
+    Of methods of other packages the digest of the code is part of the key, too (``harness/runs/method_code.py``).
     ``joint``: the method learns all classes in a single step, with full labels. ``shared_base``: step 0 is plain
     cross-entropy, whatever the options, and leaves no state, so that all such methods share one base model.
     ``Options``: a frozen dataclass; the recipe's section ``method`` is read into it, and an unknown key is an error.

@@ -111,7 +111,7 @@ def run_on_devices(request: RunRequest, places: Places, printing: Printing) -> s
 
 def _run(request: RunRequest, places: Places, printing: Printing, group: Group, rank: int | None) -> str:
     from cispbench.harness.machine.devices import choose_device
-    from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.machine.progress import ProgressView, make_view
     from cispbench.harness.runs.launch import RunPlaces, launch
     from cispbench.harness.runs.step_store import default_steps_dir
     from cispbench.reports.tables.render import step_line
@@ -122,7 +122,7 @@ def _run(request: RunRequest, places: Places, printing: Printing, group: Group, 
         places.out, places.steps_dir or default_steps_dir(), choose_device(places.device, rank), places.loaders,
         places.wait, places.until,
     )  # fmt: skip
-    with make_view(quiet=printing.quiet or printing.as_json or not group.first) as view:
+    with make_view(quiet=printing.quiet or printing.as_json) if group.first else ProgressView() as view:
         plan, result = launch(
             request, where, view, group, lambda record: view.end_step(step_line(record, printing.protocol))
         )

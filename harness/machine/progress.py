@@ -17,10 +17,10 @@ INTERVAL_SECONDS = 60.0
 
 
 class ProgressView:
-    """Show nothing: for ``quiet``, and for all processes but the first. The other views override its methods.
+    """Show nothing: for all processes but the first. The other views override its methods.
 
     ``start_step``, then any number of ``update``, then any number of ``evaluating``, then ``end_step``; ``counting``
-    stands for every other long work, ``note`` may come at any time, and ``close`` ends whatever is shown.
+    stands for every other long work, ``note`` and ``warn`` may come at any time, and ``close`` ends whatever is shown.
     """
 
     def start_step(self, step: int, steps: int, classes: str, images: int, iterations: int, start: int = 0) -> None:
@@ -42,6 +42,10 @@ class ProgressView:
     def note(self, text: str) -> None:
         """Show a line that stays."""
 
+    def warn(self, text: str) -> None:
+        """Show a line of trouble (damage, a retry, a loss that is not finite), which no view but this one hides."""
+        self.note(text)
+
     def waiting(self, text: str) -> None:
         """Say in a line that stays that the work waits for another process."""
         self.note(text)
@@ -54,6 +58,17 @@ class ProgressView:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class QuietView(ProgressView):
+    """Lines of trouble, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._lines = PlainView(stream)
+
+    def warn(self, text: str) -> None:
+        """Write the line."""
+        self._lines.note(text)
 
 
 @dataclass(frozen=True)
@@ -199,9 +214,11 @@ class BarView(ProgressView):
 
 def make_view(stream: TextIO | None = None, quiet: bool = False) -> ProgressView:
     """Return the view that suits ``stream`` (standard error by default): bars on a terminal, else plain lines."""
-    if quiet:
-        return ProgressView()
     stream = sys.stderr if stream is None else stream
+    if stream is None:  # Python's word for a standard error that was closed before its start
+        return ProgressView()
+    if quiet:
+        return QuietView(stream)
     return BarView(stream) if stream.isatty() else PlainView(stream)
 
 
