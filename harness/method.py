@@ -48,6 +48,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cispbench.harness.models.output import Output
+from cispbench.splits.ranges import Range
 from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     from cispbench.harness.models.interface import IncrementalModel
 
-__all__ = ["VOID", "Batch", "Method", "NoOptions", "Output", "StepContext"]
+__all__ = ["VOID", "Batch", "Method", "NoOptions", "Output", "Range", "StepContext"]
 
 VOID = 255
 
@@ -110,9 +111,11 @@ class Method(ABC):
     """A way of learning a step; the module's docstring has the order of the calls.
 
     ``name``: the name of the entry point. ``version``: part of every step's key; raise it whenever results may change.
+    Of methods of other packages the digest of the code is part of the key, too (``harness/runs/method_code.py``).
     ``joint``: the method learns all classes in a single step, with full labels. ``shared_base``: step 0 is plain
     cross-entropy, whatever the options, and leaves no state, so that all such methods share one base model.
-    ``Options``: a frozen dataclass; the recipe's section ``method`` is read into it, and an unknown key is an error.
+    ``Options``: a frozen dataclass; the recipe's section ``method`` is read into it, and an unknown key is an error. A
+    field of the type ``Annotated[float, Range(least=0)]`` takes numbers of that range alone.
     """
 
     name: ClassVar[str]

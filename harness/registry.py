@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cispbench.harness.machine.environment import describe_distribution
 from cispbench.harness.method import Method
 from cispbench.splits.errors import MethodError
 from cispbench.splits.plugins import Registry
@@ -18,6 +19,12 @@ METHODS: Registry[type[Method]] = Registry(
 def method_names() -> list[str]:
     """Return the names of all installed methods, sorted, without importing any."""
     return METHODS.names()
+
+
+def describe_package(name: str) -> dict[str, object] | None:
+    """Describe the installed package that a method comes from; None for methods that no package offers."""
+    package = METHODS.package(name)
+    return None if package is None else describe_distribution(package)
 
 
 def load_method(name: str) -> type[Method]:

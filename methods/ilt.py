@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cispbench.harness.machine.lazy import functional
 from cispbench.harness.method import Batch, Output, StepContext
+from cispbench.methods.losses import Weight
 from cispbench.methods.lwf import LwF, LwFOptions
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class ILTOptions(LwFOptions):
     """LwF's options and the weight of the distillation of the encoder's map."""
 
-    encoder_distillation: float = 100.0
+    encoder_distillation: Weight = 100.0
 
 
 def encoder_distillation(encoded: Tensor, old_encoded: Tensor) -> Tensor:

@@ -6,14 +6,18 @@ included), N = C - O new ones. ``target`` is int64 (B, H, W) with 0 background, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cispbench.harness.machine.lazy import functional, torch
+from cispbench.harness.method import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VOID = 255
+Weight = Annotated[float, Range(least=0, most=1e6)]  # of a term of the loss
+InverseTemperature = Annotated[float, Range(above=0, most=1000)]
+Probability = Annotated[float, Range(least=0, most=1)]
 
 
 def cross_entropy(logits: Tensor, target: Tensor, void_in_mean: bool = False) -> Tensor:

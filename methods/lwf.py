@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import cross_entropy, distillation, labelled_pixels
+from cispbench.methods.losses import InverseTemperature, Weight, cross_entropy, distillation, labelled_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,8 @@ class LwFOptions:
     ``void_in_mean``: void pixels, which cost 0, count in the mean of the cross-entropy.
     """
 
-    distillation: float = 100.0
-    alpha: float = 1.0
+    distillation: Weight = 100.0
+    alpha: InverseTemperature = 1.0
     void_in_mean: bool = True
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import functional
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, bce_with_ignore, labelled_pixels
+from cispbench.methods.losses import VOID, Weight, bce_with_ignore, labelled_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class LwFMCOptions:
     """
 
     form: Form = "combined"
-    distillation: float = 10.0
+    distillation: Weight = 10.0
     void_in_mean: bool = True
 
 

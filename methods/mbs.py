@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels
+from cispbench.methods.losses import VOID, Probability, Weight, class_probabilities, cross_entropy, labelled_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +27,8 @@ class MBSOptions:
     the weighted sum over patches is divided by, see ``adaptive_feature_distillation``.
     """
 
-    threshold: float = 0.7
-    distillation: float = 25.0
+    threshold: Probability = 0.7
+    distillation: Weight = 25.0
     pseudo_labels: bool = True
     patch_distillation: bool = True
     patch_mean: PatchMean = "positive"

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from cispbench.harness.machine.lazy import torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import cross_entropy, labelled_pixels, unbiased_cross_entropy, unbiased_distillation
+from cispbench.methods.losses import (
+    InverseTemperature,
+    Weight,
+    cross_entropy,
+    labelled_pixels,
+    unbiased_cross_entropy,
+    unbiased_distillation,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +31,8 @@ class MiBOptions:
     classifiers start from the background's. ``lower_background``: the background's bias is then lowered as well.
     """
 
-    distillation: float = 10.0
-    alpha: float = 1.0
+    distillation: Weight = 10.0
+    alpha: InverseTemperature = 1.0
     void_in_mean: bool = True
     balanced_init: bool = True
     lower_background: bool = True

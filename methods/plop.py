@@ -8,13 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cispbench.harness.machine.lazy import torch
-from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, class_probabilities, cross_entropy, labelled_pixels, pixel_cross_entropy
+from cispbench.harness.method import Batch, Method, Output, Range, StepContext
+from cispbench.methods.losses import (
+    VOID,
+    Probability,
+    Weight,
+    class_probabilities,
+    cross_entropy,
+    labelled_pixels,
+    pixel_cross_entropy,
+)
 from cispbench.methods.mib import start_from_background
-from cispbench.splits.errors import MethodError
+from cispbench.splits.errors import MethodError, RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,16 +41,20 @@ class PLOPOptions:
     cross-entropy. ``lower_background``: at the start of a step the background's bias is lowered, as in MiB.
     """
 
-    pod: float = 0.01
-    pod_logits: float = 0.0005
-    scales: tuple[int, ...] = (1, 2, 4)
-    bins: int = 100
-    minimum: float = 0.001
+    pod: Weight = 0.01
+    pod_logits: Weight = 0.0005
+    scales: tuple[Annotated[int, Range(least=1, most=1024)], ...] = (1, 2, 4)
+    bins: Annotated[int, Range(least=1, most=100_000)] = 100
+    minimum: Probability = 0.001
     median: Median = "released"
     entropy: OverClasses = "mean"
     adaptive_factor: bool = True
     void_in_mean: bool = True
     lower_background: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise RecipeError("scales is empty: POD needs at least one.", hint="Switch POD off by --set method.pod=0.")
 
 
 def entropy(probabilities: Tensor, over_classes: OverClasses = "mean") -> Tensor:

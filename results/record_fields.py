@@ -24,11 +24,16 @@ _FILLED = (
 
 @dataclass(frozen=True)
 class MethodUsed:
-    """The method with its version and the options it ran with."""
+    """The method with its version and the options it ran with.
+
+    ``code``: digest of the code that trained the step, that of the method of ``trained_for``; ``unknown`` where its
+    source was not found, None for steps that were not trained here and in older records.
+    """
 
     name: str
     version: int
     options: dict[str, Any]
+    code: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", plain(self.options, "method.options"))

@@ -77,6 +77,10 @@ class Registry(Generic[Plugin]):
             raise self.broken(f"{place} calls itself {getattr(loaded, 'name', None)!r}.", hint="Use one name.")
         return cast(Plugin, loaded)
 
+    def package(self, name: str) -> metadata.Distribution | None:
+        """Return the installed package that offers a plug-in, None for a name that is not registered."""
+        return next((entry.dist for entry in self._entries() if entry.name == name), None)
+
     def _entries(self) -> tuple[metadata.EntryPoint, ...]:
         return _entry_points(self.group, tuple(sys.path))
 

@@ -12,9 +12,10 @@ import types
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cispbench.splits.errors import CispbenchError, StoreError, nearest
+from cispbench.splits.ranges import Range
 
 T = TypeVar("T")
 # Called with a value, the dotted name of its field, and the list of problems to add to. With problems added, what it
@@ -64,6 +65,19 @@ def read_part(kind: type[Any], values: Mapping[Any, Any], problems: list[str], f
     return accepted
 
 
+def check_ranges(built: Any, error: type[CispbenchError]) -> None:
+    """Raise ``error`` for the fields of a dataclass that are outside of their ranges, if it was not read from values.
+
+    For ``__post_init__``: what Python code builds is checked like what is read.
+    """
+    readers, _ = _fields(cast(Hashable, type(built)))
+    problems: list[str] = []
+    for entry in fields(built):
+        readers[entry.name](getattr(built, entry.name), entry.name, problems)
+    if problems:
+        raise error(" ".join(problems))
+
+
 def refusal(place: str, problems: list[str], error: type[CispbenchError]) -> CispbenchError:
     """Return the ``error`` that names ``place`` and lists ``problems``, which are sentences."""
     if len(problems) == 1:
@@ -97,7 +111,7 @@ def _reader(hint: Any) -> _Reader:
 @cache
 def _fields(kind: Any) -> tuple[dict[str, _Reader], frozenset[str]]:
     """Return the reader of each field of a dataclass, and the names of the fields without a default."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     needed = (entry for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING)
     return {entry.name: _reader(hints[entry.name]) for entry in fields(kind)}, frozenset(one.name for one in needed)
 
@@ -125,6 +139,8 @@ def _read_dataclass(kind: type[Any], value: object, field: str, problems: list[s
 
 def _read_scalar(hint: Any, value: object, field: str, problems: list[str]) -> Any:
     if hint is Any:
+        if not _is_finite(value):
+            problems.append(_wrong(field, value, "a value without NaN and infinity"))
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
@@ -138,6 +154,24 @@ def _read_scalar(hint: Any, value: object, field: str, problems: list[str]) -> A
     if not (isinstance(hint, type) and isinstance(value, hint)) or (hint is int and isinstance(value, bool)):
         problems.append(_wrong(field, value, _words(hint)))
     return value
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether a value of any type holds no number that is NaN or infinite."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _read_annotated(hint: Any, value: object, field: str, problems: list[str]) -> Any:
+    inner, *notes = get_args(hint)
+    before = len(problems)
+    found = _reader(inner)(value, field, problems)
+    if len(problems) == before and not all(note.holds(found) for note in notes if isinstance(note, Range)):
+        problems.append(_wrong(field, value, _words(hint)))
+    return found
 
 
 def _read_tuple(hint: Any, value: object, field: str, problems: list[str]) -> Any:
@@ -190,6 +224,9 @@ def _read_union(hint: Any, value: object, field: str, problems: list[str]) -> An
 def _words(hint: Any) -> str:
     """Return what an error asks for."""
     origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *notes = get_args(hint)
+        return " ".join([_words(inner), *(str(note) for note in notes if isinstance(note, Range))])
     if origin is Literal:
         return " or ".join(
             repr(choice).lower() if choice is True or choice is False else repr(choice) for choice in get_args(hint)
@@ -206,6 +243,7 @@ _WORDS: dict[Any, str] = {
     tuple: "a list", dict: "a mapping", Mapping: "a mapping",
 }  # fmt: skip
 _READERS: dict[Any, Callable[[Any, object, str, list[str]], Any]] = {
+    Annotated: _read_annotated,
     tuple: _read_tuple,
     dict: _read_dict,
     Mapping: _read_dict,

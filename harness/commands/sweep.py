@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from cispbench.harness.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from cispbench.harness.sweep.display import SweepView
-    from cispbench.harness.sweep.graph import Graph
+    from cispbench.harness.sweep.graph import Graph, Node
     from cispbench.harness.sweep.matrix import SweepRequest
     from cispbench.harness.sweep.outcome import SweepOutcome
     from cispbench.harness.sweep.planning import SweepPlan
@@ -165,6 +166,7 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
         plan = plan_sweep(requests, steps, view, plan_only=plan_only)
     states = StepStates(records, steps, slots.devices[0], training.micro_batch)
     graph = build_graph(plan.runs, states.find)
+    _warn_of_other_code(graph)
     if plan_only:
         _print_plan(plan, graph, printing)
         return
@@ -192,6 +194,23 @@ def _refuse_workers(places: Places) -> None:
             "them.",
             hint="array_parallelism in the cluster file says how many jobs may run at once.",
         )
+
+
+def _warn_of_other_code(graph: Graph) -> None:
+    """Say, with --quiet and --json too, that finished steps were trained by code that has been edited since."""
+    from cispbench.harness.machine.progress import number_of
+
+    edited = [node for node in graph.nodes if not node.to_train and node.reason]
+    if edited:
+        click.echo(
+            f"Warning: {number_of(len(edited), 'finished step')} trained by other code of {_names(edited)} than "
+            "today's, with the same version. Raise the version if results change. `sweep --plan` names the steps.",
+            err=True,
+        )
+
+
+def _names(nodes: Sequence[Node]) -> str:
+    return ", ".join(sorted({name for node in nodes for name in node.methods}))
 
 
 def _print_plan(plan: SweepPlan, graph: Graph, printing: Printing) -> None:

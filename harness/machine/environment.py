@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cispbench", "torch", "torchvision", "timm", "numpy")
@@ -65,14 +67,25 @@ def describe_git() -> dict[str, object]:
     from a commit (PEP 610) gives that commit. Both values are None where nothing is known: no checkout, no git.
     """
     if not _is_our_tree(ROOT):
-        commit = _installed_commit()
-        return {"commit": commit, "dirty": None if commit is None else False}
-    lines = (_git("rev-parse", "--show-toplevel", "HEAD") or "").splitlines()
+        return _installed_commit()
+    top, state = _checkout(ROOT)
     # A source tree unpacked inside another project's checkout would give the commit of that project.
-    if len(lines) != 2 or Path(lines[0]).resolve() != ROOT:
-        return {"commit": None, "dirty": None}
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": lines[1], "dirty": None if changes is None else bool(changes.strip())}
+    return state if top == ROOT else {"commit": None, "dirty": None}
+
+
+def describe_distribution(package: metadata.Distribution) -> dict[str, object]:
+    """Describe an installed package: name, version, whether its install is editable, commit and dirty as of git.
+
+    The commit is that of the checkout around an editable install, else the one that pip installed from (PEP 610).
+    """
+    origin = _origin(package)
+    editable = bool(origin.get("dir_info", {}).get("editable", False))
+    state: dict[str, object]
+    if editable:
+        _, state = _checkout(Path(unquote(urlsplit(str(origin.get("url"))).path)))
+    else:
+        state = _pinned(origin)
+    return {"name": package.name, "version": package.version, "editable": editable, **state}
 
 
 def peak_host_bytes() -> int:
@@ -177,27 +190,43 @@ def _is_our_tree(folder: Path) -> bool:
     return config.get("metadata", "name", fallback="") == "cispbench"
 
 
-def _installed_commit() -> str | None:
-    """Return the commit that pip installed this file from (PEP 610), None if it noted none."""
+def _installed_commit() -> dict[str, object]:
+    """Return the commit that pip installed this file from, None if it noted none."""
     try:
         package = metadata.distribution("cispbench")
     except metadata.PackageNotFoundError:
-        return None
+        return _pinned({})
     # Another copy of the package may be installed beside the one that runs.
     installed = package.locate_file(f"{__name__.replace('.', '/')}.py")
-    if Path(str(installed)).resolve() != Path(__file__).resolve():
-        return None
-    origin = json.loads(package.read_text("direct_url.json") or "{}")
+    return _pinned(_origin(package) if Path(str(installed)).resolve() == Path(__file__).resolve() else {})
+
+
+def _origin(package: metadata.Distribution) -> dict[str, Any]:
+    """Return what pip noted of where a package comes from (PEP 610); empty if it noted nothing."""
+    origin: dict[str, Any] = json.loads(package.read_text("direct_url.json") or "{}")
+    return origin
+
+
+def _pinned(origin: dict[str, Any]) -> dict[str, object]:
     commit = origin.get("vcs_info", {}).get("commit_id")
-    return commit if isinstance(commit, str) else None
+    return {"commit": commit, "dirty": False} if isinstance(commit, str) else {"commit": None, "dirty": None}
 
 
-def _git(*arguments: str) -> str | None:
-    """Return what git says of the source tree, None if it fails, takes long or is absent."""
+def _checkout(folder: Path) -> tuple[Path | None, dict[str, object]]:
+    """Return the top folder of the checkout around ``folder``, with its commit and whether its files differ from it."""
+    lines = (_git(folder, "rev-parse", "--show-toplevel", "HEAD") or "").splitlines()
+    if len(lines) != 2:
+        return None, {"commit": None, "dirty": None}
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return Path(lines[0]).resolve(), {"commit": lines[1], "dirty": None if changes is None else bool(changes.strip())}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git says of the checkout around ``folder``, None if it fails, takes long or is absent."""
     variables = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
     # Without the optional lock: otherwise the user's own git command could fail while a run asks.
     variables |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    return _output_of(["git", "-C", str(ROOT), *arguments], variables)
+    return _output_of(["git", "-C", str(folder), *arguments], variables)
 
 
 def _sysctl(name: str) -> str:

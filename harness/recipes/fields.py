@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cispbench.results.record_fields import plain
-from cispbench.splits.errors import RecipeError
-from cispbench.splits.strict_fields import read_fields
+from cispbench.splits.errors import RecipeError, StoreError
+from cispbench.splits.ranges import Range
+from cispbench.splits.strict_fields import check_ranges, read_fields
 
 T = TypeVar("T")
+# Upper limits are far above all that makes sense: they stop slips, such as a zero too many, before a training does.
+Pixels = Annotated[int, Range(least=2, most=16384)]
+Images = Annotated[int, Range(least=1, most=65536)]
+Factor = Annotated[float, Range(least=0, most=1000)]
+Epochs = Annotated[float, Range(above=0, most=1e6)]
+Scale = Annotated[float, Range(above=0, most=100)]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -20,23 +26,20 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class DataRecipe:
     """How training images become batches."""
 
-    crop: int = 512  # side of the square that the network sees, pixels
-    resize_short: int | None = None  # shorter side to which an image is resized first, pixels; null: not resized
+    crop: Pixels = 512  # side of the square that the network sees, pixels
+    resize_short: Pixels | None = None  # shorter side to which an image is resized first, pixels; null: not resized
     resize: Literal["area", "scale", "none"] = "area"  # random resized crop by area, random rescaling, or neither
-    scale: tuple[float, ...] = (0.5, 2.0)  # range: of the crop's share of the area ("area"), of the factor ("scale")
-    ratio: tuple[float, ...] = (0.75, 4 / 3)  # range of width / height of the crop, for "area" alone
-    flip: float = 0.5  # probability of a horizontal flip
+    scale: tuple[Scale, ...] = (0.5, 2.0)  # range: of the crop's share of the area ("area"), of the factor ("scale")
+    ratio: tuple[Scale, ...] = (0.75, 4 / 3)  # range of width / height of the crop, for "area" alone
+    flip: Annotated[float, Range(least=0, most=1)] = 0.5  # probability of a horizontal flip
     pad_label: int = 255  # label of padded pixels: 255 void, 0 background (MBS's release)
     void: Literal["void", "background"] = "void"  # what the data set's void (255) becomes in training
     normalise: Literal["imagenet", "half"] = "imagenet"  # mean and deviation by channel: ImageNet's, or 0.5 for all
 
     def __post_init__(self) -> None:
-        _require("crop", self.crop, self.crop >= 2, "at least 2 pixels")
-        short = self.resize_short
-        _require("resize_short", short, short is None or short >= 2, "at least 2 pixels, or null")
+        check_ranges(self, RecipeError)
         for name, pair in (("scale", self.scale), ("ratio", self.ratio)):
-            _require(name, pair, len(pair) == 2 and 0 < pair[0] <= pair[1] < math.inf, "two rising positive numbers")
-        _require("flip", self.flip, 0 <= self.flip <= 1, "a probability")
+            _require(name, pair, len(pair) == 2 and pair[0] <= pair[1], "two rising positive numbers")
         _require("pad_label", self.pad_label, self.pad_label in (0, 255), "0 (background) or 255 (void)")
 
 
@@ -44,43 +47,37 @@ class DataRecipe:
 class EvaluationRecipe:
     """How test images are seen."""
 
-    resize_short: int | None = 512  # shorter side to which an image is resized, pixels; null: not resized
-    crop: int | None = 512  # side of the centre crop, pixels; null: the full image
-    batch: int = 8  # images per forward pass
+    resize_short: Pixels | None = 512  # shorter side to which an image is resized, pixels; null: not resized
+    crop: Pixels | None = 512  # side of the centre crop, pixels; null: the full image
+    batch: Images = 8  # images per forward pass
 
     def __post_init__(self) -> None:
-        for name, side in (("resize_short", self.resize_short), ("crop", self.crop)):
-            _require(name, side, side is None or side >= 2, "at least 2 pixels, or null")
-        _require("batch", self.batch, self.batch >= 1, "at least 1")
+        check_ranges(self, RecipeError)
 
 
 @dataclass(frozen=True)
 class OptimRecipe:
     """How a step is optimised (SGD); ``later`` in the recipe replaces fields from step 1 on."""
 
-    lr: float = 0.01  # learning rate of the decoder before the schedule
-    encoder_lr: float = 1.0  # learning rate of the encoder, as a factor on ``lr``; 0: not trained
-    classifier_lr: float = 1.0  # the same for parameters outside encoder and decoder
-    momentum: float = 0.9  # of SGD, from 0 to below 1
+    lr: Annotated[float, Range(above=0, most=1000)] = 0.01  # learning rate of the decoder before the schedule
+    encoder_lr: Factor = 1.0  # learning rate of the encoder, as a factor on ``lr``; 0: not trained
+    classifier_lr: Factor = 1.0  # the same for parameters outside encoder and decoder
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.9  # of SGD
     nesterov: bool = True  # Nesterov's form of the momentum
-    weight_decay: float = 1e-4  # factor of the L2 penalty
+    weight_decay: Factor = 1e-4  # factor of the L2 penalty
     schedule: Literal["poly", "constant"] = "poly"  # the learning rate falls to 0 as a power, or stays
-    power: float = 0.9  # exponent of the poly schedule
-    warmup: int = 0  # iterations in which the learning rate rises linearly
-    batch: int = 24  # images per iteration, over all devices
-    epochs: float | None = None  # length of the step in passes over its images; either this or ``iterations``
-    iterations: int | None = None  # length of the step in iterations
-    clip: float | None = None  # largest norm of the gradient; null: no clipping
+    power: Factor = 0.9  # exponent of the poly schedule
+    warmup: Annotated[int, Range(least=0, most=1e9)] = 0  # iterations in which the learning rate rises linearly
+    batch: Images = 24  # images per iteration, over all devices
+    epochs: Annotated[float, Range(above=0, most=1e6)] | None = (
+        None  # length of the step in passes over its images; either this or ``iterations``
+    )
+    iterations: Annotated[int, Range(least=1, most=1e9)] | None = None  # length of the step in iterations
+    clip: Annotated[float, Range(above=0, most=1e9)] | None = None  # largest norm of the gradient; null: no clipping
     precision: Precision = "fp32"  # number format of forward and backward pass
 
     def __post_init__(self) -> None:
-        for name in ("lr", "epochs", "iterations", "batch", "clip"):
-            value = getattr(self, name)
-            _require(name, value, value is None or 0 < value < math.inf, "positive")
-        for name in ("encoder_lr", "classifier_lr", "weight_decay", "power", "warmup"):
-            value = getattr(self, name)
-            _require(name, value, 0 <= value < math.inf, "zero or more")
-        _require("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
+        check_ranges(self, RecipeError)
         if self.nesterov and self.momentum == 0:
             raise RecipeError("nesterov needs a momentum above 0.")
         if (self.epochs is None) == (self.iterations is None):
@@ -118,8 +115,11 @@ class Recipe:
         return load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "recipe", "later")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain lists, dicts and scalars, as JSON will hold them."""
-        values: dict[str, Any] = plain(dataclasses.asdict(self), "recipe")
+        """Return plain lists, dicts and scalars, as JSON will hold them. Raises RecipeError for what it cannot hold."""
+        try:
+            values: dict[str, Any] = plain(dataclasses.asdict(self), "recipe")
+        except StoreError as error:  # a method's own option, which was computed or has no type
+            raise RecipeError(error.message.removeprefix("step record: "), hint=error.hint) from error
         return values
 
 

@@ -13,6 +13,7 @@ from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.options import RunOptions
+from cispbench.harness.runs.other_code import TrainedBy, code_warning
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record, trained_here
 from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM
@@ -53,6 +54,10 @@ def _lead(run: _Run) -> RunResult:
     plan, options = run.plan, run.options
     wanted = [planned for planned in plan.steps if options.until is None or planned.step <= options.until]
     found = [options.records.find(planned.key, plan.run_key) for planned in wanted]
+    # Said before anything is trained: the new steps would build on the stored ones.
+    warning = code_warning(plan.method, dict(map(run.trained_by, wanted, found)))
+    if warning:
+        options.view.warn(warning)
     if all(found):
         return RunResult([record for record in found if record is not None], trained=0, finished_before=True)
     method = run.work.method  # made first: changed code is refused before anything is written
@@ -111,6 +116,16 @@ class _Run:
             self.store.publish(planned.key, model.state_dict(), self.work.method.state_dict(), manifest)
             self._clean_up(planned.key)
         self.trained += 1
+
+    def trained_by(self, planned: PlannedStep, record: StepRecord | None) -> tuple[int, TrainedBy]:
+        """Return the index of a step with what trained it, from its record or else its manifest."""
+        if record is not None:
+            return planned.step, (record.trained_for.method if record.trained_for else None, record.method.code)
+        try:
+            made = self.store.manifest(planned.key) if self.store.has(planned.key) else {}
+        except DamagedStepError:  # it is trained again
+            made = {}
+        return planned.step, (made.get("trained_for", {}).get("method"), made.get("method_code"))
 
     def follow(self) -> None:
         """Do what the first process says, until it says that this is the end."""

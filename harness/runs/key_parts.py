@@ -22,6 +22,7 @@ SENTENCES = {
     "classes": "the classes changed",
     "weights": "the pre-trained weights changed",
     "apart": "--no-share was given or left out",
+    "code": "the code of the method changed",
 }
 
 
@@ -50,6 +51,7 @@ def parts_from_record(record: StepRecord, shared_base: bool) -> dict[str, Any]:
         "optim": phase,
         "method": None if plain else {
             "name": record.method.name, "version": record.method.version, "options": record.method.options,
+            "code": record.method.code,
         },
         "seed": record.seed,
     }  # fmt: skip
@@ -68,14 +70,17 @@ def changed_parts(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
     ``--no-share`` are compared where both sides know them.
     """
     old, new = _by_name(before, step), _by_name(now, step)
+    if new["code"] is None:  # a method that comes with cispbench: its record has a digest, its key has none
+        old["code"] = None
     if "training" not in before:  # parts of a record
         for name in ("training", "models", "model_version", "apart"):
             new.pop(name, None)
+    sentences = SENTENCES if old["code"] else {**SENTENCES, "code": "the key now holds the digest of the method's code"}
     changes: dict[str, None] = {}
     for name in dict.fromkeys([*new, *old]):
         if new.get(name) != old.get(name):
             values = f"{name} is {new.get(name, 'not set')}, was {old.get(name, 'not set')}"
-            changes[SENTENCES.get(name, values)] = None
+            changes[sentences.get(name, values)] = None
     return list(changes)
 
 
@@ -89,6 +94,7 @@ def _by_name(parts: Mapping[str, Any], step: int) -> dict[str, Any]:
         **flat(plain["data_recipe"], "data."),
         **flat(plain["optim"], "later." if step else "optim."),
         **flat(method.get("options", {}), "method."),
+        "code": method.get("code"),
         f"the version of {method.get('name', 'the method')}": method.get("version"),
         "the number of micro-batches": plain.get("parts", 1),
     }

@@ -4,6 +4,8 @@ A key is the SHA-256 of all that decides a step's weights (``PlannedStep.made_of
 code, fingerprint of the data, list of images, classes, model, pre-trained weights, the recipe's data section and its
 optimiser section (``optim`` at step 0, ``later`` over it from step 1 on), method with options, seed, and the key of the
 step before. Two runs that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
+The version of a method stands for its code where the method comes with cispbench. Of other methods the digest of the
+code is a part of the key besides (``method_code.py``): nobody has to remember to raise a version.
 How a batch is divided is part of it only where that changes the result: for networks whose batch norms see one
 micro-batch at a time, the number of micro-batches is (``parts``), which follows from the batch, ``--micro-batch`` and
 ``--devices``. ``apart`` (``sweep --no-share``) gives a run keys of its own. The key of a run is made of the key of its
@@ -30,6 +32,7 @@ from cispbench.harness.models.catalogue import least_images, model_spec, trains_
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import ImportedStep
+from cispbench.harness.runs.method_code import is_built_in, method_code
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
 
@@ -43,13 +46,18 @@ def code_versions(method: Method) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """The method by its entry point's name, with its version, all its options, and what it says of its steps."""
+    """The method by its entry point's name, with its version, all its options, and what it says of its steps.
+
+    ``code``: the digest of its code, or UNKNOWN (see ``method_code.py``). ``built_in``: it comes with cispbench.
+    """
 
     name: str
     version: int
     options: Mapping[str, Any]
     joint: bool
     shared_base: bool
+    code: str
+    built_in: bool
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,11 @@ def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists) -> str:
 
 
 def _planned_method(method: Method) -> PlannedMethod:
-    return PlannedMethod(method.name, method.version, asdict(method.options), method.joint, method.shared_base)
+    cls = type(method)
+    return PlannedMethod(
+        method.name, method.version, asdict(method.options), method.joint, method.shared_base, method_code(cls),
+        is_built_in(cls),
+    )  # fmt: skip
 
 
 def parts_note(plan: RunPlan) -> str | None:
@@ -258,7 +270,8 @@ def _model_version(model: str) -> dict[str, int]:
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:
     if step == 0 and method.shared_base:
         return None
-    return {"name": method.name, "version": method.version, "options": asdict(method.options)}
+    code = {} if is_built_in(type(method)) else {"code": method_code(type(method))}
+    return {"name": method.name, "version": method.version, "options": asdict(method.options), **code}
 
 
 def _digest_of(content: Any) -> str:

@@ -15,6 +15,7 @@ from cispbench.harness.machine.environment import describe_environment, describe
 from cispbench.harness.method import Method
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.quirks import quirks_in_force
+from cispbench.harness.registry import describe_package
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.training.job import TrainingLog
 from cispbench.results.record import SCHEMA, StepRecord
@@ -61,6 +62,9 @@ def trained_here(plan: RunPlan, planned: PlannedStep, execution: Execution) -> d
     return {
         "previous_key": planned.previous_key,
         "made_of": dict(planned.made_of),
+        "method_code": plan.method.code,
+        # What comes with cispbench is described by the version and the commit of cispbench.
+        "method_package": None if plan.method.built_in else describe_package(plan.method.name),
         "trained_for": asdict(TrainedFor(plan.method.name, plan.setting.name, plan.seed, plan.run_key)),
         "execution": asdict(execution),
     }
@@ -85,7 +89,7 @@ def step_record(
         step=planned.step,
         steps=len(plan.learnt.steps),
         classes=plan.learnt.steps[planned.step].classes,
-        method=MethodUsed(plan.method.name, plan.method.version, dict(plan.method.options)),
+        method=MethodUsed(plan.method.name, plan.method.version, dict(plan.method.options), made.get("method_code")),
         joint=plan.method.joint,
         profile=plan.profile,
         model=ModelUsed(plan.recipe.model, made["parameters"], plan.recipe.weights or "none", plan.weights.sha256),
@@ -100,7 +104,7 @@ def step_record(
         timing=_timing(tested, made),
         memory=Memory(made["peak_host_bytes"], made["peak_device_bytes"]),
         skipped_steps=made["skipped_steps"],
-        environment=made["environment"],
+        environment={**made["environment"], **_package(made)},
         git=GitState(**made["git"]),
         quirks=_quirks(plan, planned, method, made),
         created=made["created"],
@@ -119,6 +123,11 @@ def _quirks(plan: RunPlan, planned: PlannedStep, method: type[Method], made: Map
     shared_base = planned.step == 0 and plan.method.shared_base
     quirks = quirks_in_force(method, plan.setting, plan.recipe)
     return tuple(quirk.name for quirk in quirks if not (shared_base and quirk.option.startswith("method.")))
+
+
+def _package(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the package of the method that the step was trained for, where it is another than cispbench."""
+    return {} if made.get("method_package") is None else {"method_package": made["method_package"]}
 
 
 def _timing(tested: Mapping[str, Any], made: Mapping[str, Any]) -> Timing:

@@ -39,7 +39,7 @@ class Need:
 
 @dataclass(frozen=True)
 class StepState:
-    """The state of a step, and why it is stale or damaged.
+    """The state of a step, and why it is stale or damaged, or that a finished one was trained by other code.
 
     ``seconds`` of training and ``bytes`` of weights are expectations, None if nothing comparable was measured.
     """

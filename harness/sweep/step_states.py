@@ -9,6 +9,7 @@ from typing import Any
 
 from cispbench.harness.machine.environment import describe_environment
 from cispbench.harness.runs.key_parts import changed_parts, parts_from_record
+from cispbench.harness.runs.other_code import is_other_code
 from cispbench.harness.runs.published import PUBLISHED
 from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Need, State, StepState
@@ -36,6 +37,7 @@ class StepStates:
         self._execution = Execution(1, micro_batch)
         self._records = records
         self._recorded: set[tuple[str, str]] = set()
+        self._trained: dict[str, StepRecord] = {}
         self._foreign: dict[tuple[str, str], StepRecord] = {}
         self._older: dict[_SameStep, list[StepRecord]] = defaultdict(list)
         self._seconds: dict[_SamePace, list[float]] = defaultdict(list)  # of one iteration
@@ -51,6 +53,7 @@ class StepStates:
             self._foreign[record.key, record.run_key] = record
             return
         self._recorded.add((record.key, record.run_key))
+        self._trained[record.key] = record
         same = (record.method.name, record.setting, record.seed, record.profile, record.model.name, record.step)
         self._older[same].append(record)
         hardware = record.environment.get("device_name") or record.environment.get("cpu")
@@ -80,15 +83,25 @@ class StepStates:
         if needs[0].run.data.fingerprint.startswith(PUBLISHED):
             return "unknown", "no data is at hand"
         recorded = all((key, need.run.run_key) in self._recorded for need in needs)
+        other_code = next((text for need in needs if (text := self._other_code(need))), "")
         if not self._steps.folder(key).exists():
             if recorded:
-                return "recorded", ""
+                return "recorded", other_code
             reason = next((text for need in needs if (text := self._why_stale(need))), "")
             return ("stale", reason) if reason else ("missing", "")
         damage = self._damage(key)
         if damage:
             return "damaged", damage
-        return ("done" if recorded else "trained"), ""
+        return ("done" if recorded else "trained"), other_code
+
+    def _other_code(self, need: Need) -> str:
+        """Say that a finished step was trained by other code of the run's method than today's; "" if it was not."""
+        run, planned = need.run, need.planned
+        record = self._trained.get(planned.key)
+        if record is None or record.trained_for is None:
+            return ""
+        by = record.trained_for.method, record.method.code
+        return f"trained by other code of {run.method.name}" if is_other_code(run.method, by) else ""
 
     def _damage(self, key: str) -> str:
         """Return what is wrong with a step's files, "" if nothing is; only a loading compares checksums."""

@@ -196,7 +196,7 @@ def test_conditions_are_those_of_layers(third, dataset, holds):
         ({"option": "data.padd_label"}, ["unknown key 'data.padd_label'", "Did you mean 'pad_label'?"]),
         ({"option": "data.pad_label", "released": 0, "otherwise": 7}, ["odd: otherwise", "pad_label", "not 7"]),
         ({"option": "later.lrr"}, ["unknown key 'later.lrr'"]),
-        ({"option": "later.epochs", "released": -1.0}, ["odd: released", "epochs must be positive, not -1.0"]),
+        ({"option": "later.epochs", "released": -1.0}, ["odd: released", "later.epochs is -1.0, not a number above 0"]),
         ({"released": "high"}, ["odd: released", "weight is 'high', not a number"]),
         ({"otherwise": "{a: 1}"}, ["odd: otherwise", "{'a': 1}"]),
         ({"option": "method.word", "released": "c", "otherwise": "a"}, ["odd: released", "word is 'c'"]),
