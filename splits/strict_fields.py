@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -22,6 +23,8 @@ T = TypeVar("T")
 # returns is not to be used.
 _Reader = Callable[[object, str, "list[str]"], Any]
 
+MAX_WHOLE = 2**63 - 1  # what numpy, torch and other readers of the files can hold
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold: bytes that were not UTF-8
 _LONGEST = 60  # characters of a value that an error shows
 _MOST = 8  # problems that an error lists
 
@@ -87,17 +90,28 @@ def refusal(place: str, problems: list[str], error: type[CispbenchError]) -> Cis
 
 
 def _wrong(field: str, value: object, wanted: str) -> str:
-    shown = repr(value)
-    shown = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
-    return f"{field or 'the value'} is {shown}, not {wanted}."
+    return f"{field or 'the value'} is {_shown(value)}, not {wanted}."
 
 
 def _unknown(field: str, key: object, known: Mapping[str, Any]) -> str:
-    return f"unknown key {_join(field, str(key))!r}. {nearest(str(key), known)}"
+    # A key can be as long as its file; ``nearest`` compares every character.
+    name = _cut(str(key))
+    return f"unknown key {_join(field, name)!r}. {nearest(name, known)}"
 
 
 def _join(field: str, key: str) -> str:
-    return f"{field}.{key}" if field else key
+    return f"{field}.{_cut(key)}" if field else _cut(key)
+
+
+def _shown(value: object) -> str:
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python writes out no number of more than some thousand digits
+        return "a number of thousands of digits"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 @cache
@@ -153,6 +167,10 @@ def _read_scalar(hint: Any, value: object, field: str, problems: list[str]) -> A
     # ``bool`` is a subclass of ``int``, and true is no number.
     if not (isinstance(hint, type) and isinstance(value, hint)) or (hint is int and isinstance(value, bool)):
         problems.append(_wrong(field, value, _words(hint)))
+    elif isinstance(value, int) and abs(value) > MAX_WHOLE:
+        problems.append(_wrong(field, value, f"a whole number up to {MAX_WHOLE}"))
+    elif isinstance(value, str) and _SURROGATE.search(value):
+        problems.append(_wrong(field, value, "text that can be written as UTF-8"))
     return value
 
 
@@ -179,7 +197,7 @@ def _read_tuple(hint: Any, value: object, field: str, problems: list[str]) -> An
         problems.append(_wrong(field, value, "a list"))
         return None
     (inner, *_) = get_args(hint)
-    if inner is int and all(type(item) is int for item in value):
+    if inner is int and all(type(item) is int and -MAX_WHOLE <= item <= MAX_WHOLE for item in value):
         return tuple(value)  # the rows of a confusion matrix are thousands of numbers: no call for each of them
     read = _reader(inner)
     return tuple([read(item, f"{field}[{place}]", problems) for place, item in enumerate(value)])
@@ -188,6 +206,9 @@ def _read_tuple(hint: Any, value: object, field: str, problems: list[str]) -> An
 def _read_dict(hint: Any, value: object, field: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         problems.append(_wrong(field, value, "a mapping with words as keys"))
+        return None
+    if wrong := [key for key in value if _SURROGATE.search(key)]:
+        problems.append(f"{field or 'the value'} has the key {_shown(wrong[0])}, which cannot be written as UTF-8.")
         return None
     _, inner = get_args(hint)
     if inner is Any:

@@ -87,7 +87,7 @@ def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
     for record in taken.records:
         click.echo(_scores(record, protocol))
     click.echo(
-        f"\nAccepted {_named(last)}: {number_of(len(taken.written), 'record')} written, "
+        f"{_warnings(last)}\nAccepted {_named(last)}: {number_of(len(taken.written), 'record')} written, "
         f"{len(taken.unchanged)} there before.\n"
         f"Records: {Store(out).place(last).parent}"
     )
@@ -150,11 +150,18 @@ def score(
         content = {**run_json(record), "step": record.step, "protocol": protocol, **scores, "record": str(path)}
         click.echo(json.dumps(content))
         return
-    click.echo(f"{_named(record)}, scored from files\n{_scores(record, protocol)}\n\nRecord: {path}")
+    click.echo(f"{_named(record)}, scored from files\n{_scores(record, protocol)}\n{_warnings(record)}\nRecord: {path}")
 
 
 def _named(record: StepRecord) -> str:
     return f"{record.method.name} on {record.setting}, seed {record.seed}"
+
+
+def _warnings(record: StepRecord) -> str:
+    """Return a line on what its numbers cannot be compared with, empty where there is nothing to say."""
+    from cispbench.reports.tables.runs import group_of
+
+    return "".join(f"{warning}\n" for warning in group_of(record).warnings)
 
 
 def _scores(record: StepRecord, protocol: str) -> str:

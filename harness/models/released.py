@@ -84,6 +84,9 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
     """
     names = {key: _translated(key, layout) for key in state}
     renamed = {new: state[key] for key, new in names.items() if not new.startswith(_DROPPED)}
+    if len(firsts := {new: key for key, new in reversed(names.items())}) < len(names):
+        twice = next(key for key, new in names.items() if firsts[new] != key)
+        raise WeightsError(f"{place} holds {firsts[names[twice]]} again, as {twice}.", hint="Keep one of them.")
     groups = _class_groups(renamed, layout, place)
     if not groups:
         found = ", ".join(list(state)[:3])
@@ -111,22 +114,19 @@ def _translated(key: str, layout: str) -> str:
 
 
 def _check_values(state: Mapping[str, Tensor], place: str) -> None:
-    """Raise WeightsError for a tensor that no training can have left: NaN, infinity, or whole numbers."""
+    """Raise WeightsError for whole numbers, which no training can have left in a parameter."""
     for name, value in state.items():
-        if name.endswith(COUNTER):
-            continue
-        if not value.is_floating_point():
+        if not name.endswith(COUNTER) and not value.is_floating_point():
             raise WeightsError(f"{place}: {name} holds {value.dtype}, not floating-point numbers.")
-        if not bool(value.isfinite().all()):
-            raise WeightsError(f"{place}: {name} holds values that are not finite.", hint="Its training had failed.")
 
 
 def _class_groups(state: Mapping[str, Tensor], layout: str, place: str) -> tuple[int, ...]:
     found = {int(match[1]): value.numel() for key, value in state.items() if (match := _GROUPS[layout].search(key))}
-    missing = sorted(set(range(max(found, default=-1) + 1)) - set(found))
-    if missing:
+    # Not up to the largest number, which a file can choose freely: as many as there are.
+    missing = next((number for number in range(len(found)) if number not in found), None)
+    if missing is not None:
         raise WeightsError(
-            f"{place} has the classes of step group {max(found)} but not of group {missing[0]}.",
+            f"{place} has the classes of step group {max(found)} but not of group {missing}.",
             hint="The file is incomplete: fetch it again.",
         )
     sizes = [found[number] for number in range(len(found))]

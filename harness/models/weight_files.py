@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cispbench.harness.models.weights_checks import check_tensors, check_torch_file, numpy_stand_ins, short
 from cispbench.splits.errors import WeightsError
+from cispbench.splits.plain_files import open_plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 # What torch.load was seen to raise for damaged files.
 FILE_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError),
-    *(ArithmeticError, pickle.PickleError),
+    *(ArithmeticError, pickle.PickleError, MemoryError, struct.error, zipfile.BadZipFile, NotImplementedError),
 )
 # (blocks of the third stage, whether they are bottlenecks) -> depth: enough to tell the ResNets from each other.
 RESNETS = {(2, False): "18", (6, False): "34", (6, True): "50", (23, True): "101", (36, True): "152"}
@@ -27,7 +31,7 @@ RESNETS = {(2, False): "18", (6, False): "34", (6, True): "50", (23, True): "101
 def file_sha256(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal digits. Raises WeightsError if it cannot be read."""
     try:
-        with path.open("rb") as content:
+        with open_plain(path) as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error}.") from error
@@ -37,7 +41,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors on the CPU: .safetensors, or .pth / .pt with tensors alone, never other objects.
 
     The dict may lie one level down as ``state_dict``, ``model`` or ``model_state``; ``module.`` before a name is
-    dropped. Raises WeightsError for whatever else the file is or holds.
+    dropped. Raises WeightsError for whatever else the file is or holds, and as ``check_tensors`` does.
     """
     import torch
     from safetensors import SafetensorError
@@ -46,10 +50,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise WeightsError(f"{path} is no file of weights by its name.", hint="Known: .safetensors, .pth, .pt.")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open_plain(path) as file:
             # torch warns, and then raises an error with the same reason: the warning would only be noise.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content: Any = load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
+            content: Any = load_file(path) if path.suffix == ".safetensors" else _load_tensors(file)
     except (*FILE_ERRORS, SafetensorError) as error:
         hint = "Fetch it again if it is damaged; save it again as a plain dict of tensors if it holds more than that."
         raise WeightsError(f"cannot read the weights in {path}: {_reason(error)}.", hint=hint) from error
@@ -61,7 +65,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} holds no named tensors but {type(content).__name__}.", hint="Save a state_dict.")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(f"{path} holds {type(value).__name__} as {key!r}.", hint="Save the tensors alone.")
+            raise WeightsError(f"{path} holds {type(value).__name__} as {short(key)}.", hint="Save the tensors alone.")
+    check_tensors(content, path)
     state = {key.removeprefix("module."): value for key, value in content.items()}
     if len(state) < len(content):
         twice = next(key for key in content if f"module.{key}" in content)
@@ -69,17 +74,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load_tensors(path: Path) -> Any:
+def _load_tensors(file: BinaryIO) -> Any:
     """Read a pickle of tensors, plain values and numpy scalars (such as a best score) without running code from it."""
-    import numpy as np
     import torch
 
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "bool")}
-    # numpy 2 moved the module; files keep the name that it had when they were written.
-    names = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    with torch.serialization.safe_globals([np.dtype, *kinds, *names]):  # type: ignore[list-item]
-        return torch.load(path, map_location="cpu", weights_only=True)
+    check_torch_file(file)
+    with torch.serialization.safe_globals(numpy_stand_ins()):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -87,7 +88,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if refused := re.search(r"unsupported global:? (?:GLOBAL )?([\w.]+)", text, re.IGNORECASE):
         return f"it holds {refused[1]}, which is no tensor and is not run"
-    if isinstance(error, (pickle.PickleError, LookupError, EOFError)):
+    if isinstance(error, (pickle.PickleError, LookupError, EOFError, struct.error, zipfile.BadZipFile)):
         return "it is no file of tensors, or it is damaged"
     return text.strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
 

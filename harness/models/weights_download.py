@@ -19,6 +19,7 @@ from typing import Any
 
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.models.weight_files import file_sha256
+from cispbench.harness.models.weights_first_use import compare_first_use, keep_first_use
 from cispbench.harness.models.weights_table import WeightsEntry, load_table
 from cispbench.splits.errors import StoreError, UsageError, WeightsError, nearest
 
@@ -42,9 +43,9 @@ def fetch(
 
     A broken download is resumed after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
     (seconds) is for each answer. ``progress`` is given the bytes done and in all (None if unknown), ``note`` single
-    lines (standard error by default). Without a known checksum nothing is downloaded unless ``allow_unverified``; the
-    file's own SHA-256 is noted then, and ``file_sha256`` gives it for the record.
-    Raises UsageError for an unknown name, WeightsError if the file cannot be fetched or its checksum is wrong.
+    lines (standard error by default). Without a known checksum nothing is downloaded unless ``allow_unverified``. Where
+    the full SHA-256 is not known, that of the first use is kept beside the file, and compared ever after.
+    Raises UsageError for an unknown name, WeightsError if the file cannot be fetched or is not the right one.
     """
     table = load_table()
     if name not in table:
@@ -53,20 +54,29 @@ def fetch(
     target = folder / entry.file_name
     if not target.is_file():
         if not entry.digits and not allow_unverified:
-            hint = f"Allow it by --weights {name}; or fetch it yourself, as {target} or for --weights FILE."
-            raise WeightsError(f"what {entry.url} serves cannot be verified: its checksum is not known.", hint=hint)
+            raise WeightsError(
+                f"the weights {name!r} ({entry.source}) cannot be verified: no checksum of them is published.",
+                hint=f"Fetch {entry.url} as {target}, or allow the download by --weights {name}; its SHA-256 is kept "
+                "at the first use and compared ever after.",
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with run_lock(folder, f"fetching the weights {name}", None, on_wait=say):
                 if not target.is_file():
                     part = _download(entry, target, retries, timeout, progress, say)
-                    _verify(entry, part)
+                    digest = _verify(entry, part)
+                    if entry.sha256 is None:
+                        compare_first_use(entry, target, digest)
                     part.replace(target)
         except (OSError, StoreError) as error:
             raise WeightsError(f"cannot store the weights {name!r} as {target}: {error}.") from error
     digest = _verify(entry, target)
-    if not entry.digits:
-        say(f"weights {name}: not verified, no checksum is known; the SHA-256 of {target} is {digest}")
+    if entry.sha256 is None and not compare_first_use(entry, target, digest):
+        keep_first_use(entry, target, digest)
+        say(
+            f"weights {name}: not verified, since no full SHA-256 is published; that of {target} is {digest}, "
+            "which is kept and compared from now on"
+        )
     return target
 
 

@@ -77,7 +77,7 @@ class Run:
     @property
     def group(self) -> Group:
         """The group that the run belongs to."""
-        return Group(self.facts.data.kind, self.facts.profile, self.facts.dataset)
+        return group_of(self.facts)
 
     @property
     def age(self) -> tuple[datetime, str]:
@@ -121,12 +121,17 @@ def score_record(record: StepRecord, protocol: str) -> Scores:
     return score(record.confusion, parse_setting(record.setting), None if record.joint else record.step, protocol)
 
 
+def group_of(record: StepFacts) -> Group:
+    """Return the group that a record's run belongs to."""
+    return Group(record.data.kind, record.profile, record.dataset)
+
+
 def run_json(record: StepFacts) -> dict[str, Any]:
-    """Return what identifies a run, as JSON holds it."""
+    """Return what identifies a run, as JSON holds it, and whether its numbers may stand beside published ones."""
     return {
         "dataset": record.dataset, "setting": record.setting, "method": record.method.name,
         "model": record.model.name, "profile": record.profile, "data": record.data.kind, "seed": record.seed,
-        "run_key": record.run_key,
+        "comparable": group_of(record).comparable, "run_key": record.run_key,
     }  # fmt: skip
 
 

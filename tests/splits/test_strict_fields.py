@@ -33,6 +33,7 @@ class Outer:
     flags: dict[str, bool] = field(default_factory=dict)
 
 
+UP_TO = "not a whole number up to 9223372036854775807."
 GOOD: dict[str, Any] = {"name": "x", "inner": {"rate": 1}}
 
 
@@ -55,6 +56,15 @@ def test_values_are_read_and_defaults_stay() -> None:
         ({"inner": {"rate": 10**400}}, "not a finite number."),
         ({"inner": {"rate": -1}}, "inner: rate is -1.0, not 0 or more."),
         ({"inner": {}}, "inner.rate is missing."),
+        ({"inner": {"rate": 1, "count": 10**30}}, f"inner.count is 1{'0' * 30}, {UP_TO}"),
+        ({"inner": {"rate": 1, "count": 10**5000}}, f"inner.count is a number of thousands of digits, {UP_TO}"),
+        ({"sizes": [1, -(10**30)]}, f"sizes[1] is -1{'0' * 30}, {UP_TO}"),
+        ({"name": "caf\udce9"}, r"name is 'caf\udce9', not text that can be written as UTF-8."),
+        ({"flags": {"\ud800": True}}, r"flags has the key '\ud800', which cannot be written as UTF-8."),
+        (
+            {"k" * 5000: 1},
+            f"unknown key '{'k' * 57}...'. Known: either, flags, free, inner, name, several, sizes, word.",
+        ),
         ({"inner": {"rate": 1, "cuont": 2}}, "unknown key 'inner.cuont'. Did you mean 'count'?"),
         ({"sizes": 3}, "sizes is 3, not a list."),
         ({"sizes": [1, True]}, "sizes[1] is True, not a whole number."),

@@ -16,6 +16,8 @@ import yaml
 from cispbench.harness.models import weights_download, weights_table
 from cispbench.harness.models.weight_files import file_sha256
 from cispbench.harness.models.weights_download import fetch
+from cispbench.harness.runs.weights_choice import choose_weights
+from cispbench.results.checked_json import read_checked
 from cispbench.splits.errors import UsageError, WeightsError
 
 CONTENT = os.urandom(700_001)
@@ -239,7 +241,69 @@ def test_without_a_checksum_the_user_decides(
     assert SHA256 in err
     assert file_sha256(path) == SHA256
     # Once it is there, by the user's choice or hand, it is used.
-    assert fetch("net", tmp_path, note=lambda _: None) == path
+    assert fetch("net", tmp_path) == path
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("row", [{"sha256": None}, {"sha256_prefix": SHA256[:8]}])
+def test_the_checksum_of_the_first_use_holds_ever_after(
+    offer, server: Server, tmp_path: Path, row: dict[str, object]
+) -> None:
+    offer(**row)
+    lines: list[str] = []
+    path = fetch("net", tmp_path, allow_unverified=True, note=lines.append)
+    assert len(lines) == 1
+    assert SHA256 in lines[0]
+    assert "compared from now on" in lines[0]
+    kept = tmp_path / "net-1f2e.pth.first-use.json"
+    assert read_checked(kept)["digest"] == SHA256
+    other = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    changed = hashlib.sha256(other).hexdigest()
+    offer(sha256=None)
+    path.write_bytes(other)
+    with pytest.raises(WeightsError, match="they have changed") as caught:
+        fetch("net", tmp_path)
+    assert all(text in str(caught.value) for text in (SHA256, changed, str(kept)))
+    assert path.read_bytes() == other  # a file of the user's own is left to the user
+    # The same for a server that serves another file by now; it does not get to the file's place.
+    path.unlink()
+    server.content = other
+    with pytest.raises(WeightsError, match="they have changed"):
+        fetch("net", tmp_path, allow_unverified=True)
+    assert not path.exists()
+    kept.unlink()
+    assert fetch("net", tmp_path, allow_unverified=True, note=lines.append).read_bytes() == other
+    assert changed in lines[1]
+
+
+def test_a_file_put_there_by_hand_is_kept_in_mind_too(offer, server: Server, tmp_path: Path) -> None:
+    offer(sha256=None)
+    (tmp_path / "net-1f2e.pth").write_bytes(CONTENT)
+    fetch("net", tmp_path, note=lambda _: None)
+    (tmp_path / "net-1f2e.pth").write_bytes(CONTENT[::-1])
+    with pytest.raises(WeightsError, match="they have changed"):
+        fetch("net", tmp_path)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"digest": 3}', b"\xff"])
+def test_a_damaged_first_use_is_no_first_use(offer, tmp_path: Path, damage: bytes) -> None:
+    offer(sha256=None)
+    (tmp_path / "net-1f2e.pth").write_bytes(CONTENT)
+    (tmp_path / "net-1f2e.pth.first-use.json").write_bytes(damage)
+    with pytest.raises(WeightsError, match=r"net-1f2e\.pth\.first-use\.json cannot be read"):
+        fetch("net", tmp_path)
+
+
+def test_the_weights_of_mbs_say_in_one_line_what_to_fetch(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no checksum of them is published") as caught:
+        choose_weights("pretrained", "segmenter-vit-b16", tmp_path, named=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "timm vit_base_patch16_384.augreg_in21k_ft_in1k" in message
+    assert "https://huggingface.co/timm/vit_base_patch16_384.augreg_in21k_ft_in1k/" in message
+    assert f"{tmp_path}/vit_base_patch16_384.augreg_in21k_ft_in1k.safetensors" in message
+    assert "kept at the first use and compared ever after" in message
 
 
 def test_an_unknown_name_is_a_usage_error(offer, tmp_path: Path) -> None:

@@ -246,3 +246,17 @@ def test_usage(commands: Any) -> None:
     commands.refused(2, words(commands, folder, "--method", "../x"), "--method '../x' is not a valid name")
     commands.refused(2, words(commands, folder, "--profile", "big"), "unknown profile 'big'")
     commands.refused(2, words(commands, folder, "--protocol", "strikt"), "'strict'")
+
+
+def test_a_score_on_a_part_of_a_data_set_says_that_it_is_not_comparable(commands: Any) -> None:
+    masks = {name: guess(mask, set(range(21))) for name, mask in truth(commands.data).items()}
+    folder = save(commands.home / "masks", masks)
+    warning = "on a small part of the real data: these numbers are NOT comparable with published ones."
+    for profile in ("mini", "paper"):
+        command = words(commands, folder, "--profile", profile)
+        assert warning in " ".join(commands.succeed(command).stdout.split())
+        assert json.loads(commands.succeed([*command, "--json"]).stdout)["comparable"] is False
+    table = ["table", "--out", str(commands.out)]
+    assert " ".join(commands.succeed(table).stdout.split()).count(warning) == 2
+    runs = json.loads(commands.succeed([*table, "--runs", "--json"]).stdout)
+    assert {run["comparable"] for run in runs} == {False}
