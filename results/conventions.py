@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cispbench.results.documents import documents
 from cispbench.results.ledger import READINGS, lint_row, readings
 
 Table = tuple[str, str]
@@ -40,7 +41,8 @@ def table_of(row: Mapping[str, Any]) -> Table:
 
     A source counts its own runs in one way. Numbers that it copies were counted in the way of their own source.
     """
-    return row["source"], row["method"] if row["kind"] == "excerpted" else ""
+    ran_it = row["run_by"] == documents()[row["document"]].runners
+    return row["source"], "" if ran_it else row["method"]
 
 
 def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, str | None]:

@@ -12,7 +12,8 @@ from cispbench.reports.tables.published import References, is_inferred, printed_
 from cispbench.reports.tables.runs import SCORES, setting_order, setting_pattern
 from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import Verdict, judge
-from cispbench.results.ledger import KINDS, READINGS, ledger_rows, published_name
+from cispbench.results.documents import KINDS
+from cispbench.results.ledger import READINGS, ledger_rows, published_name
 from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError, nearest
 
@@ -131,5 +132,5 @@ def _in_order(entries: Sequence[JudgedRow]) -> list[JudgedRow]:
     order = setting_order(row["setting"] for row, _ in entries)
     return sorted(
         entries,
-        key=lambda entry: (order[entry.row["setting"]], KINDS.index(entry.row["kind"]), entry.row["backbone"]),
+        key=lambda entry: (order[entry.row["setting"]], list(KINDS).index(entry.row["kind"]), entry.row["backbone"]),
     )

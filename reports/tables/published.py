@@ -14,7 +14,8 @@ from cispbench.reports.tables.layout import Column, Section, Table, plain
 from cispbench.reports.tables.numbers import signed
 from cispbench.reports.tables.runs import SCORES
 from cispbench.results.conventions import Verdict, judge
-from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
+from cispbench.results.documents import KINDS
+from cispbench.results.ledger import ledger_rows, reported_rows
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def published(cell: Cell) -> list[Published]:
             differences[name] = None if printed is None or math.isnan(measured) else measured - printed
         same = same_backbone(cell.key.model, row["backbone"])
         found.append(Published(row, verdicts()[tuple(row.values())], same, differences))
-    return sorted(found, key=lambda entry: (not entry.same_backbone, KINDS.index(entry.row["kind"])))
+    return sorted(found, key=lambda entry: (not entry.same_backbone, list(KINDS).index(entry.row["kind"])))
 
 
 def closest(cell: Cell) -> list[Published]:
