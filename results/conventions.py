@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cispbench.results.documents import in_runners_document
 from cispbench.results.ledger import READINGS, lint_row, readings
 
 Table = tuple[str, str]
@@ -40,7 +41,7 @@ def table_of(row: Mapping[str, Any]) -> Table:
 
     A source counts its own runs in one way. Numbers that it copies were counted in the way of their own source.
     """
-    return row["source"], row["method"] if row["kind"] == "excerpted" else ""
+    return row["source"], "" if in_runners_document(row["document"], row["run_by"]) else row["method"]
 
 
 def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, str | None]:

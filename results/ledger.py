@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from cispbench.splits.errors import CispbenchError, StoreError, UsageError
+from cispbench.results.documents import documents, kind_of
+from cispbench.splits.errors import CispbenchError, StoreError, UsageError, nearest
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
@@ -22,18 +24,32 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent / "reported"
 _NUMBERS = ("old", "new", "all")
 _COLUMNS = (
-    "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment"
+    "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment",
+    "document", "place", "run_by", "run_by_inferred", "also", "links",
 )  # fmt: skip
-RowKind = Literal["reported", "excerpted", "reproduced"]
-KINDS: tuple[str, ...] = get_args(RowKind)
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
 
 
 @dataclass(frozen=True)
+class _Also:
+    """Another place that prints a row's numbers.
+
+    ``gives``: those that are taken from there, as the first place does not print them or with fewer digits; ``prints``:
+    those that differ there in the last digit.
+    """
+
+    document: str
+    place: str
+    gives: tuple[Literal["old", "new", "all"], ...] = ()
+    prints: Mapping[str, float] = field(default_factory=dict)
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class _LedgerRow:
-    """A row as its file holds it: percentages, null where the source prints none."""
+    """A row as its file holds it: percentages, null where no document prints one; the facts its kind follows from."""
 
     dataset: str
     setting: str
@@ -42,8 +58,11 @@ class _LedgerRow:
     old: float | None
     new: float | None
     all: float | None
-    kind: RowKind
-    source: str
+    document: str
+    place: str
+    run_by: str | None
+    run_by_inferred: bool = False
+    also: tuple[_Also, ...] = ()
     note: str | None = None
     assignment: str | None = None
 
@@ -55,8 +74,36 @@ class _LedgerRow:
                   if number is not None and not 0 <= number <= 100]  # fmt: skip
         if all(number is None for number in numbers.values()):
             wrong.append("none of old, new and all is given")
+        if self.run_by_inferred and self.run_by is None:
+            wrong.append("run_by_inferred is true, and run_by is null")
+        cited = {"document": self.document, "run_by": self.run_by or self.document}
+        cited |= {f"also[{n}].document": other.document for n, other in enumerate(self.also)}
+        wrong += [f"{name} is {cited_id!r}, which documents.yaml does not list. {nearest(cited_id, documents())}"
+                  for name, cited_id in cited.items() if cited_id not in documents()]  # fmt: skip
         if wrong:
-            raise StoreError(f"{'; '.join(wrong)}.")
+            raise StoreError(f"{'; '.join(text.rstrip('.') for text in wrong)}.")
+
+    def stated(self) -> dict[str, Any]:
+        """Return what follows from the facts: the columns of the frame that the file does not hold."""
+        known = documents()
+        cited = (self.run_by, self.document, *(other.document for other in self.also))
+        every = dict.fromkeys(link for name in cited if name is not None for link in known[name].links)
+        return {
+            "kind": kind_of(self.method, self.document, self.run_by),
+            "source": f"{known[self.document].cited}, {self.place}",
+            "run_by": None if self.run_by is None else known[self.run_by].runners,
+            "also": tuple(_also_text(other) for other in self.also),
+            "links": tuple(every),
+        }
+
+
+def _also_text(other: _Also) -> str:
+    parts = [f"{documents()[other.document].cited}, {other.place}"]
+    if other.gives:
+        parts.append(f"({' and '.join(other.gives)} from there)")
+    if other.prints:
+        parts.append(f"(prints {', '.join(f'{name} {number}' for name, number in other.prints.items())})")
+    return " ".join([*parts, f"[{other.note}]"] if other.note else parts)
 
 
 class RowLike(Protocol):
@@ -69,8 +116,11 @@ class RowLike(Protocol):
 def load_reported() -> pd.DataFrame:
     """Return the whole ledger, one row a published result; what a source does not print is missing (``isna``).
 
-    Columns: dataset, setting, scenario, task, method, backbone, old, new, all (percent), kind (reported, excerpted,
-    reproduced), source, note, assignment. Raises StoreError naming the file and row that breaks a rule.
+    Columns: dataset, setting, scenario, task, method, backbone, old, new, all (percent); kind (own, quoted, re-run, not
+    known; `cispbench.results.documents.KINDS` defines them); source, note, assignment (texts); document (its id in
+    `documents.yaml`), place (in the document), run_by (who ran it, None where not known), run_by_inferred, also (texts:
+    where the number is printed again), links (addresses of all its documents).
+    Raises StoreError naming the file and row that breaks a rule.
     """
     import pandas as pd
 
@@ -215,7 +265,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
-    read_fields(_LedgerRow, entry, place)
+    row = read_fields(_LedgerRow, entry, place)
     try:
         setting = parse_setting(entry["setting"])
     except CispbenchError as error:
@@ -223,5 +273,5 @@ def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
     home = f"{setting.dataset}-{setting.scenario}"
     if (setting.name, setting.dataset) != (entry["setting"], entry["dataset"]) or home != path.stem:
         raise StoreError(f"{place}: {entry['setting']} of {entry['dataset']} belongs in {home}.yaml as {setting.name}.")
-    row = {name: entry.get(name) for name in _COLUMNS}
-    return row | {"scenario": setting.scenario, "task": setting.task}
+    known = vars(row) | row.stated() | {"scenario": setting.scenario, "task": setting.task}
+    return {name: known[name] for name in _COLUMNS}

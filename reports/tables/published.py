@@ -14,7 +14,8 @@ from cispbench.reports.tables.layout import Column, Section, Table, plain
 from cispbench.reports.tables.numbers import signed
 from cispbench.reports.tables.runs import SCORES
 from cispbench.results.conventions import Verdict, judge
-from cispbench.results.ledger import KINDS, ledger_rows, reported_rows
+from cispbench.results.documents import KINDS
+from cispbench.results.ledger import ledger_rows, reported_rows
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,13 @@ class References:
         return f"[{self.numbers.setdefault(whole, len(self.numbers) + 1)}]"
 
     def mark_source(self, row: Mapping[str, Any]) -> str:
-        """Return ``[n]`` for the source of a published row, its note, and how its setting was assigned."""
+        """Return ``[n]`` for where a published row stands, who ran it, its note, and how its setting was assigned."""
+        ran = f"Run by {row['run_by']}" if row["run_by"] else "Who ran it is not known"
+        also = row["also"] and f"Also: {'; '.join(row['also'])}"
         assigned = row["assignment"] and f"Assignment of the setting: {row['assignment']}"
-        return self.mark(row["source"], row["note"], assigned)
+        return self.mark(
+            row["source"], ran + (" (inferred)" if row["run_by_inferred"] else ""), row["note"], also, assigned
+        )
 
 
 def published(cell: Cell) -> list[Published]:
@@ -63,7 +68,7 @@ def published(cell: Cell) -> list[Published]:
             differences[name] = None if printed is None or math.isnan(measured) else measured - printed
         same = same_backbone(cell.key.model, row["backbone"])
         found.append(Published(row, verdicts()[tuple(row.values())], same, differences))
-    return sorted(found, key=lambda entry: (not entry.same_backbone, KINDS.index(entry.row["kind"])))
+    return sorted(found, key=lambda entry: (not entry.same_backbone, list(KINDS).index(entry.row["kind"])))
 
 
 def closest(cell: Cell) -> list[Published]:
@@ -95,7 +100,7 @@ def published_section(cells: Sequence[Cell], decimals: int) -> list[Section]:
             cell.setting, cell.key.method, cell.key.model,
             *printed_texts(row),
             *("-" if value is None else signed(value, decimals) for value in differences),
-            row["kind"] + (" (setting inferred)" if is_inferred(row) else ""),
+            kind_text(row) + (" (setting inferred)" if is_inferred(row) else ""),
             row["backbone"] + ("" if entry.same_backbone else " (another)"),
             likely, references.mark_source(row),
         ]  # fmt: skip
@@ -122,6 +127,11 @@ def same_backbone(model: str, backbone: str) -> bool:
     joined = {"".join(parts[start:end]) for start, end in combinations(range(len(parts) + 1), 2)}
     words = backbone.lower().translate(str.maketrans("", "", "-/()")).split()
     return set(words) <= joined
+
+
+def kind_text(row: Mapping[str, Any]) -> str:
+    """Return a row's kind, with a question mark where it is inferred who ran it."""
+    return f"{row['kind']}{'?' if row['run_by_inferred'] else ''}"
 
 
 def is_inferred(row: Mapping[str, Any]) -> bool:
