@@ -108,5 +108,6 @@ def _pictures(subject: Subject) -> Iterator[Picture]:
 def _name(cell: Cell) -> str:
     key = cell.key
     origin = "" if key.origin == "measured" else key.origin
-    parts = filter(None, (key.variant, origin, "imported" if key.imported else ""))
+    devices = "" if key.devices == (1,) else f"{'+'.join(map(str, key.devices))}-devices"
+    parts = filter(None, (key.variant, origin, "imported" if key.imported else "", devices))
     return "@".join(map(file_part, (key.method, key.model, *parts)))  # no part can hold an @
