@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, SETTING_GLOB, RunFilter, collected
+from cispbench.harness.commands.options import JSON, METHOD_GLOB, RESULTS, SETTING_GLOB, RunFilter, collected
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 
 
 @click.command()
-@OUT
+@RESULTS
 @click.option("--baselines", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the baselines. [those that come with cispbench]")  # fmt: skip
 @collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB)
@@ -71,8 +71,8 @@ def check(
 
     \b
     Example:
-      cispbench check --out results
-      cispbench check --out results --update --reason "a poly schedule from step 1 on"
+      cispbench check --results measured
+      cispbench check --results measured --update --reason "a poly schedule from step 1 on"
     """
     from cispbench.harness.commands.stores import existing_store
     from cispbench.reports.check.comparison import CheckOptions

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def existing_store(out: Path) -> Store:
-    """Return the store below ``--out``. Raises StoreError if there is none: a wrong folder must not look empty."""
+    """Return the store of ``--results``. Raises StoreError if there is none: a wrong folder must not look empty."""
     from cispbench.results.store import Store
 
     if not out.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+        raise StoreError(f"the store {out} does not exist.", hint="Give --results the --out of the runs.")
     return Store(out)

@@ -16,6 +16,7 @@ from cispbench.harness.commands.options import (
     OUT,
     PRINTING,
     PROFILE,
+    RESULTS,
     STEPS_DIR,
     WEIGHTS,
     Printing,
@@ -214,7 +215,7 @@ def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
 
 @click.command()
 @collected(Selection, "selection", *SELECTION)
-@OUT
+@RESULTS
 @STEPS_DIR
 @JSON
 def status(selection: Selection, out: Path, steps_dir: Path | None, as_json: bool) -> None:

@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from cispbench.harness.commands.options import (
     JSON,
     METHOD_GLOB,
-    OUT,
     PROTOCOL,
+    RESULTS,
     RUN_KEY,
     SETTING_GLOB,
     RunFilter,
@@ -42,7 +42,7 @@ class TableFile:
 
 
 @click.command()
-@OUT
+@RESULTS
 @PROTOCOL
 @click.option("--compare-protocols", is_flag=True, help="Each run under every protocol, side by side.")
 @collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB, RUN_KEY)
@@ -74,7 +74,7 @@ def table(
 
     \b
     Example:
-      cispbench table --out results --protocol mbs24
+      cispbench table --results measured --protocol mbs24
       cispbench table --setting 'overlapped-*' --metrics --format terminal
       cispbench table --published --output table.tex
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'

@@ -102,7 +102,7 @@ def measured_cells(store: Store, selection: Selection) -> tuple[list[Cell], int]
     """Return the selected cells trained and tested here, and the number of others. Raises StoreError without a run."""
     runs = load_runs(store, PROTOCOL, selection)
     if not runs:
-        raise StoreError(f"{store.path} holds no finished run.", hint="Name the folder that --out of the runs named.")
+        raise StoreError(f"{store.path} holds no finished run.", hint="Give --results the --out of the runs.")
     found = cells(runs)
     own = [cell for cell in found if cell.trained_here]
     return own, len(found) - len(own)
