@@ -70,7 +70,7 @@ class PanelPlaces:
 @collected(
     Pictures, "pictures",
     click.option("--pictures", "kinds", metavar="NAME,...",
-                 help="Of curves, classes, scatter, confusion and cost only these."),
+                 help="Of curves, losses, classes, scatter, confusion and cost only these."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Folder of the pictures. [plots below the folder of --results]"),
     click.option("--format", "form", default="svg", show_default=True, metavar="svg|png",
@@ -81,8 +81,9 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
     """Draw the finished runs of a store, from its records alone.
 
     For each setting: mIoU after each step (curves), old against new classes (scatter), and time, memory and parameters
-    (cost). For each method: IoU by class and step (classes: what is forgotten), and the confusion matrix with
-    background shift marked. Kinds of data and profiles are kept apart; the same records give the same bytes.
+    (cost). For each method: the loss over the iterations (losses), IoU by class and step (classes: what is forgotten),
+    and the confusion matrix with background shift marked (confusion). Kinds of data and profiles are kept apart; the
+    same records give the same bytes.
 
     \b
     Example:
