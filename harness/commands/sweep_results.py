@@ -43,7 +43,7 @@ def print_outcome(graph: Graph, records: Store, outcome: SweepOutcome, printing:
         ]  # fmt: skip
         click.echo(json.dumps({"finished": outcome.finished, "failed": failed, "runs": rows}))
     else:
-        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{_run_table(rows)}")
+        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{run_table(rows)}")
     if outcome.failures:
         reasons = [
             f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "")
@@ -67,7 +67,8 @@ def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any
     return [{**run_json(record), **scores_json(score_record(record, protocol))} for record in found]
 
 
-def _run_table(rows: list[dict[str, Any]]) -> str:
+def run_table(rows: list[dict[str, Any]]) -> str:
+    """Return the table of finished runs, and below it each warning once."""
     def number(value: float | None) -> str:
         return "-" if value is None else number_text(value, 2)
 
@@ -77,6 +78,6 @@ def _run_table(rows: list[dict[str, Any]]) -> str:
     ]
     if not rows:
         return "No run is finished."
-    groups = {(row["data"], row["profile"]): Group(row["data"], row["profile"], row["dataset"]) for row in rows}
-    warnings = [warning for group in groups.values() for warning in group.warnings]
+    groups = [Group(row["data"], row["profile"], row["dataset"]) for row in rows]
+    warnings = dict.fromkeys(warning for group in groups for warning in group.warnings)
     return "\n\n".join([markdown_table([*names, "old", "new", "all"], cells), *warnings])
