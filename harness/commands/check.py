@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,5 +94,5 @@ def check(
         for path in update_baselines(store, folder, selection, changes):
             click.echo(f"Written: {path}", err=as_json)
     found = check_store(store, read_baselines(folder), selection, CheckOptions(rules.tolerance, rules.protocol))
-    click.echo(check_json(found) if as_json else check_text(found))
+    click.echo(check_json(found) if as_json else check_text(found, sys.stdout.isatty()))
     context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,8 +199,10 @@ def _refuse_workers(places: Places) -> None:
 
 def _print_plan(plan: SweepPlan, graph: Graph, printing: Printing) -> None:
     from cispbench.harness.sweep.showing import plan_json, plan_text
+    from cispbench.reports.tables.terminal import table_text
 
-    click.echo(plan_json(plan, graph) if printing.as_json else plan_text(plan, graph))
+    table = partial(table_text, terminal=sys.stdout.isatty())
+    click.echo(plan_json(plan, graph) if printing.as_json else plan_text(plan, graph, table))
 
 
 def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:

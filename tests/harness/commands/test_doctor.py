@@ -30,7 +30,7 @@ def test_a_machine_without_data_is_ready_and_stays_as_it_is(commands: Any, monke
     assert result.stdout.splitlines()[-1].startswith("Ready: cispbench run ")
     assert "the folder absent (--data-root) does not exist" in result.stdout
     assert "Unpack VOCtrainval_11-May-2012.tar" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 110
+    assert max(map(len, result.stdout.splitlines())) <= 100
     assert list(commands.home.iterdir()) == []
 
 
