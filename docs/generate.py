@@ -43,7 +43,7 @@ def generate(folder: Path) -> None:
     _write(folder / "methods.md", methods_page(methods))
     _write(folder / "lists.md", lists_page())
     _write(folder / "commands.md", commands_page())
-    run("leaderboard", "--out", str(ROOT / "results"), "--output", str(folder / "site"))
+    run("leaderboard", "--results", str(ROOT / "results"), "--output", str(folder / "site"))
 
 
 def run(*words: str) -> str:

@@ -45,7 +45,7 @@ class CommandGroup(click.Group):
             context.exit(1)
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="cispbench")
 def main() -> None:
     """Train, test and compare methods of class-incremental semantic segmentation.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from cispbench.harness.commands.options import JSON, METHOD_GLOB, OUT, SETTING_GLOB, RunFilter, collected
+from cispbench.harness.commands.options import JSON, METHOD_GLOB, RESULTS, SETTING_GLOB, RunFilter, collected
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 
 
 @click.command()
-@OUT
+@RESULTS
 @click.option("--baselines", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the baselines. [those that come with cispbench]")  # fmt: skip
 @collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB)
@@ -90,9 +91,9 @@ def check(
 
     \b
     Example:
-      cispbench check --out results
-      cispbench check --out results --update --reason "a poly schedule from step 1 on"
-      cispbench check --out results --store
+      cispbench check --results measured
+      cispbench check --results measured --update --reason "a poly schedule from step 1 on"
+      cispbench check --results measured --store
     """
     from cispbench.harness.commands.stores import audit_stores, existing_store
     from cispbench.reports.check.comparison import CheckOptions
@@ -118,11 +119,11 @@ def check(
         for path, written in update_baselines(store, folder, selection, changes).items():
             click.echo(f"Written: {path}" if written else f"Unchanged: {path} (no figure differs)", err=as_json)
     found = check_store(store, read_baselines(folder), selection, CheckOptions(rules.tolerance, rules.protocol))
-    click.echo(check_json(found) if as_json else check_text(found))
+    click.echo(check_json(found) if as_json else check_text(found, sys.stdout.isatty()))
     if not found.compared and not rules.allow_empty:
         raise StoreError(
             f"nothing was compared: {store.path} holds no run of the selection, measured here, with a reference.",
-            hint="Name the folder that --out of the runs named, or give --allow-empty.",
+            hint="Give --results the --out of the runs, or give --allow-empty.",
         )
     context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)
 

@@ -29,8 +29,9 @@ GIB = 2**30
 LEAST_MEMORY, LEAST_DISK, LEAST_SHARED = 4 * GIB, 2 * GIB, GIB // 2
 SHARED_MEMORY = Path("/dev/shm")  # Linux; macOS has no such folder and no such limit
 
+HEAD_WIDTH = 24  # characters of state and topic
+
 State = Literal["ok", "note", "problem"]
-LINE_WIDTH = 86  # characters, without state and topic
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,12 @@ def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir:
 
 
 def _line(finding: MachineCheck) -> str:
+    from cispbench.reports.tables.terminal import width
+
     texts = [finding.text] if finding.hint is None else [finding.text, finding.hint]
-    lines = [line for text in texts for line in textwrap.wrap(text, LINE_WIDTH, break_long_words=False)]
+    lines = [line for text in texts for line in textwrap.wrap(text, width() - HEAD_WIDTH, break_long_words=False)]
     head = f"{finding.state:8} {finding.topic:14} "
-    return head + f"\n{'':{len(head)}}".join(lines)
+    return head + f"\n{'':{HEAD_WIDTH}}".join(lines)
 
 
 def _summary(problems: int) -> str:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from cispbench.harness.commands.options import OUT
+from cispbench.harness.commands.options import RESULTS
 
 
 @click.command()
-@OUT
+@RESULTS
 @click.option("--protocol", default="strict", show_default=True, help="How measured scores are computed.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where leaderboard.md and the folder leaderboard/ are written. [--out]")  # fmt: skip
+              help="Where leaderboard.md and leaderboard/ are written. [the folder of --results]")  # fmt: skip
 @click.option("--readme", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write nothing but the leaderboard's section of this README.")  # fmt: skip
 def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | None) -> None:

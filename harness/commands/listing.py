@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from cispbench.harness.models.catalogue import model_names, model_spec
+from cispbench.reports.tables.terminal import table_text
 from cispbench.results.protocols import load_protocol, protocol_names
 from cispbench.splits.errors import UsageError, nearest
 from cispbench.splits.selection import golden_steps
@@ -17,8 +16,8 @@ from cispbench.splits.settings import Setting, list_settings
 Columns = dict[str, Any]  # a row of a list: its values by column
 
 
-def listing(what: str, as_json: bool) -> str:
-    """Return the list of ``what`` as a Markdown table or JSON. Raises UsageError."""
+def listing(what: str, as_json: bool, terminal: bool = False) -> str:
+    """Return the list of ``what`` as a table for a terminal, as Markdown or as JSON. Raises UsageError."""
     lists = {
         "methods": _methods, "settings": _settings, "models": _models, "profiles": _profiles,
         "protocols": _protocols, "weights": _weights, "quirks": _quirks,
@@ -28,8 +27,7 @@ def listing(what: str, as_json: bool) -> str:
     rows = lists[what]()
     if as_json:
         return json.dumps(rows)
-    shown = [{key: _shown(value) for key, value in row.items()} for row in rows]
-    return tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True)
+    return table_text(list(rows[0]), [list(map(_shown, row.values())) for row in rows], terminal=terminal)
 
 
 def _shown(value: Any) -> str:

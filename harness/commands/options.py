@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-OUT = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
-    help="Folder of the records (one small JSON a step, below runs/).",
-)  # fmt: skip
+# The records that come with cispbench lie in its own folder results: in a checkout, runs must not mix with them unless
+# somebody says so.
+_RECORDS: dict[str, Any] = {
+    "type": click.Path(path_type=Path, file_okay=False), "metavar": "DIR", "default": Path("cispbench-results"),
+    "show_default": True, "envvar": "CISPBENCH_RESULTS", "show_envvar": True,
+}  # fmt: skip
+OUT = click.option("--out", **_RECORDS, help="Folder that the records are written to (one small JSON a step).")
+RESULTS = click.option("--results", "--out", "out", **_RECORDS, help="Folder of the records: the --out of the runs.")
 STEPS_DIR = click.option(
     "--steps-dir", type=click.Path(path_type=Path), help="Folder of weights, checkpoints and logs. [.cispbench]"
 )

@@ -16,8 +16,8 @@ from cispbench.harness.commands.options import (
     DEVICE,
     JSON,
     METHOD_GLOB,
-    OUT,
     PROTOCOL,
+    RESULTS,
     RUN_KEY,
     SETTING_GLOB,
     STEPS_DIR,
@@ -64,15 +64,15 @@ class PanelPlaces:
 
 
 @click.command()
-@OUT
+@RESULTS
 @collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB, RUN_KEY)
 @PROTOCOL
 @collected(
     Pictures, "pictures",
     click.option("--pictures", "kinds", metavar="NAME,...",
-                 help="Of curves, classes, scatter, confusion and cost only these."),
+                 help="Of curves, losses, classes, scatter, confusion and cost only these."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-                 help="Folder of the pictures. [plots below --out]"),
+                 help="Folder of the pictures. [plots below the folder of --results]"),
     click.option("--format", "form", default="svg", show_default=True, metavar="svg|png",
                  help="Format of the pictures."),
 )  # fmt: skip
@@ -81,12 +81,13 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
     """Draw the finished runs of a store, from its records alone.
 
     For each setting: mIoU after each step (curves), old against new classes (scatter), and time, memory and parameters
-    (cost). For each method: IoU by class and step (classes: what is forgotten), and the confusion matrix with
-    background shift marked. Kinds of data and profiles are kept apart; the same records give the same bytes.
+    (cost). For each method: the loss over the iterations (losses), IoU by class and step (classes: what is forgotten),
+    and the confusion matrix with background shift marked (confusion). Kinds of data and profiles are kept apart; the
+    same records give the same bytes.
 
     \b
     Example:
-      cispbench plots --out results
+      cispbench plots --results measured
       cispbench plots --method 'mi*' --setting 'overlapped-15-*' --pictures curves,classes --format png
     """
     from cispbench.harness.commands.stores import existing_store
@@ -115,7 +116,7 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
                  help=f"Show the N images with the largest share of forgotten pixels. [{_FEW}, without --images]"),
 )  # fmt: skip
 @collected(
-    PanelPlaces, "places", OUT, STEPS_DIR, DATA_ROOT, DEVICE,
+    PanelPlaces, "places", RESULTS, STEPS_DIR, DATA_ROOT, DEVICE,
     click.option("--workers", type=click.IntRange(min=0), help="Processes that load images. [0 on the CPU]"),
 )  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

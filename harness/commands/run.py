@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,7 @@ def _as_text(result: RunResult, out: Path, printing: Printing) -> str:
     from cispbench.reports.tables.render import run_table
     from cispbench.results.store import Store
 
-    text = run_table(result.records, printing.protocol)
+    text = run_table(result.records, printing.protocol, sys.stdout.isatty())
     if result.finished_before:
         text = f"This run was finished before; nothing was trained.\n\n{text}"
     return f"\n{text}\n\nRecords: {Store(out).place(result.records[-1]).parent}"

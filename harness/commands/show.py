@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from cispbench.harness.commands.options import JSON, MODEL, OVERRIDES, run_request
@@ -20,7 +22,7 @@ def list_(what: str, as_json: bool) -> None:
     """
     from cispbench.harness.commands.listing import listing
 
-    click.echo(listing(what, as_json))
+    click.echo(listing(what, as_json, sys.stdout.isatty()))
 
 
 @click.command()

@@ -14,9 +14,9 @@ from cispbench.harness.recipes.quirks import Quirk, quirk_states
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.prepare import recipe_with_sources
 from cispbench.harness.runs.request import RunRequest
+from cispbench.reports.tables.terminal import width
 from cispbench.splits.settings import parse_setting
 
-WIDTH = 110
 SHORT_SOURCES = (DEFAULT, "--set", "--model")  # written beside the value, without a footnote
 
 
@@ -104,6 +104,6 @@ def _quirk_row(quirk: Quirk, in_force: bool | None) -> dict[str, Any]:
 def _wrapped(text: str, indent: int) -> str:
     """Return a comment of several lines that breaks no word, so that options and paths can be copied."""
     lines = textwrap.wrap(
-        text, WIDTH - 2, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        text, width() - 2, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )
     return "\n".join(f"# {line}" for line in lines)

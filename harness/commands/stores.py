@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def existing_store(out: Path) -> Store:
-    """Return the store below ``--out``, and note on stderr how many of its records carry no checksum.
+    """Return the store of ``--results``, and note on stderr how many of its records carry no checksum.
 
     Raises StoreError if there is none: a wrong folder must not look empty.
     """
@@ -27,7 +27,7 @@ def existing_store(out: Path) -> Store:
     if unchecked:
         click.echo(
             f"Note: {unchecked} of {records} records in {out} carry no checksum, as earlier versions wrote them: damage"
-            f" cannot be seen. `cispbench check --store --rewrite --out {out}` adds it.",
+            f" cannot be seen. `cispbench check --store --rewrite --results {out}` adds it.",
             err=True,
         )
     return store
@@ -53,7 +53,7 @@ def _store(out: Path) -> Store:
     from cispbench.results.store import Store
 
     if not out.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
+        raise StoreError(f"the store {out} does not exist.", hint="Give --results the --out of the runs.")
     return Store(out)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cispbench.harness.commands.options import DATA_ROOT, JSON, OUT, PROTOCOL, collected
+from cispbench.harness.commands.options import DATA_ROOT, JSON, OUT, PROTOCOL, RESULTS, collected
 from cispbench.harness.machine.progress import make_view, number_of
 from cispbench.harness.predictions.score_request import ScoreRequest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run")
-@OUT
+@RESULTS
 @click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False),
               help="File to write. [<method>-<setting>-seed<N>-<key>.json]")  # fmt: skip
 @JSON
@@ -32,7 +32,7 @@ def submit(run: str, out: Path, file: Path | None, as_json: bool) -> None:
     \b
     Example:
       cispbench submit 13f6c0a2b4
-      cispbench submit 13f6c0a2b4 --out results --to my-run.json
+      cispbench submit 13f6c0a2b4 --results measured --to my-run.json
     """
     from importlib.metadata import version
 
@@ -69,7 +69,7 @@ def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
 
     \b
     Example:
-      cispbench accept mib-overlapped-15-5-seed0-13f6c0a2b4.json --out results
+      cispbench accept mib-overlapped-15-5-seed0-13f6c0a2b4.json --out measured
     """
     from cispbench.reports.tables.runs import run_json, score_record, scores_json
     from cispbench.results.protocols import load_protocol

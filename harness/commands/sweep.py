@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from cispbench.harness.commands.options import (
     OUT,
     PRINTING,
     PROFILE,
+    RESULTS,
     STEPS_DIR,
     WEIGHTS,
     Printing,
@@ -215,8 +218,10 @@ def _names(nodes: Sequence[Node]) -> str:
 
 def _print_plan(plan: SweepPlan, graph: Graph, printing: Printing) -> None:
     from cispbench.harness.sweep.showing import plan_json, plan_text
+    from cispbench.reports.tables.terminal import table_text
 
-    click.echo(plan_json(plan, graph) if printing.as_json else plan_text(plan, graph))
+    table = partial(table_text, terminal=sys.stdout.isatty())
+    click.echo(plan_json(plan, graph) if printing.as_json else plan_text(plan, graph, table))
 
 
 def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
@@ -233,7 +238,7 @@ def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
 
 @click.command()
 @collected(Selection, "selection", *SELECTION)
-@OUT
+@RESULTS
 @STEPS_DIR
 @JSON
 def status(selection: Selection, out: Path, steps_dir: Path | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,9 @@ from cispbench.harness.commands.options import Printing
 from cispbench.harness.machine.progress import number_of
 from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.outcome import SweepOutcome
-from cispbench.reports.tables.markdown import markdown_table
 from cispbench.reports.tables.numbers import number_text
-from cispbench.reports.tables.runs import Group, run_json, score_record, scores_json
+from cispbench.reports.tables.runs import SCORES, Group, run_json, score_record, scores_json
+from cispbench.reports.tables.terminal import table_text
 from cispbench.results.store import Store
 from cispbench.splits.errors import RunError
 
@@ -43,7 +44,7 @@ def print_outcome(graph: Graph, records: Store, outcome: SweepOutcome, printing:
         ]  # fmt: skip
         click.echo(json.dumps({"finished": outcome.finished, "failed": failed, "runs": rows}))
     else:
-        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{_run_table(rows)}")
+        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{run_table(rows, sys.stdout.isatty())}")
     if outcome.failures:
         reasons = [
             f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "")
@@ -67,7 +68,9 @@ def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any
     return [{**run_json(record), **scores_json(score_record(record, protocol))} for record in found]
 
 
-def _run_table(rows: list[dict[str, Any]]) -> str:
+def run_table(rows: list[dict[str, Any]], terminal: bool = False) -> str:
+    """Return the table of finished runs, Markdown or for a terminal, and below it each warning once."""
+
     def number(value: float | None) -> str:
         return "-" if value is None else number_text(value, 2)
 
@@ -77,6 +80,7 @@ def _run_table(rows: list[dict[str, Any]]) -> str:
     ]
     if not rows:
         return "No run is finished."
-    groups = {(row["data"], row["profile"]): Group(row["data"], row["profile"], row["dataset"]) for row in rows}
-    warnings = [warning for group in groups.values() for warning in group.warnings]
-    return "\n\n".join([markdown_table([*names, "old", "new", "all"], cells), *warnings])
+    groups = [Group(row["data"], row["profile"], row["dataset"]) for row in rows]
+    warnings = dict.fromkeys(warning for group in groups for warning in group.warnings)
+    table = table_text([*names, *SCORES], cells, SCORES, terminal=terminal)
+    return "\n\n".join([table, *warnings])

@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from cispbench.harness.commands.options import (
     JSON,
     METHOD_GLOB,
-    OUT,
     PROTOCOL,
+    RESULTS,
     RUN_KEY,
     SETTING_GLOB,
     RunFilter,
@@ -42,11 +42,16 @@ class TableFile:
 
 
 @click.command()
-@OUT
+@RESULTS
 @PROTOCOL
 @click.option("--compare-protocols", is_flag=True, help="Each run under every protocol, side by side.")
 @collected(RunFilter, "runs", METHOD_GLOB, SETTING_GLOB, RUN_KEY)
-@click.option("--format", "form", metavar="NAME", help="terminal, markdown, latex, csv, json or html. [markdown]")
+@click.option(
+    "--format",
+    "form",
+    metavar="NAME",
+    help="terminal, markdown, latex, csv, json or html. [terminal on a terminal, else markdown]",
+)
 @collected(
     TableNumbers, "numbers",
     click.option("--columns", metavar="NAME,...", help="Numbers below each setting. [old,new,all,seeds]"),
@@ -74,8 +79,8 @@ def table(
 
     \b
     Example:
-      cispbench table --out results --protocol mbs24
-      cispbench table --setting 'overlapped-*' --metrics --format terminal
+      cispbench table --results measured --protocol mbs24
+      cispbench table --setting 'overlapped-*' --metrics --format markdown
       cispbench table --published --output table.tex
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
@@ -90,13 +95,14 @@ def table(
     explicit = click.get_current_context().get_parameter_source("protocol") is not ParameterSource.DEFAULT
     if compare_protocols and explicit:
         raise UsageError("--compare-protocols shows every protocol.", hint=f"Leave --protocol {protocol} out.")
-    form = choose_format(file.form, file.output, file.as_json)
-    if compare_protocols and form not in ("markdown", "json"):
-        raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has markdown and json.")
+    form = choose_format(file.form, file.output, file.as_json, sys.stdout.isatty())
+    if compare_protocols and form not in ("terminal", "markdown", "json"):
+        raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has terminal, markdown and json.")
     options = table_options(numbers.columns, numbers.metrics, numbers.decimals, numbers.published, form)
     selection, store = runs.selection(), existing_store(out)
     if compare_protocols:
-        text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection)
+        terminal = form == "terminal"
+        text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection, terminal)
     else:
         marked = file.output is None and sys.stdout.isatty()
         text = render_store(store, form, protocol, selection, options=options, each=each, marked=marked)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
-
-from tabulate import tabulate
 
 from cispbench.harness.machine.progress import describe_seconds, number_of
 from cispbench.harness.sweep.graph import Graph, Node, TrainingCost
 from cispbench.harness.sweep.planning import SweepPlan
 
+# Writes a table from its headers, its rows and the names of the columns that end flush.
+TableWriter = Callable[[Sequence[str], Sequence[Sequence[str]], Collection[str]], str]
+
 UNMEASURED = "unknown (no record of such a step on this machine)"
 
 
-def plan_text(plan: SweepPlan, graph: Graph) -> str:
+def plan_text(plan: SweepPlan, graph: Graph, table: TableWriter) -> str:
     """Return a table of the steps, and below it what they cost and what sharing saves."""
     rows = [_row(node) for node in graph.nodes]
-    parts = [_table(rows), "", _table(_costs(graph)), "", _counts(plan, graph), *_estimates(graph), *_notes(plan)]
+    parts = [
+        _table(rows, table),
+        "",
+        _table(_costs(graph), table),
+        "",
+        _counts(plan, graph),
+        *_estimates(graph),
+        *_notes(plan),
+    ]
     return "\n".join(parts)
 
 
@@ -112,5 +122,7 @@ def _notes(plan: SweepPlan) -> list[str]:
     return lines
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    return tabulate(rows, headers="keys", tablefmt="github")
+def _table(rows: list[dict[str, Any]], table: TableWriter) -> str:
+    names = list(rows[0])
+    right = [name for name in names if all(isinstance(row[name], int) for row in rows)]
+    return table(names, [list(map(str, row.values())) for row in rows], right)

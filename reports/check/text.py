@@ -8,28 +8,32 @@ from typing import Any
 
 from cispbench.reports.check.comparison import STATUSES, Compared
 from cispbench.reports.check.regression import CheckedCell, CheckResult
-from cispbench.reports.tables.markdown import markdown_table
 from cispbench.reports.tables.numbers import json_number, number_text
+from cispbench.reports.tables.terminal import table_text, wrap_long
 
 _MARKS = {"worse": " WORSE", "better": " better"}
 
 
-def check_text(check: CheckResult) -> str:
-    """Return a table of all cells, the worst first, and how many there are of each status."""
+def check_text(check: CheckResult, terminal: bool = False) -> str:
+    """Return a table of all cells, the worst first, and how many there are of each status.
+
+    ``terminal``: for a terminal, not as Markdown.
+    """
     rows = []
     for cell in sorted(check.cells, key=lambda cell: STATUSES.index(cell.status)):
         method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
-        words = [cell.status, cell.setting, method, cell.model, f"{cell.kind}, {cell.profile}", str(len(cell.seeds))]
-        rows.append([*words, *map(_number, cell.compared), cell.against, cell.note])
-    headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against", "note"]
+        words = [cell.status, cell.setting, method, cell.model, f"{cell.kind} {cell.profile}", str(len(cell.seeds))]
+        rows.append([*words, *map(_number, cell.compared), "; ".join(filter(None, (cell.against, cell.note)))])
+    headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against"]
     counts = ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status))
     title = "Measured mIoU in percent, in brackets its reference and by how many points they may differ."
-    lines = [title, "", markdown_table(headers, rows), "", f"{counts}."]
+    lines = [title, "", table_text(headers, rows, terminal=terminal), "", f"{counts}."]
     if check.left_out:
         lines.append(f"Not measured here, and not compared: {check.left_out} cell{'s' if check.left_out > 1 else ''}.")
     if check.count("better"):
         lines.append("Better than the tolerance may be a change worth keeping: --update --reason TEXT.")
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return wrap_long(text) if terminal else text
 
 
 def check_json(check: CheckResult) -> str:

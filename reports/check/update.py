@@ -77,7 +77,7 @@ def _updated(
             raise StoreError(
                 f"the store holds runs of {cell[2]} on {cell[1]} that differ in the method's options or version: a "
                 "baseline cannot choose.",
-                hint="Give a store that holds the right ones alone, by --out.",
+                hint="Give a store that holds the right ones alone, by --results.",
             )
     known = members[0].runs[0].facts.environment
     machine = known.get("device_name") or known.get("cpu")

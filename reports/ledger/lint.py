@@ -107,7 +107,7 @@ def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
     headers = ["source", "method", "rows", *LABELS, "ambiguous"]
     text = plain_table(headers, rows, headers[2:])
     note = "* convention of the source: the reading that fits most of the results that it ran itself."
-    return f"{text}\n\n{note}" if "*" in text else text
+    return f"{text}\n\n{paragraph(note)}" if "*" in text else text
 
 
 def _grouped(entries: Sequence[JudgedRow], names: Sequence[str]) -> dict[tuple[str, ...], list[JudgedRow]]:

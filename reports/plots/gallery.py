@@ -12,6 +12,7 @@ from cispbench.reports.plots.confusion import draw_confusion
 from cispbench.reports.plots.cost import costly, draw_cost
 from cispbench.reports.plots.curves import draw_curves
 from cispbench.reports.plots.heat_map import draw_heat_map
+from cispbench.reports.plots.losses import draw_losses
 from cispbench.reports.plots.page import FORMATS, Page, drawing, render
 from cispbench.reports.plots.scatter import draw_scatter
 from cispbench.reports.plots.subject import Subject, common_steps, subjects
@@ -23,7 +24,7 @@ from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError, UsageError, nearest
 
-KINDS = ("curves", "classes", "scatter", "confusion", "cost")
+KINDS = ("curves", "losses", "classes", "scatter", "confusion", "cost")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def plan_pictures(
     if not pictures:
         raise StoreError(
             f"none of the {len(runs)} selected runs in {store.path} has what {', '.join(kinds)} would show.",
-            hint="classes and scatter need a run with several recorded steps, cost one that was trained here.",
+            hint="curves, classes and scatter need a run of several steps, losses and cost one that was trained.",
         )
     return pictures
 
@@ -100,6 +101,8 @@ def _pictures(subject: Subject) -> Iterator[Picture]:
         yield Picture(folder / "cost", partial(draw_cost, subject))
     for cell, label in zip(subject.cells, subject.labels, strict=True):
         own = folder / _name(cell)
+        if cell.key.origin != "predictions":
+            yield Picture(own / "losses", partial(draw_losses, subject, cell, label))
         if len(common_steps(cell)) > 1:
             yield Picture(own / "classes", partial(draw_heat_map, subject, cell, label))
         yield Picture(own / "confusion", partial(draw_confusion, subject, cell, label))
@@ -108,5 +111,6 @@ def _pictures(subject: Subject) -> Iterator[Picture]:
 def _name(cell: Cell) -> str:
     key = cell.key
     origin = "" if key.origin == "measured" else key.origin
-    parts = filter(None, (key.variant, origin, "imported" if key.imported else ""))
+    devices = "" if key.devices == (1,) else f"{'+'.join(map(str, key.devices))}-devices"
+    parts = filter(None, (key.variant, origin, "imported" if key.imported else "", devices))
     return "@".join(map(file_part, (key.method, key.model, *parts)))  # no part can hold an @

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -39,7 +40,6 @@ _LEADING = 1.3
 _PAD = 0.05  # inches, around and between the parts
 _HANDLE, _GAP = 2.6, 1.4  # a legend's line and what is between its columns, in sizes of its letters
 _BESIDE = (_HANDLE + 0.6 + _GAP) * _LEGEND / 72  # inches of a legend's entry beside its words
-_FEW = 4  # entries that may stand below each other, however long they are
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ def new_page(width: float, height: float, words: Words, legend: Sequence[Artist]
     room = width - 2 * _PAD
     title, subtitle = wrap(words.title, room, _TITLE, bold=True), wrap(words.subtitle, room, _SMALL)
     caption = [line for part in words.caption for line in wrap(part, room, _SMALL)]
-    # Many entries are cut to what leaves room for two columns.
-    share = room if len(legend) <= _FEW else room / 2
-    labels = [shorten(str(artist.get_label()), share - _BESIDE, _LEGEND) for artist in legend]
+    labels = [shorten(str(artist.get_label()), room - _BESIDE, _LEGEND) for artist in legend]
     columns = _columns(labels, room)
     rows = -(-len(labels) // columns)
     # The heights of the parts, in inches.
@@ -144,11 +142,13 @@ def _write(figure: Figure, lines: Sequence[str], top: float, size: float, **look
 
 
 def _columns(labels: Sequence[str], room: float) -> int:
-    """Return how many columns of a legend fit beside each other: matplotlib has to be told."""
-    widths = [text_width(label, _LEGEND) + _BESIDE for label in labels]
+    """Return how many columns of a legend fit beside each other: matplotlib has to be told.
+
+    It shares the entries among the columns by ``array_split``: the first columns hold one more than the others.
+    """
+    widths = np.array([text_width(label, _LEGEND) + _BESIDE for label in labels])
     for columns in range(len(labels), 1, -1):
-        rows = -(-len(labels) // columns)
-        if sum(max(widths[start : start + rows]) for start in range(0, len(labels), rows)) <= room:
+        if sum(float(part.max()) for part in np.array_split(widths, columns)) <= room:
             return columns
     return 1
 

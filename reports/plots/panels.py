@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cispbench.reports.plots.page import COLUMN, FULL, GREY, Page, Words, new_page
 from cispbench.reports.plots.wording import shorten, text_width
+from cispbench.reports.tables.runs import Group
 from cispbench.results.record import StepRecord
 from cispbench.splits.classes import class_names, palette
 from cispbench.splits.settings import VOID, Setting, parse_setting
@@ -73,7 +74,8 @@ def _words(last: StepRecord, caption: Sequence[str]) -> Words:
     title = f"Predictions{'' if last.joint else ' after each step'}: {last.method.name}, {last.setting}"
     subtitle = f"{last.dataset}, {last.data.kind} data, profile {last.profile}, {last.model.name}, seed {last.seed}"
     brackets = "" if last.joint else "In brackets: the step that learns a class."
-    return Words(title, subtitle, [part for part in (brackets, *caption) if part])
+    warnings = Group(last.data.kind, last.profile, last.dataset).warnings
+    return Words(title, subtitle, [part for part in (brackets, *caption, *warnings) if part])
 
 
 def _colours(setting: Setting) -> Pixels:

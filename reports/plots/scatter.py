@@ -20,22 +20,23 @@ _LEAST = 20.0  # points that an axis spans
 
 
 def draw_scatter(subject: Subject) -> Page:
-    """Draw old against new mIoU after the last step: one large mark per method, a small one per seed."""
+    """Draw old against new mIoU after the last step: one filled mark per method, a hollow one per seed."""
     entries = [subject.styles[label].sample(label, line=False) for label in subject.labels]
     several = any(len(cell.runs) > 1 for cell in subject.cells)
     words = subject.words(
         "Old against new classes",
-        "Grey lines: equal harmonic mean of both." + (" Large: mean over seeds; small: each seed." if several else ""),
+        "Grey lines: equal harmonic mean of both." + (" Filled: mean of seeds; hollow: each seed." if several else ""),
     )
     page = new_page(COLUMN, 2.7, words, entries)
     axes = page.figure.add_subplot()
     for cell, label in zip(subject.cells, subject.labels, strict=True):
         style = subject.styles[label]
         means = [cell.numbers[name].mean for name in ("old", "new")]
-        axes.plot(*means, marker=style.marker, color=style.colour, markersize=7, markeredgecolor="white", zorder=3)
+        axes.plot(*means, marker=style.marker, color=style.colour, markersize=5, markeredgecolor="white", zorder=3)
         if len(cell.runs) > 1:
             seeds = [[run.number(name) for run in cell.runs] for name in ("old", "new")]
-            axes.plot(*seeds, marker=style.marker, color=style.colour, linestyle="none", markersize=2.5, zorder=4)
+            look: dict[str, Any] = {"marker": style.marker, "color": style.colour, "linestyle": "none"}
+            axes.plot(*seeds, **look, markersize=4, markerfacecolor="none", markeredgewidth=0.6, zorder=4)
     points = [(run.number("old"), run.number("new")) for cell in subject.cells for run in cell.runs]
     known = [point for point in points if not any(map(math.isnan, point))]
     across, up = (limits([point[place] for point in known]) for place in (0, 1))

@@ -18,7 +18,8 @@ class CellKey(NamedTuple):
     """What the runs of a cell share. ``kind`` of data: full, mini or synthetic; ``order`` of classes: ``a`` natural.
 
     ``variant``: "" for the recipe that came first, else the digest of another recipe, version, weights or data;
-    ``origin``: measured, submitted or predictions; ``imported``: whether the runs continue an imported step.
+    ``origin``: measured, submitted or predictions; ``imported``: whether the runs continue an imported step;
+    ``devices``: on how many devices the steps were trained, each number once.
     """
 
     dataset: str
@@ -32,12 +33,15 @@ class CellKey(NamedTuple):
     variant: str
     origin: str
     imported: bool
+    devices: tuple[int, ...]
 
     def remark(self, with_origin: bool = True) -> str:
         """Return what distinguishes the cell from others of its method and model, "" if nothing does."""
         origin = self.origin if with_origin and self.origin != "measured" else ""
         variant = f"variant {self.variant}" if self.variant else ""
-        return ", ".join(filter(None, (variant, origin, "from an imported step" if self.imported else "")))
+        imported = "from an imported step" if self.imported else ""
+        devices = "" if self.devices == (1,) else f"{' and '.join(map(str, self.devices))} devices"
+        return ", ".join(filter(None, (variant, origin, imported, devices)))
 
 
 class Spread(NamedTuple):
@@ -158,5 +162,5 @@ def _key(run: Run) -> CellKey:
     facts = run.facts
     return CellKey(
         facts.dataset, facts.scenario, facts.task, facts.order, facts.data.kind, facts.profile,
-        facts.method.name, facts.model.name, "", facts.origin, run.imported,
+        facts.method.name, facts.model.name, "", facts.origin, run.imported, run.devices,
     )  # fmt: skip

@@ -159,6 +159,8 @@ def _notes(group: Group, members: Sequence[Cell], options: TableOptions) -> list
         notes.append(f"Superseded by a newer run of the same seed, and not counted: {superseded}.")
     if any(cell.key.variant for cell in members):
         notes.append("A variant differs from the first run of its row in recipe, weights, data or method version.")
+    if len({cell.key.devices for cell in members}) > 1:
+        notes.append("Runs on different numbers of devices have rows of their own: they are never averaged together.")
     if any(name in METRICS for name in options.columns):
         notes.append(
             "Forgetting and intransigence: lower is better. A dash: unknown, as there is no joint run on the same "

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cispbench.reports.tables.cells import by_group, cells, latest
-from cispbench.reports.tables.markdown import escape, markdown_table
+from cispbench.reports.tables.markdown import escape
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.runs import SCORES, Run, Selection, run_json, scores_json, setting_order
 from cispbench.reports.tables.scoring import load_runs, scores_under
+from cispbench.reports.tables.terminal import table_text, wrap_long
 from cispbench.results.protocols import Protocol, load_protocol, protocol_names
 from cispbench.results.record_fields import StepFacts
 from cispbench.results.store import Store
@@ -21,11 +22,12 @@ _CHECKPOINTS = {"last": "last iteration", "best": "best checkpoint on val"}
 _IMAGES = {"all": "all images", "seen": "images with a class seen"}
 
 
-def protocols_table(store: Store, selection: Selection | None = None) -> str:
+def protocols_table(store: Store, selection: Selection | None = None, terminal: bool = False) -> str:
     """Return old, new and all of each selected finished run under every protocol, and the switches of each protocol.
 
     The last column names what a protocol asks of the evaluation that the stored one is not: view, images and
     checkpoint were decided when the images were tested, and no rule of counting changes them after the fact.
+    ``terminal``: the tables are for a terminal, not Markdown.
     """
     found = cells(load_runs(store, selection=selection))
     if not found:
@@ -37,12 +39,13 @@ def protocols_table(store: Store, selection: Selection | None = None) -> str:
         order = setting_order(cell.setting for cell in members)
         runs = [(run, cell.key.variant) for cell in members for run in cell.runs]
         runs.sort(key=lambda pair: (order[pair[0].facts.setting], pair[0].facts.method.name, pair[0].facts.seed))
-        parts += [_run_text(run, variant, protocols) for run, variant in runs]
+        parts += [_run_text(run, variant, protocols, terminal) for run, variant in runs]
         parts += group.warnings
     superseded = sum(cell.superseded for cell in found)
     if superseded:
         parts.append(f"Superseded by a newer run of the same seed, and left out: {superseded} (--run KEY shows one).")
-    return "\n\n".join([*parts, _switches_text(protocols)])
+    text = "\n\n".join([*parts, _switches_text(protocols, terminal)])
+    return wrap_long(text) if terminal else text
 
 
 def protocols_json(store: Store, selection: Selection | None = None) -> str:
@@ -81,7 +84,7 @@ def _view(resize_short: int | None, crop: int | None) -> str:
     return f"crop {crop}" if resize_short == crop else f"crop {crop} of {resize_short or 'the unscaled image'}"
 
 
-def _run_text(run: Run, variant: str, protocols: Sequence[Protocol]) -> str:
+def _run_text(run: Run, variant: str, protocols: Sequence[Protocol], terminal: bool) -> str:
     facts, rows = run.facts, []
     scores = scores_under(run, [protocol.name for protocol in protocols])
     for protocol in protocols:
@@ -89,18 +92,17 @@ def _run_text(run: Run, variant: str, protocols: Sequence[Protocol]) -> str:
         rows.append([protocol.name, *numbers, ", ".join(unmet(facts, protocol)) or "-"])
     name = f"{facts.method.name} on {facts.setting}{f' (variant {variant})' if variant else ''}"
     about = f"{escape(facts.model.name)}, seed {facts.seed}, run {facts.run_key[:10]}"
-    table = markdown_table(["protocol", *SCORES, "asked for, not met"], rows)
+    table = table_text(["protocol", *SCORES, "asked for, not met"], rows, SCORES, terminal=terminal)
     return f"### {escape(name)}\n\n{about}; tested on: {', '.join(_evaluation(facts))}.\n\n{table}"
 
 
-def _switches_text(protocols: Sequence[Protocol]) -> str:
+def _switches_text(protocols: Sequence[Protocol], terminal: bool) -> str:
     """Return the switches in which the protocols differ, by which of them can still be changed."""
     rows = {f"{protocol.name} v{protocol.version}": switches(protocol) for protocol in protocols}
     differing = [name for name in (*_SCORED, *_FIXED) if len({row[name] for row in rows.values()}) > 1]
     applied, fixed = ([name for name in group if name in differing] for group in (_SCORED, _FIXED))
-    table = markdown_table(
-        ["protocol", *differing], [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
-    )
+    shown = [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
+    table = table_text(["protocol", *differing], shown, terminal=terminal)
     return (
         f"## Switches in which the protocols differ\n\n{table}\n\n"
         f"Applied to the stored confusion matrix: {', '.join(applied)}.\n"

@@ -12,12 +12,12 @@ from cispbench.reports.tables.data import cell_csv_row, cell_data, run_data, wri
 from cispbench.reports.tables.grid import TableOptions, run_sections, sections
 from cispbench.reports.tables.html import render_html
 from cispbench.reports.tables.latex import render_latex
-from cispbench.reports.tables.markdown import markdown_table, render_markdown
+from cispbench.reports.tables.markdown import render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import printed_texts
 from cispbench.reports.tables.runs import SCORES, Selection, group_of, score_record
 from cispbench.reports.tables.scoring import load_runs
-from cispbench.reports.tables.terminal import render_terminal
+from cispbench.reports.tables.terminal import render_terminal, table_text
 from cispbench.results.atomic import write_atomic
 from cispbench.results.ledger import reported_rows
 from cispbench.results.record import StepRecord
@@ -32,8 +32,11 @@ _ENDINGS = {
 _SOURCE_WIDTH = 60
 
 
-def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
-    """Return a run's last scores above the published rows of its method and setting; not one run: StoreError."""
+def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal: bool = False) -> str:
+    """Return a run's last scores above the published rows of its method and setting; not one run: StoreError.
+
+    ``terminal``: for a terminal, not as Markdown.
+    """
     if len({record.run_key for record in records}) != 1:
         raise StoreError(f"a run's table needs the records of one run, not of {len({r.run_key for r in records})}.")
     last = max(records, key=lambda record: record.step)
@@ -52,7 +55,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
         f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",
         "",
-        markdown_table(["result", *SCORES, "kind", "backbone", "source"], rows),
+        table_text(["result", *SCORES, "kind", "backbone", "source"], rows, SCORES, terminal=terminal),
     ]
     if not published:
         lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
@@ -100,17 +103,18 @@ def render_store(
     return {"markdown": render_markdown, "latex": render_latex, "html": render_html}[form](made)
 
 
-def choose_format(form: str | None, output: Path | None, as_json: bool = False) -> str:
-    """Return the format asked for by name, by ``--json`` or by the ending of the output file, else Markdown.
+def choose_format(form: str | None, output: Path | None, as_json: bool = False, terminal: bool = False) -> str:
+    """Return the format asked for by name, by ``--json`` or by the ending of the output file, else the usual one.
 
-    Raises UsageError if these disagree, on an unknown name, and on an ending that stands for no format.
+    That is the terminal's where the output goes to one (``terminal``), and Markdown in a pipe. Raises UsageError if
+    these disagree, on an unknown name, and on an ending that stands for no format.
     """
     if form is not None and form not in FORMATS:
         raise UsageError(f"unknown format {form!r}.", hint=nearest(form, FORMATS))
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} do not go together.", hint="Leave one of them out.")
     if form is not None or as_json or output is None:
-        return form or ("json" if as_json else "markdown")
+        return form or ("json" if as_json else "terminal" if terminal and output is None else "markdown")
     if output.suffix.lower() not in _ENDINGS:
         known = ", ".join(_ENDINGS)
         raise UsageError(f"the ending of {output} tells no format.", hint=f"Give --format, or one of {known}.")

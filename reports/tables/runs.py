@@ -43,12 +43,13 @@ class Group(NamedTuple):
 
 
 class ScoredStep(NamedTuple):
-    """A recorded step of a run: its number and content key, the scores after it, and what it cost."""
+    """A recorded step of a run: its number and content key, the scores after it, its cost, and on how many devices."""
 
     step: int
     key: str
     scores: Scores
     cost: Cost
+    devices: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Run:
     def complete(self) -> bool:
         """Whether every step of the run has its record."""
         return len(self.steps) == self.facts.steps
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """On how many devices its steps were trained: each number once, the smallest first."""
+        return tuple(sorted({step.devices for step in self.steps}))
 
     @property
     def group(self) -> Group:

@@ -78,7 +78,9 @@ def _load(protocol: str, paths: Sequence[Path]) -> list[Run]:
             # The only step of a joint run counts as the last step of its setting.
             step = None if facts.joint else entry.facts.step
             scores = score(entry.counts, setting, step, protocol)
-            steps.append(ScoredStep(entry.facts.step, entry.facts.key, scores, entry.cost))
+            steps.append(
+                ScoredStep(entry.facts.step, entry.facts.key, scores, entry.cost, entry.facts.execution.devices)
+            )
         imported = any(entry.imported for entry in counted)
         runs.append(Run(facts, scanned.path, protocol, steps[-1].scores, tuple(steps), _UNKNOWN, imported))
     return runs

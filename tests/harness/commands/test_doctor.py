@@ -30,18 +30,18 @@ def test_a_machine_without_data_is_ready_and_stays_as_it_is(commands: Any, monke
     assert result.stdout.splitlines()[-1].startswith("Ready: cispbench run ")
     assert "the folder absent (--data-root) does not exist" in result.stdout
     assert "Unpack VOCtrainval_11-May-2012.tar" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 110
+    assert max(map(len, result.stdout.splitlines())) <= 100
     assert list(commands.home.iterdir()) == []
 
 
 def test_data_and_folders_are_found(commands: Any, voc: Path) -> None:
-    (commands.home / "results").mkdir()
+    (commands.home / "cispbench-results").mkdir()
     found = findings(commands, 0, "--data-root", str(voc))
     assert found["data voc"]["state"] == "ok"
     assert "12 train and 6 val images" in found["data voc"]["text"]
     assert found["data ade"]["state"] == "note"
-    assert found["records"]["text"].startswith("results, ") and found["records"]["state"] == "ok"
-    assert list((commands.home / "results").iterdir()) == []
+    assert found["records"]["text"].startswith("cispbench-results, ") and found["records"]["state"] == "ok"
+    assert list((commands.home / "cispbench-results").iterdir()) == []
 
 
 def test_a_file_in_the_way_of_a_store_is_a_problem(commands: Any) -> None:

@@ -44,7 +44,7 @@ def test_the_text_fits_a_terminal(commands):
     for method in method_names():
         for setting in ("disjoint-15-1", "overlapped-10-1", "overlapped-100-10"):
             for line in commands.succeed(["show", method, "--setting", setting]).stdout.splitlines():
-                assert len(line) <= 110, line
+                assert len(line) <= 100, line
 
 
 def test_changes_and_defaults_are_told_in_place(commands):

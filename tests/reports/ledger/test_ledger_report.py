@@ -18,6 +18,12 @@ from cispbench.results.ledger import LABELS, ledger_rows, lint_row, readings, re
 from cispbench.splits.errors import SettingError, UsageError
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that no row has to be wrapped for."""
+    monkeypatch.setenv("COLUMNS", "110")
+
+
 def cells(text: str, header: str) -> list[dict[str, str]]:
     """Return the rows of the table whose header line starts with ``header``, cells by the name of their column."""
     lines = text.splitlines()

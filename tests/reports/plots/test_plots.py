@@ -134,7 +134,8 @@ def test_every_picture_is_drawn_in_both_formats(store: Store, tmp_path: Path) ->
     planned = {str(picture.path) for picture in plan_pictures(store)}
     folder = Path("voc-full-paper", "overlapped-15-1")
     names = ["cost", "curves", "scatter", *(f"{name}/{kind}" for name in own for kind in ("classes", "confusion"))]
-    names.append("joint@deeplabv3-resnet101/confusion")  # it forgets nothing
+    names += ["joint@deeplabv3-resnet101/confusion"]  # it forgets nothing
+    names += [f"{name}@deeplabv3-resnet101/losses" for name in ("mib", "plop", "joint")]
     assert planned == {str(folder / name) for name in names}
     result = run(store.path, "--method", "mib")
     assert result.exit_code == 0, result.output
@@ -188,12 +189,12 @@ def test_names_are_shown_as_they_are_and_lead_nowhere(tmp_path: Path, make_recor
     for number, name in enumerate(ODD):
         write(store, make_record, name, 80, "overlapped-19-1", run_key=f"{number}" * 16)
     planned = [picture.path for picture in plan_pictures(store)]
-    assert len(set(planned)) == 3 + 2 * len(ODD)
+    assert len(set(planned)) == 3 + 3 * len(ODD)
     assert not any(path.is_absolute() or ".." in path.parts for path in planned)
     folder = tmp_path / "out" / "pictures"
     words = ("--output", str(folder), "--pictures")
     assert run(store.path, *words, "curves,cost,scatter").exit_code == 0
-    assert run(store.path, *words, "classes,confusion", "--run", "0").exit_code == 0  # the first of the odd ones
+    assert run(store.path, *words, "classes,confusion,losses", "--run", "0").exit_code == 0  # the first of the odd ones
     drawn = {path.stem: path for path in folder.rglob("*.svg")}
     assert set(drawn) == set(KINDS)
     for path in drawn.values():
@@ -203,7 +204,7 @@ def test_names_are_shown_as_they_are_and_lead_nowhere(tmp_path: Path, make_recor
         assert tags <= shapes | {"image", "metadata", "RDF", "Work", "title", "description", "type", "format"}
         links = [value for element in elements for name, value in element.attrib.items() if name.endswith("href")]
         assert links and all(link.startswith(("#", "data:image/png")) for link in links)
-    for name in ("classes", "confusion"):
+    for name in ("classes", "confusion", "losses"):
         assert "$\\frac{, overlapped-19-1" in " ".join(texts(drawn[name]))
     for name in ("curves", "scatter", "cost"):
         shown = set(texts(drawn[name]))
@@ -240,7 +241,9 @@ def test_nothing_to_draw_is_said(store: Store, tmp_path: Path, make_record: Make
     assert "unknown format 'pdf'" in refused(2, store.path, "--format", "pdf")
     assert "Did you mean 'mib20'?" in refused(2, store.path, "--protocol", "mib2")
     assert "Did you mean 'plop'?" in refused(2, store.path, "--method", "plo")
-    assert "classes and scatter need" in refused(1, store.path, "--method", "joint", "--pictures", "classes,curves")
+    assert "curves, classes and scatter need" in refused(
+        1, store.path, "--method", "joint", "--pictures", "classes,curves"
+    )
     assert not (store.path / "plots").exists()
 
 

@@ -88,7 +88,7 @@ def test_seeds_make_a_cell(tmp_path: Path, make_record: Maker) -> None:
     assert set(cell.numbers) == set(NUMBERS)
     assert cell.setting == "overlapped-10-5"
     assert cell.key[:8] == ("voc", "overlapped", "10-5", "a", "full", "paper", "mib", "segmenter-tiny")
-    assert cell.key[8:] == ("", "measured", False)
+    assert cell.key[8:] == ("", "measured", False, (1,))
 
 
 def test_spreads() -> None:

@@ -1,0 +1,101 @@
+"""What commands print on a real terminal of 100 or of 80 columns, and in a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import DataUsed
+from cispbench.results.store import Store
+
+Maker = Callable[..., StepRecord]
+SCENES = DataUsed("synthetic", "f1" * 32, 40, 256, "ab" * 32)
+SETTINGS = ("overlapped-19-1", "overlapped-15-5", "overlapped-15-1", "disjoint-15-1", "overlapped-10-1")
+
+
+def on_terminal(columns: int, *words: str) -> list[str]:
+    """Return the lines that a command prints on a terminal so wide, without its marks of bold and underlined."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cispbench.harness.cli", *words], stdin=follower, stdout=follower, stderr=follower,
+        env=environment,
+    )  # fmt: skip
+    os.close(follower)
+    parts = []
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(leader)
+    assert process.wait() == 0, b"".join(parts)
+    return re.sub(r"\x1b\[[0-9;]*m", "", b"".join(parts).decode()).splitlines()
+
+
+@pytest.fixture
+def store(tmp_path: Path, make_record: Maker) -> Path:
+    """A store of three methods on five settings, two seeds each."""
+    for method in ("finetune", "mib", "mymethod-with-a-long-name"):
+        for setting in SETTINGS:
+            for seed in (0, 1):
+                steps = make_record(setting).steps
+                fields = {"method": method, "seed": seed, "data": SCENES, "profile": "quick", "step": steps - 1}
+                run_key = f"{method[:4]}{setting}{seed}"[::-1]
+                Store(tmp_path).write(make_record(setting, run_key=run_key, **fields))
+    return tmp_path
+
+
+@pytest.mark.parametrize("columns", [100, 80])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["list", name] for name in ("methods", "settings", "models", "profiles", "protocols", "weights", "quirks")),
+        ["ledger", "show", "--method", "mib"],
+        ["ledger", "lint", "--by", "both"],
+        ["show", "mbs"],
+        ["doctor"],
+        ["sweep", "--methods", "mib,joint", "--settings", "overlapped-15-1", "--profile", "quick", "--plan"],
+    ],
+    ids=" ".join,
+)
+def test_lists_fit_the_terminal(columns: int, words: list[str]) -> None:
+    lines = on_terminal(columns, *words)
+    assert len(lines) > 2
+    assert [line for line in lines if len(line) > columns] == []
+    assert not any(line.startswith("|") for line in lines)
+
+
+@pytest.mark.parametrize("columns", [100, 80])
+@pytest.mark.parametrize(
+    "more", [["table"], ["table", "--compare-protocols"], ["table", "--runs"], ["check"]], ids=" ".join
+)
+def test_tables_of_a_store_fit_the_terminal(columns: int, more: list[str], store: Path) -> None:
+    lines = on_terminal(columns, *more, "--results", str(store))
+    assert [line for line in lines if len(line) > columns and str(store) not in line] == []
+    assert not any(line.startswith("|") for line in lines)
+    text = " ".join("".join(lines).split())
+    assert all(setting in text or "check" in more or "--runs" in more for setting in SETTINGS)
+
+
+def test_a_pipe_gets_markdown(store: Path) -> None:
+    for words in (["list", "methods"], ["table", "--results", str(store)], ["check", "--results", str(store)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "cispbench.harness.cli", *words], capture_output=True, text=True, check=True
+        )
+        assert any(line.startswith("|--") for line in done.stdout.splitlines())
