@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select, wrapped
 from cispbench.reports.tables.published import References, kind_text, printed_texts
 from cispbench.reports.tables.runs import SCORES
-from cispbench.reports.tables.terminal import plain_table
+from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import conventions, table_of
 from cispbench.results.duplicates import duplicates
 from cispbench.results.ledger import LABELS, READINGS, arithmetic, ledger_rows
