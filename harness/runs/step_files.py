@@ -48,6 +48,8 @@ class Manifest:
     made_of: dict[str, Any] = field(default_factory=dict)
     trained_for: TrainedFor | None = None
     execution: Execution | None = None
+    method_code: str | None = None
+    method_package: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
 
 
