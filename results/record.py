@@ -31,7 +31,11 @@ ADDED: dict[int, dict[str, Any]] = {
 }
 CHECKED = 3  # from this schema on a record's file carries a checksum
 MOST_PIXELS = 10**15  # of one count: sums over the classes stay exact as int64, and no test has so many
-_RESTORE = "Restore it from version control, or delete it and rerun."
+_RESTORE = "Restore it from version control, or start its run again, which sets it aside and writes it anew."
+
+
+class DamagedRecordError(StoreError):
+    """A record whose file is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class StepRecord(StepFacts):
     def from_json(cls, data: bytes, place: str) -> StepRecord:
         """Read what ``to_json`` of this or an older version wrote, as a record of this version's schema.
 
-        Raises StoreError naming ``place``, the field and the value, or the checksum that does not match.
+        Raises StoreError naming ``place``, the field and the value; DamagedRecordError for a checksum that does not
+        match, and for text that is not JSON.
         """
         try:
             check_bytes(data)
@@ -87,11 +92,11 @@ class StepRecord(StepFacts):
             check_words(value, data)
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
             what = f": {error}" if isinstance(error, ChecksumError) else f" is not valid JSON: {error}"
-            raise StoreError(f"{place}{what}.", hint=_RESTORE) from error
+            raise DamagedRecordError(f"{place}{what}.", hint=_RESTORE) from error
         try:
             value = without_checksum(value, data)
         except ChecksumError as error:
-            raise StoreError(f"{place}: {error}.", hint=_RESTORE) from error
+            raise DamagedRecordError(f"{place}: {error}.", hint=_RESTORE) from error
         return cls.from_content(value, place)
 
     @classmethod

@@ -83,13 +83,12 @@ class Store:
 
         Raises StoreError if a file of it is unreadable, or the record is a submitted one: nothing was measured here.
         """
-        for folder in run_folders(self.runs, f"-{safe_part(run_key[:10])}"):
-            for path in run_files(folder):
-                record = read_record(path)
-                if (record.key, record.run_key) == (key, run_key):
-                    if record.origin != "measured":
-                        raise foreign(record, path)
-                    return record
+        for path in self.files(run_key):
+            record = read_record(path)
+            if (record.key, record.run_key) == (key, run_key):
+                if record.origin != "measured":
+                    raise foreign(record, path)
+                return record
         return None
 
     def find_run(self, start: str) -> list[StepRecord]:
@@ -114,9 +113,13 @@ class Store:
         """Return every record, ordered by file and step. Raises StoreError naming a file that cannot be read."""
         return [record for folder in run_folders(self.runs) for record in read_run(folder)]
 
-    def files(self) -> list[Path]:
-        """Return the file of every record, ordered by folder and step. Raises StoreError as ``run_folders`` does."""
-        return [path for folder in run_folders(self.runs) for path in run_files(folder)]
+    def files(self, run_key: str | None = None) -> list[Path]:
+        """Return the file of every record, or of those that may be of a run, ordered by folder and step.
+
+        Raises StoreError as ``run_folders`` does.
+        """
+        ending = "" if run_key is None else f"-{safe_part(run_key[:10])}"
+        return [path for folder in run_folders(self.runs, ending) for path in run_files(folder)]
 
     def last_files(self) -> list[Path]:
         """Return the file of the last recorded step of every run, finished or not, ordered by folder."""

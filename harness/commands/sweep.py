@@ -144,6 +144,7 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
       cispbench sweep --methods mib,plop --settings paper-table --seeds 0,1,2 --slurm cluster.yaml
     """
     from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.runs.damaged_records import set_damaged_records_aside
     from cispbench.harness.runs.step_store import StepStore, default_steps_dir
     from cispbench.harness.sweep.graph import build_graph
     from cispbench.harness.sweep.matrix import expand
@@ -167,6 +168,8 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
     records, steps = Store(places.out), StepStore(places.steps_dir or default_steps_dir())
     with make_view(quiet=printing.quiet or printing.as_json) as view:
         plan = plan_sweep(requests, steps, view, plan_only=plan_only)
+        if not plan_only:
+            set_damaged_records_aside(records, view)
     states = StepStates(records, steps, slots.devices[0], training.micro_batch)
     graph = build_graph(plan.runs, states.find)
     _warn_of_other_code(graph)
