@@ -99,7 +99,7 @@ class Store:
         """
         # A folder's name ends in the first ten characters of its run's key: only few records need to be read.
         named = f"-{safe_part(start[:10])}"
-        likely = [folder for folder in run_folders(self.runs) if start and folder.name[-11:].startswith(named)]
+        likely = [folder for folder in run_folders(self.runs) if start and named in folder.name]
         runs = [records for folder in likely if (records := read_run(folder))]
         found = [records for records in runs if records[0].run_key.startswith(start)]
         if len(found) != 1:

@@ -260,6 +260,7 @@ def test_a_key_twice_and_half_a_character_are_refused_with_a_right_checksum(tmp_
     assert json.loads(text)
     for old, new in (
         ('"seed": 0', '"seed": 1,\n "seed": 0'), ('"dirty": null', '"dirty": true, "dirty": null'),
+        ('"seed": 0', '"seed" : 1,\n "seed": 0'),
         ('"median"', '"\\ud800"'), ('"python": "3.11"', '"python": "\\udfff"'),
     ):  # fmt: skip
         assert text.count(old) == 1, old
