@@ -10,7 +10,7 @@ from pathlib import Path
 from cispbench.results.atomic import write_atomic
 from cispbench.results.checked_json import has_checksum
 from cispbench.results.record import StepRecord
-from cispbench.results.record_files import DEPTH, Listing, linked, list_folder, named_as_record, read_plain, step_number
+from cispbench.results.record_files import DEPTH, linked, list_folder, named_as_record, read_plain, step_number
 from cispbench.results.run_rules import scored_from_files
 from cispbench.results.store import Store, check_run, read_record
 from cispbench.splits.errors import StoreError
@@ -86,12 +86,12 @@ def count_unchecked(store: Store) -> tuple[int, int]:
 def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
     """Yield all files below a folder, those of a run by step; note folders that cannot be read, and links."""
     try:
-        listing = list_folder(folder) if folder.exists() else Listing([], [], [])
+        listing = list_folder(folder)
     except StoreError as error:
         problems.append(_problem(folder, error))
         return
     problems += [_problem(link, linked(link)) for link in listing.links]
-    yield from sorted(listing.files, key=step_number)
+    yield from sorted([*listing.files, *filter(named_as_record, listing.folders)], key=step_number)
     for inner in listing.folders:
         yield from _files(inner, problems)
 

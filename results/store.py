@@ -165,8 +165,8 @@ def check_stored(path: Path, record: StepFacts, counts: Counts) -> None:
     try:
         parse_setting(record.setting)
     except CispbenchError as error:
-        hint = "Install the package that offers its data set, or move the record out of the store."
-        hint = hint if isinstance(error, SettingError) else error.hint  # a broken package has one of its own
+        install = "Install the package that offers its data set, or move the record out of the store."
+        hint = install if isinstance(error, SettingError) else error.hint  # a broken package has one of its own
         raise StoreError(f"{path}: {error.message}", hint=hint) from error
     _refuse(path, step_problems(record, counts))
 

@@ -209,6 +209,9 @@ def test_links_and_pipes_are_refused(tmp_path: Path, make_record: Maker) -> None
             read()
     path.unlink()
     path.mkdir()
+    for read in readers(path):
+        with pytest.raises(StoreError, match=r"step-1\.json is no plain file"):
+            read()
     path.rmdir()
     (tmp_path / "elsewhere").mkdir()
     path.parents[1].with_name("linked").symlink_to(tmp_path / "elsewhere")
@@ -239,6 +242,13 @@ def test_a_folder_that_cannot_be_read_is_named(
         with pytest.raises(StoreError, match="cannot read the folder") as caught:
             read()
         assert str(closed) in str(caught.value)
+
+
+def test_a_store_without_records_is_empty_and_one_behind_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    assert Store(tmp_path / "none").records() == Store(tmp_path / "none").last_files() == []
+    (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(StoreError, match="cannot read the folder"):
+        Store(tmp_path).records()
 
 
 def test_a_data_set_that_is_not_installed_is_named_with_the_file(tmp_path: Path, make_record: Maker) -> None:
