@@ -15,6 +15,8 @@ from cispbench.results.run_rules import scored_from_files
 from cispbench.results.store import Store, check_run, read_record
 from cispbench.splits.errors import StoreError
 
+_BEGINNING = 128  # bytes of a file that tell whether it carries a checksum
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -51,7 +53,7 @@ def audit_records(store: Store) -> Audit:
             continue
         try:
             runs[path.parent].append(read_record(path))
-            if not has_checksum(read_plain(path)):
+            if not has_checksum(read_plain(path, _BEGINNING)):
                 unchecked.append(path)
         except StoreError as error:
             problems.append(_problem(path, error))
@@ -79,8 +81,8 @@ def rewrite_records(found: Audit) -> None:
 
 def count_unchecked(store: Store) -> tuple[int, int]:
     """Return how many records of a store carry no checksum, and how many there are. Raises StoreError."""
-    firsts = [has_checksum(read_plain(path)) for path in store.files()]
-    return firsts.count(False), len(firsts)
+    carried = [has_checksum(read_plain(path, _BEGINNING)) for path in store.files()]
+    return carried.count(False), len(carried)
 
 
 def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:

@@ -103,8 +103,8 @@ def linked(path: Path) -> StoreError:
     )
 
 
-def read_plain(path: Path) -> bytes:
-    """Return the content of a record's file. Raises StoreError if it cannot be read, or is a link or a pipe."""
+def read_plain(path: Path, size: int = -1) -> bytes:
+    """Return the content of a record's file, or its first ``size`` bytes. Raises StoreError if it cannot be read, or is a link or a pipe."""
     try:
         # Neither follows a link out of the store nor waits for the other end of a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -112,7 +112,7 @@ def read_plain(path: Path) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StoreError(f"{path} is no plain file.", hint="Move it away: a record is a file of JSON.")
             with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
+                return file.read(size)
         finally:
             os.close(descriptor)
     except OSError as error:
