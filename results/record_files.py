@@ -104,7 +104,10 @@ def linked(path: Path) -> StoreError:
 
 
 def read_plain(path: Path, size: int = -1) -> bytes:
-    """Return the content of a record's file, or its first ``size`` bytes. Raises StoreError if it cannot be read, or is a link or a pipe."""
+    """Return the content of a record's file, or its first ``size`` bytes.
+
+    Raises StoreError if it cannot be read, or is a link or a pipe.
+    """
     try:
         # Neither follows a link out of the store nor waits for the other end of a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
