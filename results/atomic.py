@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import os
 import secrets
@@ -105,6 +104,8 @@ def _renamed(path: Path, data: bytes, *, last: bool) -> bool:
 
     ``last``: raise FileNotFoundError then.
     """
+    import fcntl  # Windows has none, and the command line has to come up there to say so
+
     # Not tempfile: its files are private to the user, and a store may be shared by several.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -131,6 +132,8 @@ def _renamed(path: Path, data: bytes, *, last: bool) -> bool:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files of writers of ``path`` that are no more: nobody holds their lock. Raises OSError."""
+    import fcntl
+
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from cispbench.results.atomic import write_atomic
 from cispbench.results.checked_json import has_checksum
 from cispbench.results.record import StepRecord
-from cispbench.results.record_files import DEPTH, Listing, linked, list_folder, named_as_record, read_plain, step_number
+from cispbench.results.record_files import DEPTH, linked, list_folder, named_as_record, read_plain, step_number
 from cispbench.results.run_rules import scored_from_files
 from cispbench.results.store import Store, check_run, read_record
 from cispbench.splits.errors import StoreError
+
+_HOME = "Move it out of the store. A record lies at runs/<data set>/<setting>/<method>/<run>/step-<k>.json."
+_BEGINNING = 128  # bytes of a file that tell whether it carries a checksum
 
 
 @dataclass(frozen=True)
@@ -39,33 +42,38 @@ def audit_records(store: Store) -> Audit:
     """Read every file below the store's folder ``runs`` by all rules for records and runs."""
     problems: list[Problem] = []
     unchecked: list[Path] = []
-    runs: dict[Path, list[StepRecord]] = defaultdict(list)
-    broken: set[Path] = set()
-    for path in _files(store.runs, problems):
-        home = len(path.relative_to(store.runs).parts) == DEPTH + 1
-        if not (home and named_as_record(path)):
-            action = (
-                "Move it out of the store. A record lies at runs/<data set>/<setting>/<method>/<run>/step-<k>.json."
-            )
-            problems.append(Problem(path, f"{path} is no record, and nothing reads it.", action))
-            continue
+    runs = records = 0
+    # Run by run: all records of a large store do not fit into memory.
+    for folder, paths in groupby(_files(store.runs, problems), key=lambda path: path.parent):
+        at_home = len(folder.relative_to(store.runs).parts) == DEPTH
+        named: list[Path] = []
+        others: list[Path] = []
+        for path in paths:
+            (named if at_home and named_as_record(path) else others).append(path)
+        problems += [Problem(path, f"{path} is no record, and nothing reads it.", _HOME) for path in others]
+        read = _audit_run(folder, named, problems)
+        unchecked += [path for path in read if not has_checksum(read_plain(path, _BEGINNING))]
+        runs, records = runs + bool(read), records + len(read)
+    return Audit(records, runs, tuple(unchecked), tuple(problems))
+
+
+def _audit_run(folder: Path, paths: list[Path], problems: list[Problem]) -> list[Path]:
+    """Return the files of a run that can be read, and note what is wrong with the others and with the whole."""
+    records = {}
+    for path in paths:
         try:
-            runs[path.parent].append(read_record(path))
-            if not has_checksum(read_plain(path)):
-                unchecked.append(path)
+            records[path] = read_record(path)
         except StoreError as error:
             problems.append(_problem(path, error))
-            broken.add(path.parent)
-    for folder, records in runs.items():
-        try:
-            check_run(folder, [(record, record.matrix()) for record in records])
-        except StoreError as error:
-            problems.append(_problem(folder, error))
-        # A record that is damaged is not missing.
-        if folder not in broken and (missing := _missing(records)):
-            what = f"{folder} has no record of step {', '.join(map(str, missing))}, though of later ones."
-            problems.append(Problem(folder, what, "Restore it from version control, or rerun."))
-    return Audit(sum(map(len, runs.values())), len(runs), tuple(unchecked), tuple(problems))
+    try:
+        check_run(folder, [(record, record.matrix()) for record in records.values()])
+    except StoreError as error:
+        problems.append(_problem(folder, error))
+    # A record that cannot be read is not missing.
+    if len(records) == len(paths) and (missing := _missing(list(records.values()))):
+        what = f"{folder} has no record of step {', '.join(map(str, missing))}, though of later ones."
+        problems.append(Problem(folder, what, "Restore it from version control, or rerun."))
+    return list(records)
 
 
 def rewrite_records(found: Audit) -> None:
@@ -79,26 +87,26 @@ def rewrite_records(found: Audit) -> None:
 
 def count_unchecked(store: Store) -> tuple[int, int]:
     """Return how many records of a store carry no checksum, and how many there are. Raises StoreError."""
-    firsts = [has_checksum(read_plain(path)) for path in store.files()]
-    return firsts.count(False), len(firsts)
+    carried = [has_checksum(read_plain(path, _BEGINNING)) for path in store.files()]
+    return carried.count(False), len(carried)
 
 
 def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
     """Yield all files below a folder, those of a run by step; note folders that cannot be read, and links."""
     try:
-        listing = list_folder(folder) if folder.exists() else Listing([], [], [])
+        listing = list_folder(folder)
     except StoreError as error:
         problems.append(_problem(folder, error))
         return
     problems += [_problem(link, linked(link)) for link in listing.links]
-    yield from sorted(listing.files, key=step_number)
+    yield from sorted([*listing.files, *filter(named_as_record, listing.folders)], key=step_number)
     for inner in listing.folders:
         yield from _files(inner, problems)
 
 
 def _missing(records: list[StepRecord]) -> list[int]:
     """Return the steps without a record between or before those of a run."""
-    if scored_from_files(records[0]):  # each is scored for itself
+    if not records or scored_from_files(records[0]):  # those are scored each for itself
         return []
     there = {record.step for record in records}
     # A run that begins at an imported step names none before it.

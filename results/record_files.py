@@ -42,19 +42,22 @@ def run_folders(runs: Path, ending: str = "") -> list[Path]:
 
     Raises StoreError naming a folder that cannot be read or is a link.
     """
-    folders = [runs] if os.path.lexists(runs) else []
+    folders = [runs]
     for _ in range(DEPTH):
         listings = [list_folder(folder) for folder in folders]
-        for link in (link for listing in listings for link in listing.links):
-            raise linked(link)
+        links = [link for listing in listings for link in listing.links]
+        if links:
+            raise linked(links[0])
         folders = [inner for listing in listings for inner in listing.folders]
     return [folder for folder in folders if folder.name.endswith(ending)]
 
 
 def run_files(folder: Path) -> list[Path]:
-    """Return the files of a run's folder that are named as records, ordered by step. Raises StoreError."""
+    """Return what is named as a record in a run's folder, ordered by step. Raises StoreError."""
+    # A folder or link of such a name is among them, so that reading it is an error.
+    named = [path for kind in list_folder(folder) for path in kind if named_as_record(path)]
     # By number, not by name: step-10 comes after step-9.
-    return sorted(filter(named_as_record, list_folder(folder).files), key=step_number)
+    return sorted(named, key=step_number)
 
 
 def named_as_record(path: Path) -> bool:
@@ -69,7 +72,10 @@ def step_number(path: Path) -> int:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Return what lies in a folder, each by name. Raises StoreError naming a folder that cannot be read."""
+    """Return what lies in a folder, each by name; nothing if it is not there.
+
+    Raises StoreError naming a folder that cannot be read, or a link to nothing.
+    """
     folders: list[Path] = []
     files: list[Path] = []
     links: list[Path] = []
@@ -79,6 +85,9 @@ def list_folder(folder: Path) -> Listing:
                 kind = files if not entry.is_dir() else links if entry.is_symlink() else folders
                 kind.append(folder / entry.name)
     except OSError as error:
+        # Asked after the attempt: a folder above that may not be entered would look like one that is not there.
+        if isinstance(error, FileNotFoundError) and not folder.is_symlink():
+            return Listing([], [], [])
         reason = error.strerror or type(error).__name__
         raise StoreError(
             f"cannot read the folder {folder}: {reason}.", hint="Change its permissions, or move it out of the store."
@@ -94,8 +103,11 @@ def linked(path: Path) -> StoreError:
     )
 
 
-def read_plain(path: Path) -> bytes:
-    """Return the content of a record's file. Raises StoreError if it cannot be read, or is a link or a pipe."""
+def read_plain(path: Path, size: int = -1) -> bytes:
+    """Return the content of a record's file, or its first ``size`` bytes.
+
+    Raises StoreError if it cannot be read, or is a link or a pipe.
+    """
     try:
         # Neither follows a link out of the store nor waits for the other end of a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -103,7 +115,7 @@ def read_plain(path: Path) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StoreError(f"{path} is no plain file.", hint="Move it away: a record is a file of JSON.")
             with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
+                return file.read(size)
         finally:
             os.close(descriptor)
     except OSError as error:

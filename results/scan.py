@@ -8,6 +8,7 @@ bits for a float, which matters in free mappings such as ``recipe`` alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import chain
@@ -30,6 +31,7 @@ Counts = NDArray[np.int64]
 
 _ALL = {entry.name for entry in fields(StepRecord)}
 _FACTS = [entry.name for entry in fields(StepFacts)]
+_SPACED = re.compile(rb'"\s+:')
 _identity = attrgetter("run_key", "setting", "steps", "joint")
 
 
@@ -109,10 +111,10 @@ def scan_record(path: Path) -> Scanned:
 def _refuse_doubles(value: Any, data: bytes) -> None:
     """Raise ValueError where an object may have a key twice: orjson would take the last one.
 
-    Every key is followed by a colon, as ``to_json`` writes it. Another layout, and a text that looks like a key, are
-    left to the full reader.
+    A colon follows every key. A layout with spaces before it, and a text that looks like a key, are left to the full
+    reader.
     """
-    if type(value) is not dict or data.count(b'":') != data.count(b'": ') or data.count(b'":') != _keys(value):
+    if type(value) is not dict or data.count(b'":') != _keys(value) or _SPACED.search(data):
         raise ValueError("perhaps a key twice")
 
 

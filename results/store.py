@@ -30,6 +30,9 @@ _COLUMNS = (
     "record",
 )  # fmt: skip
 
+_NOT_MEASURED = "This cannot have been measured: restore it from version control, or delete it and rerun."
+_NOT_WRITTEN = "It was not written: nobody could compare it. `cispbench data check` tells what is wrong with the data."
+
 
 class Store:
     """The records below the folder ``path``, which need not exist before the first one is written."""
@@ -64,7 +67,7 @@ class Store:
         run, or for a record that breaks a rule and could not be read again.
         """
         path = self.place(record)
-        check_stored(path, record, record.matrix())
+        _refuse(path, step_problems(record, record.matrix()), _NOT_WRITTEN)
         if _exists(path):
             there = read_record(path)
             if (there.key, there.run_key) == (record.key, record.run_key):
@@ -98,7 +101,7 @@ class Store:
         """
         # A folder's name ends in the first ten characters of its run's key: only few records need to be read.
         named = f"-{safe_part(start[:10])}"
-        likely = [folder for folder in run_folders(self.runs) if start and folder.name[-11:].startswith(named)]
+        likely = [folder for folder in run_folders(self.runs) if start and named in folder.name]
         runs = [records for folder in likely if (records := read_run(folder))]
         found = [records for records in runs if records[0].run_key.startswith(start)]
         if len(found) != 1:
@@ -168,21 +171,20 @@ def check_stored(path: Path, record: StepFacts, counts: Counts) -> None:
     try:
         parse_setting(record.setting)
     except CispbenchError as error:
-        hint = "Install the package that offers its data set, or move the record out of the store."
-        hint = hint if isinstance(error, SettingError) else error.hint  # a broken package has one of its own
+        install = "Install the package that offers its data set, or move the record out of the store."
+        hint = install if isinstance(error, SettingError) else error.hint  # a broken package has one of its own
         raise StoreError(f"{path}: {error.message}", hint=hint) from error
-    _refuse(path, step_problems(record, counts))
+    _refuse(path, step_problems(record, counts), _NOT_MEASURED)
 
 
 def check_run(folder: Path, steps: Sequence[tuple[StepFacts, Counts]]) -> None:
     """Raise StoreError naming the folder unless the recorded steps of a run, in their order, fit together."""
-    _refuse(folder, run_problems(steps) if steps else [])
+    _refuse(folder, run_problems(steps) if steps else [], _NOT_MEASURED)
 
 
-def _refuse(path: Path, found: Sequence[str]) -> None:
+def _refuse(path: Path, found: Sequence[str], hint: str) -> None:
     if found:
         broken = refusal(str(path), [f"{text}." for text in found], StoreError)
-        hint = "This cannot have been measured: restore it from version control, or delete it and rerun."
         raise StoreError(broken.message, hint=hint)
 
 

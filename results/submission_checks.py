@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 from cispbench.results.record import StepRecord
-from cispbench.results.run_rules import KINDS, run_problems, scored_from_files, step_problems
+from cispbench.results.run_rules import KINDS, known_test, run_problems, scored_from_files, step_problems
 from cispbench.results.submission_text import shown
 from cispbench.splits.errors import SettingError
 from cispbench.splits.selection import has_golden
@@ -63,6 +63,9 @@ def _facts(record: StepRecord) -> Iterator[str]:
         yield f"profile is {shown(record.profile)}, not one of {', '.join(KINDS)}"
     if datetime.fromisoformat(record.created) > datetime.now(UTC) + timedelta(days=1):
         yield f"created is {shown(record.created)}, which is yet to come"
+    known = known_test(record)
+    if known is not None and record.data.kind == "synthetic" and record.data.val_images != known.images:
+        yield f"data.val_images is {record.data.val_images}, and the synthetic data have {known.images}"
     with suppress(SettingError):  # an unknown data set; the rules of all runs tell it
         if record.data.kind == "full" and not has_golden(record.dataset):
             yield f"data.kind is 'full', and no lists are published for {record.dataset}"

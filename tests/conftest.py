@@ -30,7 +30,7 @@ from cispbench.results.record_fields import (
     ModelUsed,
     Timing,
 )
-from cispbench.splits.selection import golden_steps, has_golden
+from cispbench.splits.selection import golden_list, golden_steps, has_golden
 from cispbench.splits.settings import parse_setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,12 +117,13 @@ def measurable(record: StepRecord) -> StepRecord:
         counts[:, known:] = 0
     data, recipe, lists = record.data, record.recipe, golden_steps(plan)
     if data.kind == "full" and has_golden(plan.dataset):
-        if "evaluation" not in recipe:
-            recipe = recipe | VIEW
-            counts *= -(-data.val_images * 10_000 // counts.sum())
+        data = replace(data, val_images=golden_list(plan.dataset, "val")[0])
         if lists is not None and not record.joint and record.origin != "predictions":
             images, sha256 = lists[record.step]
             data = replace(data, train_images=images, list_sha256=sha256)
+        if "evaluation" not in recipe:
+            recipe = recipe | VIEW
+            counts *= -(-data.val_images * 10_000 // counts.sum())
     return replace(record, confusion=confusion_rows(counts), data=data, recipe=recipe)
 
 

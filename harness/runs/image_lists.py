@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cispbench.harness.data.source import Source
 from cispbench.splits.errors import DataError
-from cispbench.splits.selection import digest, select_images
+from cispbench.splits.selection import digest, golden_steps, select_images
 from cispbench.splits.settings import Setting
 
 
@@ -18,7 +18,11 @@ class ImageLists:
         self._tested: str | None = None
 
     def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
-        """Return the ids that ``step`` trains on, and their digest. Raises DataError for a step without images."""
+        """Return the ids that ``step`` trains on, and their digest.
+
+        Raises DataError for a step without images, and for a full data set whose masks make another list than is
+        published: no store would take the records of its runs.
+        """
         if (setting, step) not in self._selected:
             if self._presence is None:
                 self._presence = self._source.presence("train")
@@ -31,7 +35,18 @@ class ImageLists:
                     hint="Use more data, or another task.",
                 )
             self._selected[setting, step] = images, digest(images)
+            self._compare(setting, step)
         return self._selected[setting, step]
+
+    def _compare(self, setting: Setting, step: int) -> None:
+        published = golden_steps(setting) if self._source.kind == "full" else None
+        images, list_sha256 = self._selected[setting, step]
+        if published is not None and (len(images), list_sha256) != published[step]:
+            raise DataError(
+                f"step {step} of {setting.name} selects {len(images)} training images, which are not the "
+                f"{published[step][0]} of the published list: all images are there, and masks hold other classes.",
+                hint="`cispbench data check` tells which masks are not the published ones.",
+            )
 
     def test_digest(self) -> str:
         """Return the digest of the test images' ids."""

@@ -209,6 +209,9 @@ def test_links_and_pipes_are_refused(tmp_path: Path, make_record: Maker) -> None
             read()
     path.unlink()
     path.mkdir()
+    for read in readers(path):
+        with pytest.raises(StoreError, match=r"step-1\.json is no plain file"):
+            read()
     path.rmdir()
     (tmp_path / "elsewhere").mkdir()
     path.parents[1].with_name("linked").symlink_to(tmp_path / "elsewhere")
@@ -241,6 +244,13 @@ def test_a_folder_that_cannot_be_read_is_named(
         assert str(closed) in str(caught.value)
 
 
+def test_a_store_without_records_is_empty_and_one_behind_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    assert Store(tmp_path / "none").records() == Store(tmp_path / "none").last_files() == []
+    (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(StoreError, match="cannot read the folder"):
+        Store(tmp_path).records()
+
+
 def test_a_data_set_that_is_not_installed_is_named_with_the_file(tmp_path: Path, make_record: Maker) -> None:
     path = put(Store(tmp_path), make_record)[0]
     content = {**read_record(path).content(), "dataset": "moon", "setting": "moon:overlapped-15-5"}
@@ -260,6 +270,7 @@ def test_a_key_twice_and_half_a_character_are_refused_with_a_right_checksum(tmp_
     assert json.loads(text)
     for old, new in (
         ('"seed": 0', '"seed": 1,\n "seed": 0'), ('"dirty": null', '"dirty": true, "dirty": null'),
+        ('"seed": 0', '"seed" : 1,\n "seed": 0'),
         ('"median"', '"\\ud800"'), ('"python": "3.11"', '"python": "\\udfff"'),
     ):  # fmt: skip
         assert text.count(old) == 1, old

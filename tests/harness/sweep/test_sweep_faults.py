@@ -198,9 +198,8 @@ def test_no_clock_decides_anything(commands: Any, swept: Any, days: int) -> None
     shutil.copytree(swept.steps, commands.steps)
     then = datetime.now(UTC) + timedelta(days=days)
     for path in commands.out.glob("runs/*/*/*/*/step-*.json"):
-        content = json.loads(path.read_text())
-        content["created"] = then.isoformat(timespec="seconds")
-        path.write_text(StepRecord.from_json(json.dumps(content), str(path)).to_json())
+        record = StepRecord.from_json(path.read_bytes(), str(path))
+        path.write_bytes(replace(record, created=then.isoformat(timespec="seconds")).to_json())
     for place in (commands.out, commands.steps):
         for path in place.rglob("*"):
             os.utime(path, (then.timestamp(), then.timestamp()))

@@ -249,7 +249,8 @@ def test_nothing_to_draw_is_said(store: Store, tmp_path: Path, make_record: Make
 
 def test_a_run_from_files_alone_has_no_cost_and_no_curve(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
-    scored = make_record("overlapped-15-5", step=1, confusion=matrix("overlapped-15-5", 1, 70), origin="predictions")
+    counts = matrix("overlapped-15-5", 1, 70)
+    scored = make_record("overlapped-15-5", step=1, confusion=counts, origin="predictions", previous_key=None)
     store.write(scored)
     names = [picture.path.name for picture in plan_pictures(store)]
     assert names == ["scatter", "confusion"]
