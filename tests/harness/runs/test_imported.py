@@ -48,6 +48,6 @@ def test_a_wrong_fact_is_named(manifest: Path, name: str, value: object) -> None
 
 def test_a_damaged_manifest_is_named_and_the_checkpoint_to_be_imported_again(manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("deeplabv3-resnet101", "deeplabv3-resnet50"))
-    with pytest.raises(StoreError, match="its checksum does not match. Import its checkpoint again") as error:
+    with pytest.raises(StoreError, match=r"its checksum does not match\. Import its checkpoint again") as error:
         find(manifest)
     assert str(manifest) in str(error.value)
