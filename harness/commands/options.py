@@ -42,7 +42,7 @@ LOADERS = click.option(
 )  # fmt: skip
 PROTOCOL = click.option("--protocol", default="strict", show_default=True, help="How scores are computed.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-QUIET = click.option("--quiet", is_flag=True, help="No progress, only the table.")
+QUIET = click.option("--quiet", is_flag=True, help="No progress: the table, and lines of trouble.")
 PROFILE = click.option(
     "--profile", help="paper (the published recipe), mini (small real data) or quick (built-in scenes)."
 )

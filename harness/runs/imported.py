@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cispbench.harness.runs.step_store import StepStore
+from cispbench.harness.runs.step_store import DamagedStepError, StepStore
 from cispbench.splits.errors import StoreError, UsageError
 from cispbench.splits.settings import Setting
+from cispbench.splits.strict_fields import read_fields
 
 IMPORTED = "imported:"  # before the code base's name, in place of the pre-trained weights
 
@@ -55,7 +56,10 @@ def find_imported(steps: StepStore, prefix: str) -> ImportedStep:
             f"--start-from {prefix}: {found} in {steps.root} with a key that starts so.",
             hint="Give the key that `cispbench import checkpoint` printed, and the same --steps-dir.",
         )
-    facts = steps.manifest(keys[0]).get("imported")
+    try:
+        facts = steps.manifest(keys[0]).get("imported")
+    except DamagedStepError as error:
+        raise StoreError(error.message, hint="Import its checkpoint again.") from error
     if not isinstance(facts, dict):
         raise UsageError(
             f"--start-from {prefix}: that step was trained here, not imported.",
@@ -65,10 +69,5 @@ def find_imported(steps: StepStore, prefix: str) -> ImportedStep:
 
 
 def _from_facts(key: str, facts: dict[str, Any]) -> ImportedStep:
-    names = ("step", "code", "model", "sha256", "image_size", "parameters", "in_place_abn")
-    try:
-        return ImportedStep(key=key, classes=tuple(facts["classes"]), **{name: facts[name] for name in names})
-    except KeyError as error:
-        raise StoreError(
-            f"the manifest of the imported step {key[:10]} has no {error}.", hint="Import it again."
-        ) from error
+    known = {name: facts[name] for name in ImportedStep.__dataclass_fields__ if name in facts}
+    return read_fields(ImportedStep, known | {"key": key}, f"the manifest of the imported step {key[:10]}")

@@ -129,15 +129,15 @@ class StepStore:
     def publish(
         self, key: str, weights: Mapping[str, Tensor], method: Mapping[str, Tensor], manifest: Mapping[str, Any]
     ) -> None:
-        """Store a finished step, unless it is there already. Raises StoreError."""
+        """Store a finished step, unless it is there already; a damaged one is set aside. Raises StoreError."""
         from safetensors.torch import save
 
         target = self.folder(key)
-        if not self.has(key):
+        if self.damage(key) is not None:  # as it is where there is nothing
             # In the same folder, because a rename is atomic only within one file system.
             draft = self.root / "steps" / f".{key}-{os.getpid()}"
             try:
-                if target.exists():  # without a manifest: a rename cannot replace a folder with files in it
+                if target.exists():
                     self.set_aside(key)
                 make_folder(draft)
                 # Each file is brought to the disk before the rename. Otherwise a power failure could leave a manifest

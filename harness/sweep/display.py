@@ -80,6 +80,10 @@ class SweepView:
         """Write a line that stays."""
         print(text, file=self._stream, flush=True)
 
+    def warn(self, text: str) -> None:
+        """Write a line of trouble, which no view hides."""
+        self.note(text)
+
     def refresh(self) -> None:
         """Redraw what moves."""
 
@@ -147,10 +151,14 @@ class LiveView(SweepView):
 
 
 class SilentView(SweepView):
-    """Shows nothing."""
+    """Shows trouble alone."""
 
     def note(self, text: str) -> None:
         """Write nothing."""
+
+    def warn(self, text: str) -> None:
+        """Write the line."""
+        super().note(text)
 
 
 def make_sweep_view(scores: Callable[[Node], str], quiet: bool = False) -> SweepView:

@@ -33,6 +33,13 @@ class StepWaiting:
 
 
 @dataclass(frozen=True)
+class StepTrouble:
+    """Something is wrong, and the step goes on all the same: a damaged file was set aside, for example."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class StepLocked:
     """The step was not begun, or not finished: another process has the lock of the step with this ``key``."""
 
@@ -52,7 +59,7 @@ class StepFinished:
     """The step is in the step store, and recorded for every run that needs it."""
 
 
-StepEvent = StepProgress | StepWaiting | StepLocked | StepFailed | StepFinished
+StepEvent = StepProgress | StepWaiting | StepTrouble | StepLocked | StepFailed | StepFinished
 
 
 @contextmanager
@@ -73,7 +80,7 @@ def sending_the_end(send: Callable[[StepEvent], None]) -> Iterator[None]:
 
 
 class EventView(PlainView):
-    """Lines for the log of a step; the sweep gets its progress, every few seconds, and what it waits for."""
+    """Lines for the log of a step; the sweep gets its progress, every few seconds, its troubles, and its waits."""
 
     def __init__(self, send: Callable[[StepEvent], None], every: float = PROGRESS_SECONDS) -> None:
         super().__init__(sys.stderr)
@@ -97,3 +104,8 @@ class EventView(PlainView):
         """Write the line, and send it: otherwise nobody could see why nothing moves."""
         super().waiting(text)
         self._send(StepWaiting(text))
+
+    def warn(self, text: str) -> None:
+        """Write the line, and send it: few people look into the log of a step that ends well."""
+        super().warn(text)
+        self._send(StepTrouble(text))

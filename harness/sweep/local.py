@@ -16,7 +16,15 @@ from pathlib import Path
 
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.sweep.display import SweepView
-from cispbench.harness.sweep.events import StepEvent, StepFailed, StepFinished, StepLocked, StepProgress, StepWaiting
+from cispbench.harness.sweep.events import (
+    StepEvent,
+    StepFailed,
+    StepFinished,
+    StepLocked,
+    StepProgress,
+    StepTrouble,
+    StepWaiting,
+)
 from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.outcome import OpenSteps, SweepOutcome, sigterm_as_ctrl_c
 from cispbench.harness.sweep.worker import StepJob, work
@@ -150,6 +158,8 @@ class LocalSweep:
                 return
             if isinstance(worker.last, StepWaiting):
                 self._view.note(f"{worker.node.name}: {worker.last.reason}")
+            elif isinstance(worker.last, StepTrouble):
+                self._view.warn(f"{worker.node.name}: {worker.last.reason}")
             elif isinstance(worker.last, StepProgress):
                 self._view.progress(worker.node, worker.last.iteration, worker.last.total)
 

@@ -12,7 +12,7 @@ import torch
 from cispbench.harness.machine.environment import peak_host_bytes
 from cispbench.harness.training.checkpoint import save_checkpoint
 from cispbench.harness.training.job import StoppedError, TrainingJob, TrainingLog
-from cispbench.harness.training.nonfinite import DeviceLosses, read_losses, require_finite_weights
+from cispbench.harness.training.nonfinite import DeviceLosses, read_losses, reason, require_finite_weights
 from cispbench.harness.training.state import TrainingState
 
 CHECKPOINT_SECONDS = 10.0  # at least this long between two checkpoints,
@@ -67,8 +67,14 @@ class Monitor:
         now = time.perf_counter()
         log.seconds += now - self._mark
         self._mark = now
+        skips = self._state.skipped_iterations
         for losses in read:
-            self._state.skipped_iterations.count(losses, job.group)
+            skips.count(losses, job.group)
+            if not losses.finite and skips.in_all == 1:
+                job.view.warn(
+                    f"step {job.context.step}: {reason(losses)} at iteration {losses.iteration}; such an update is "
+                    "left out, and the record counts them"
+                )
         logged = [losses.terms for losses in read if losses.finite]
         if not logged:
             return

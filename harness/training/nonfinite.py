@@ -130,14 +130,14 @@ class SkippedIterations:
         ids = [name for own in group.gather(_suspect_ids(last)) for name in own]
         shown = ", ".join(ids[:IDS_SHOWN]) + (f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else "")
         return RunError(
-            f"{_reason(last)} at {where} of step {self.step} ({how_many} were skipped; the images of the last one: "
+            f"{reason(last)} at {where} of step {self.step} ({how_many} were skipped; the images of the last one: "
             f"{shown}).",
             hint="Lower the learning rate (--set optim.lr=...), clip gradients (--set optim.clip=1) or use --set "
             "optim.precision=fp32; the last checkpoint is kept, and a changed recipe begins a step of its own.",
         )
 
 
-def _reason(losses: HostLosses) -> str:
+def reason(losses: HostLosses) -> str:
     """Say why an iteration is not finite."""
     names = [name for name, value in losses.terms.items() if not math.isfinite(value)]
     return f"the loss {names[0]} is not a finite number" if names else "the gradient's norm is not a finite number"

@@ -73,7 +73,7 @@ class SlurmWatch:
             self._queue = slurm_queue.look_at_queue(names)
         except RunError as error:
             if self._answers:
-                self._view.note(f"the cluster does not answer: {error.message} The sweep keeps asking.")
+                self._view.warn(f"the cluster does not answer: {error.message} The sweep keeps asking.")
             self._answers = False
             return False
         if not self._answers:
@@ -87,7 +87,7 @@ class SlurmWatch:
     def _show_reason(self, what: str | TaskId, reason: str, line: str) -> None:
         """Show the line once for each new reason."""
         if reason and self._shown_reasons.get(what) != reason:
-            self._view.note(line)
+            self._view.warn(line)
         self._shown_reasons[what] = reason
 
     def _look_at(self, node: Node, answered: bool) -> None:

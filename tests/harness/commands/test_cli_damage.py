@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -15,9 +16,10 @@ import torch
 
 from cispbench.harness.runs.step_files import Manifest
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
-from cispbench.harness.training.checkpoint_file import write_checkpoint
+from cispbench.harness.training.checkpoint_file import read_checkpoint, write_checkpoint
 from cispbench.results.atomic import write_atomic
 from cispbench.results.checked_json import read_checked, write_checked
+from cispbench.splits.errors import StoreError
 
 
 @pytest.fixture
@@ -165,3 +167,36 @@ def test_a_folder_without_a_manifest_is_set_aside_and_that_is_said(done: Any, fi
     shutil.rmtree(done.out)
     assert f"{path} is damaged: it is not a file" in done.succeed(done.tiny("--quiet")).stderr
     assert done.outcome() == finished.outcome()
+
+
+def test_a_plan_of_a_sweep_reads_the_manifests_with_their_checksums(commands: Any, swept: Any) -> None:
+    shutil.copytree(swept.out, commands.out)
+    shutil.copytree(swept.steps, commands.steps)
+    plan = [*commands.sweep("finetune"), "--plan", "--json"]
+    before = json.loads(commands.succeed(plan).stdout)
+    path = commands.steps / "steps" / before["steps"][-1]["key"] / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"iterations": 2', '"iterations": 3', 1))
+    assert path.read_text() != text
+    (step,) = [step for step in json.loads(commands.succeed(plan).stdout)["steps"] if step["state"] == "damaged"]
+    assert step["key"] == path.parent.name and str(path) in step["reason"]
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(done: Any, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = done.steps / "work" / "0" / "checkpoint.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(path, {"iteration": 1})
+    evaluation = evaluation_of(done, finished, 1)
+    right = Path.open
+
+    def fail(self: Path, *args: Any, **more: Any) -> Any:
+        if self in (path, evaluation, evaluation.with_name("manifest.json")):
+            raise OSError(errno.EIO, "Input/output error")
+        return right(self, *args, **more)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(StoreError, match=re.escape(str(path))):
+        read_checkpoint(path)
+    shutil.rmtree(done.out)
+    done.refused(1, done.tiny(), str(evaluation), "Input/output error")
+    assert path.is_file() and not list(done.steps.glob("**/*.damaged-*"))

@@ -136,13 +136,17 @@ def test_an_imported_step_is_evaluated_and_trained_further(commands: Any, checkp
     assert record["model"]["weights"] == "imported:mib"
     again = json.loads(run("--start-from", key[:12]).stdout)
     assert again["trained"] == 0
-    # Damaged, it is neither trained anew nor gone on from.
+    # Damaged, it is neither trained anew nor gone on from; imported again, it is sound.
+    again_words = words
     with (commands.steps / "steps" / key / "weights.safetensors").open("ab") as file:
         file.write(b"0")
     words = ["run", "--method", "mib", "--setting", SETTING, "--profile", "mini", "--model", "deeplabv3-resnet18"]
     words += ["--data-root", str(commands.data), *CROP, "--start-from", key[:12], "--seed", "1"]
     words += ["--out", str(commands.home / "other"), "--steps-dir", str(commands.steps)]
     commands.refused(1, words, f"the imported step {key[:10]} is missing or damaged", "Import its checkpoint again.")
+    commands.succeed(again_words)
+    assert [path.name for path in commands.steps.glob("steps/*.damaged-*")] == [f"{key}.damaged-0"]
+    commands.succeed([*words, "--until", "0"])
 
 
 @pytest.mark.usefixtures("small")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +55,14 @@ def test_a_checkpoint_left_by_a_kill_after_publishing_is_removed_by_the_next_run
     assert len(list(commands.steps.glob("work/*/checkpoint.pt"))) == 1
     commands.succeed(commands.tiny())
     assert commands.leftovers() == []
+    assert commands.outcome() == finished.outcome()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+def test_a_run_whose_messages_nobody_can_read_stores_and_prints_its_results(
+    commands: Any, finished: Any, closed: str
+) -> None:
+    words = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "cispbench.harness.cli", *commands.tiny()]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and "| mbs (measured)" in done.stdout
     assert commands.outcome() == finished.outcome()

@@ -10,20 +10,23 @@ from cispbench.harness.sweep.events import (
     StepFailed,
     StepFinished,
     StepProgress,
+    StepTrouble,
     StepWaiting,
     sending_the_end,
 )
 from cispbench.splits.errors import RunError
 
 
-def test_a_view_sends_progress_and_waits_and_no_other_line() -> None:
+def test_a_view_sends_progress_troubles_and_waits_and_no_other_line() -> None:
     sent: list[StepEvent] = []
     view = EventView(sent.append, every=0.0)
     view.note("another process is already at work")
     view.waiting("somebody is at it")
+    view.warn("a file is damaged")
     view.start_step(1, 3, "11-15", 20, 100, start=40)
     view.update(41, {"cross_entropy": 1.0}, 2.0)
-    assert sent == [StepWaiting("somebody is at it"), StepProgress(40, 100), StepProgress(41, 100)]
+    assert sent[:2] == [StepWaiting("somebody is at it"), StepTrouble("a file is damaged")]
+    assert sent[2:] == [StepProgress(40, 100), StepProgress(41, 100)]
 
 
 @pytest.mark.parametrize(

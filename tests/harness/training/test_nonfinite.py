@@ -150,7 +150,8 @@ def test_a_run_goes_on_after_a_loss_that_is_no_number_and_records_it(
     commands: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {2, 4})
-    commands.succeed(commands.tiny(method="finetune", iterations=(6, 2)))
+    said = commands.succeed(commands.tiny("--quiet", method="finetune", iterations=(6, 2))).stderr
+    assert said.count("\n") == 1 and "the loss cross_entropy is not a finite number at iteration 2" in said
     first, second = (json.loads(commands.records()[step].read_text()) for step in (0, 1))
     assert (first["skipped_steps"], second["skipped_steps"]) == (2, 0)
     assert first["losses"]["iterations"] == [1, 3, 5, 6]
