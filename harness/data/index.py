@@ -30,6 +30,7 @@ from cispbench.harness.data.index_file import (
     save_entries,
     stamp_of,
 )
+from cispbench.harness.data.jpeg import without_end
 from cispbench.results.atomic import make_folder
 from cispbench.splits.errors import DataError
 
@@ -114,7 +115,7 @@ def find_broken(
     def try_image(path: Path) -> None:
         content = read_regular_file(path, "image")
         check_image(path, content)
-        decode_image(path, content)
+        decode_image(path, without_end(content))
 
     def try_mask(path: Path) -> None:
         decode_mask(path, read_regular_file(path, "mask"), dataset)
