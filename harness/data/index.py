@@ -30,6 +30,7 @@ from cispbench.harness.data.index_file import (
     save_entries,
     stamp_of,
 )
+from cispbench.harness.data.jpeg import without_end
 from cispbench.results.atomic import make_folder
 from cispbench.splits.errors import DataError
 
@@ -58,10 +59,15 @@ class Index:
     changed: tuple[DataError, ...] = field(default=(), compare=False)
 
     def in_both_splits(self) -> list[tuple[str, str]]:
-        """Return the ids, of a training and of a test image, of each two images that are the same file."""
-        test = {digests.image: image_id for image_id, digests in self.digests["val"].items() if digests.image}
-        train = self.digests["train"].items()
-        return [(image_id, test[digests.image]) for image_id, digests in train if digests.image in test]
+        """Return the ids of each training image whose content is a test image's, and of that one."""
+        train, test = ({name: sums.image for name, sums in self.digests[split].items()} for split in ("train", "val"))
+        by_content = {content: name for name, content in test.items() if content is not None}
+        return [
+            # The same id first: a test image may be there twice.
+            (name, name if test.get(name) == content else by_content[content])
+            for name, content in train.items()
+            if content in by_content
+        ]
 
 
 def build_index(
@@ -109,7 +115,7 @@ def find_broken(
     def try_image(path: Path) -> None:
         content = read_regular_file(path, "image")
         check_image(path, content)
-        decode_image(path, content)
+        decode_image(path, without_end(content))
 
     def try_mask(path: Path) -> None:
         decode_mask(path, read_regular_file(path, "mask"), dataset)

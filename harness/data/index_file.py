@@ -18,7 +18,7 @@ from cispbench.harness.data.decode import Digests, Pair, missing, sha256
 from cispbench.results.checked_json import read_checked, write_checked
 from cispbench.splits.errors import DataError
 
-FORMAT = 2
+FORMAT = 2  # raised whenever this file, or a rule that images and masks are checked by, changes
 Pairs = Mapping[str, Mapping[str, Pair]]  # split -> image id -> files
 Place = tuple[str, str]  # split and image id
 

@@ -94,18 +94,19 @@ def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Pro
     """Open the data set where ``locate`` finds it, and index it (read from ``cache`` if nothing has changed).
 
     ``progress`` is called with (done, total) while files are read. Raises DataError where nothing is found, listing
-    what was looked for and how to get the data, for any list, image or mask that breaks a rule, and for an id that is
-    both a training and a test image. Warns of training images that are test images under another id.
+    what was looked for and how to get the data, for any list, image or mask that breaks a rule, and for an image on
+    both lists. Warns of training images that are test images under another id: published data may hold some.
     """
     folder, pairs = list_data(dataset, data_root)
-    shared = sorted(pairs["train"].keys() & pairs["val"].keys())
-    if shared:
-        raise DataError(
-            f"ids on both lists of {folder}, so that test images would be trained on: {len(shared):,}, such as"
-            f" {shared[0]!r}.",
-            hint="Take them off one of the lists, or rename those that are different images.",
-        )
     index = build_index(dataset, pairs, cache, progress)
+    # By content, since data sets may number the images of each split from 0.
+    listed_twice = [train for train, test in index.in_both_splits() if train == test]
+    if listed_twice:
+        raise DataError(
+            f"images on both lists of {folder}, so that test images would be trained on: {len(listed_twice):,}, such as"
+            f" {listed_twice[0]!r}.",
+            hint="Take them off one of the lists.",
+        )
     note = same_images_note(index)
     if note is not None:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
@@ -119,7 +120,7 @@ def same_images_note(index: Index) -> str | None:
     if not same:
         return None
     train, test = same[0]
-    return f"test images that are training images under another id: {len(same):,}, such as {test}, which is {train}."
+    return f"test images that are training images, too: {len(same):,}, such as {test}, which is {train}."
 
 
 def list_data(

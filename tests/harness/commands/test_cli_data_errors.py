@@ -42,7 +42,7 @@ def paint(path: Path, *shape: int, value: int = 0) -> None:
         (MASK, lambda path: Image.fromarray(np.zeros((48, 64), np.uint16)).save(path), "16-bit"),
         (MASK, half, "truncated"),
         (MASK, lambda path: path.write_bytes(b""), "no PNG"),
-        (IMAGE, lambda path: path.write_text("no picture"), "truncated or unreadable"),
+        (IMAGE, lambda path: path.write_text("no picture"), "neither a JPEG nor a PNG"),
         (IMAGE, half, "truncated"),
         (TEST_IMAGE, half, "truncated"),
         (TRAIN_LIST, Path.unlink, "no list of train images"),

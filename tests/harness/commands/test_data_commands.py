@@ -228,7 +228,7 @@ def test_a_note_names_test_images_that_are_trained_on(broken: Any, published: di
     images = broken.data / "VOC2012" / "JPEGImages"
     shutil.copy(images / "v002.jpg", images / "t005.jpg")
     text = broken.succeed(check(root=broken.data)).stdout
-    assert "note: test images that are training images under another id: 1, such as v002, which is t005." in text
+    assert "note: test images that are training images, too: 1, such as v002, which is t005." in text
 
 
 def test_a_damaged_index_is_told_even_where_all_else_is_quiet(commands: Any) -> None:

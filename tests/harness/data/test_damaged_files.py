@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cispbench.harness.data.decode import Pair, read_pair
+from cispbench.harness.data.index import find_broken
 from cispbench.splits.errors import DataError
 
 HEIGHT, WIDTH = 6, 9
@@ -177,6 +178,39 @@ def test_an_image_that_is_to_be_turned_is_refused(pair: Pair, suffix: str, orien
             read_pair(pair, "voc")
     else:
         read_pair(pair, "voc")
+
+
+JPEGS: dict[str, tuple[str, dict[str, object]]] = {
+    "colour": ("RGB", {}),
+    "every pixel's colour": ("RGB", {"quality": 95, "subsampling": 0}),
+    "grey": ("L", {}),
+    "CMYK": ("CMYK", {}),
+    "restarts": ("RGB", {"restart_marker_blocks": 3}),
+    "low quality": ("RGB", {"quality": 5}),
+    "own tables": ("RGB", {"optimize": True}),
+    "a comment and Exif data": ("RGB", {"comment": b"\xff\xda\xff\xd9", "exif": b"Exif\0\0\xff\xd9"}),
+    "progressive": ("RGB", {"progressive": True}),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_that_was_cut_and_closed_again_is_found_by_decoding(pair: Pair, name: str) -> None:
+    mode, options = JPEGS[name]
+    pixels = np.random.default_rng(0).integers(0, 255, (61, 83, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(pair.image, format="JPEG", **options)  # type: ignore[arg-type]
+    pairs = {"train": {"a": pair}}
+    content = pair.image.read_bytes()
+    for tail in (b"", b"bytes after the end \xff\xd9", content):
+        pair.image.write_bytes(content + tail)
+        assert find_broken("voc", pairs) == []
+    if name == "progressive":
+        return
+    data = content.index(b"\xff\xda", content.index(b"\xff\xc4"))  # the pixels, after the tables
+    for left in (0.2, 0.5, 0.9):
+        pair.image.write_bytes(content[: data + int(left * (len(content) - data))] + b"\xff\xd9")
+        with Image.open(pair.image) as image:
+            image.load()  # Pillow says nothing
+        assert [str(pair.image) in error.message for error in find_broken("voc", pairs)] == [True]
 
 
 def test_broken_exif_data_turn_nothing(pair: Pair) -> None:

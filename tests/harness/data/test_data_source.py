@@ -193,11 +193,22 @@ def test_unknown_id(tmp_path: Path) -> None:
         source.read("train", "v1")
 
 
-def test_an_id_on_both_lists_is_refused(tmp_path: Path) -> None:
+def test_an_image_on_both_lists_is_refused(tmp_path: Path) -> None:
     set_list(write_voc(tmp_path), "t1\nt2\nv2\n")
-    with pytest.raises(DataError, match=r"ids on both lists of .*: 1, such as 'v2'") as caught:
+    with pytest.raises(DataError, match=r"images on both lists of .*: 1, such as 'v2'") as caught:
         find_source("voc", tmp_path, tmp_path / "cache")
     assert caught.value.hint
+
+
+def test_splits_that_are_numbered_alike_are_read(tmp_path: Path) -> None:
+    folder = write_ade(tmp_path)
+    for part, suffix in (("images", "jpg"), ("annotations", "png")):
+        for number in (1, 2):
+            (folder / part / "validation" / f"v{number}.{suffix}").rename(
+                folder / part / "validation" / f"t{number}.{suffix}"
+            )
+    source = find_source("ade", tmp_path, tmp_path / "cache")
+    assert source.ids("val") == ("t1", "t2") and source.ids("train") == ("t1", "t2", "t3")
 
 
 @pytest.mark.parametrize("kind", ["mini", "full"])
@@ -212,7 +223,7 @@ def test_a_test_image_among_the_training_images_is_told(
         monkeypatch.setattr(module, "golden_list", lambda dataset, split: published[split])
     images = write_voc(tmp_path) / "JPEGImages"
     (images / "t3.jpg").write_bytes((images / "v1.jpg").read_bytes())
-    with pytest.warns(UserWarning, match="under another id: 1, such as v1, which is t3"):
+    with pytest.warns(UserWarning, match="training images, too: 1, such as v1, which is t3"):
         assert find_source("voc", tmp_path, tmp_path / "cache").kind == kind
 
 
