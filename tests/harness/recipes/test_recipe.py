@@ -60,7 +60,8 @@ RESNET = {
 SEGMENTER = {
     "model": "segmenter-vit-b16", "weights": "pretrained",
     "data.crop": 512, "data.resize_short": 512, "data.resize": "scale", "data.scale": [0.5, 2.0], "data.flip": 0.5,
-    "data.pad_label": 0, "data.normalise": "imagenet", "evaluation.resize_short": 512, "evaluation.crop": 512,
+    "data.pad": "all-sides", "data.pad_label": 0, "data.normalise": "imagenet",
+    "evaluation.resize_short": 512, "evaluation.crop": 512,
     "optim.lr": 0.001, "optim.momentum": 0.9, "optim.nesterov": True, "optim.weight_decay": 1e-5,
     "optim.schedule": "constant", "optim.precision": "fp16", "optim.iterations": None, "optim.clip": None,
     "method.threshold": 0.7, "data.void": "void",
