@@ -7,6 +7,9 @@ every command is refused there at once.
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -25,6 +28,15 @@ from cispbench.harness.commands.submission import accept, score, submit
 from cispbench.harness.commands.sweep import status, sweep
 from cispbench.harness.commands.table import table
 from cispbench.splits.errors import CispbenchError
+from cispbench.splits.plugins import BrokenPluginWarning
+
+
+def _show_warning(usual: Callable[..., None], message: Warning, kind: type[Warning], *place: Any) -> None:
+    """Show our own warnings in our words, all others as usual."""
+    if issubclass(kind, BrokenPluginWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        usual(message, kind, *place)
 
 
 class CommandGroup(click.Group):
@@ -32,6 +44,12 @@ class CommandGroup(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; 1 for an error of the run, 2 for one of usage."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", BrokenPluginWarning)
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            return self._invoke(context)
+
+    def _invoke(self, context: click.Context) -> Any:
         try:
             if sys.platform == "win32":
                 raise CispbenchError("cispbench runs on Linux and macOS, not on Windows itself.",

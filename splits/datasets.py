@@ -120,10 +120,10 @@ def dataset(name: str) -> Dataset:
 def datasets(names: Iterable[str] | None = None) -> dict[str, Dataset]:
     """Return data sets by name: voc and ade first, smaller ones before larger ones.
 
-    ``names``: only these are loaded (None: all that are installed). Raises CispbenchError for a broken plug-in, or if
-    none is installed.
+    ``names``: only these are loaded, and CispbenchError is raised for one that is broken. None: all that are installed;
+    broken ones are left out with a warning. Raises CispbenchError if none is installed.
     """
-    found = [DATASETS.load(name) for name in (DATASETS.names() if names is None else names)]
+    found = DATASETS.load_all() if names is None else [DATASETS.load(name) for name in names]
     if not found and names is None:  # as in an installation that is older than its code
         raise CispbenchError("no data set is installed.", hint="Install cispbench again: pip install -e .")
     found.sort(key=lambda home: (home.name not in SHORT_NAMES, home.classes, home.name))

@@ -57,7 +57,12 @@ class RunError(CispbenchError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``Did you mean 'x'?`` for the closest choice, else the list of all choices."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return "Known: " + ", ".join(known) + "."
+    close = closest(name, known)
+    return f"Did you mean {close!r}?" if close else "Known: " + ", ".join(known) + "."
+
+
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that is written most like ``name``, None if none is close. Capitals make no difference."""
+    by_small = {choice.lower(): choice for choice in reversed(list(choices))}  # of two equal ones the first
+    close = difflib.get_close_matches(name.lower(), by_small, n=1)
+    return by_small[close[0]] if close else None

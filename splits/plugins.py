@@ -7,7 +7,9 @@ A package offers a plug-in by a line in its ``pyproject.toml`` or ``setup.cfg``:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -16,6 +18,10 @@ from typing import Any, Generic, TypeVar, cast
 from cispbench.splits.errors import CispbenchError, UsageError, nearest
 
 Plugin = TypeVar("Plugin")
+
+
+class BrokenPluginWarning(UserWarning):
+    """An installed plug-in that is left out of a list, because it cannot be loaded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +48,31 @@ class Registry(Generic[Plugin]):
         """Import a plug-in by name.
 
         Raises ``unknown`` with the nearest name, and ``broken`` for a name that is registered twice, a target that
-        cannot be imported, has the wrong type, or calls itself by another name.
+        cannot be imported, has the wrong type, or calls itself by another name: with the package to blame.
         """
         # Kept, because a table of thousands of records asks for its data set each time.
         place = (name, tuple(sys.path))
         if place not in self._loaded:
             self._loaded[place] = self._import(name)
         return self._loaded[place]
+
+    def load_each(self) -> Iterator[tuple[str, Plugin | CispbenchError]]:
+        """Yield every name with its plug-in, or with the error of a plug-in that is broken."""
+        for name in self.names():
+            try:
+                yield name, self.load(name)
+            except CispbenchError as error:
+                yield name, error
+
+    def load_all(self) -> list[Plugin]:
+        """Return all plug-ins that can be loaded, by their names; the others are left out with a warning."""
+        found: list[Plugin] = []
+        for _, loaded in self.load_each():
+            if isinstance(loaded, CispbenchError):
+                warnings.warn(str(loaded), BrokenPluginWarning, stacklevel=2)
+            else:
+                found.append(loaded)
+        return found
 
     def _import(self, name: str) -> Plugin:
         # A package may be seen twice, by its source folder and by its installation: the same target is no duplicate.
@@ -65,16 +89,17 @@ class Registry(Generic[Plugin]):
             )
         (entry,) = found.values()
         place = f"the {self.what} {name!r} ({entry.value})"
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "it"
+        hint = f"Mend the package {package}, or uninstall it."
         try:
             loaded = entry.load()
-        # Other exceptions are faults in the plug-in's own code: their tracebacks say more than a message of ours.
-        except (ImportError, AttributeError) as error:
-            hint = "Mend its package, or uninstall it."
-            raise self.broken(f"{place} cannot be imported: {error}.", hint=hint) from error
+        except Exception as error:
+            raise self.broken(f"{place} cannot be imported: {_described(error)}.", hint=hint) from error
         if not self.fits(loaded):
-            raise self.broken(f"{place} is not {self.wanted}.")
+            raise self.broken(f"{place} is not {self.wanted}.", hint=hint)
         if getattr(loaded, "name", None) != name:
-            raise self.broken(f"{place} calls itself {getattr(loaded, 'name', None)!r}.", hint="Use one name.")
+            said = getattr(loaded, "name", None)
+            raise self.broken(f"{place} calls itself {said!r}.", hint=f"Use one name. {hint}")
         return cast(Plugin, loaded)
 
     def package(self, name: str) -> metadata.Distribution | None:
@@ -83,6 +108,14 @@ class Registry(Generic[Plugin]):
 
     def _entries(self) -> tuple[metadata.EntryPoint, ...]:
         return _entry_points(self.group, tuple(sys.path))
+
+
+def _described(error: Exception) -> str:
+    """Return the kind of an error, the first line of its text, and the file and line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    lines = str(error).splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}".rstrip(": .")
+    return text if isinstance(error, ImportError | AttributeError) else f"{text} ({last.filename}:{last.lineno})"
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,6 @@ learning, which is what models, training labels and confusion matrices use. In t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 
 from cispbench.splits.datasets import NATURAL_ORDER, SCENARIOS, SHORT_NAMES, Dataset, dataset, datasets, task_numbers
-from cispbench.splits.errors import SettingError, nearest
+from cispbench.splits.errors import SettingError, closest, nearest
 
 VOID = 255
 ILLEGAL = -1
@@ -133,7 +132,9 @@ def parse_setting(name: str) -> Setting:
         raise SettingError(f"{name!r} is no setting.", hint=_spelling_hint(bare))
     scenario, task, order = match[1], match[2], match[3] or NATURAL_ORDER
     if scenario not in SCENARIOS:
-        raise SettingError(f"unknown scenario {scenario!r} in {name!r}.", hint=nearest(scenario, SCENARIOS))
+        close = closest(scenario, SCENARIOS)
+        hint = f"Did you mean {name.replace(scenario, close, 1)!r}?" if close else nearest(scenario, SCENARIOS)
+        raise SettingError(f"unknown scenario {scenario!r} in {name!r}.", hint=hint)
     home = _resolve(name, task, prefix)
     if scenario == "partitioned" and scenario not in home.tasks.get(task, ()):
         existing = [(task, home) for home in datasets().values() for task in home.tasks if scenario in home.tasks[task]]
@@ -220,8 +221,8 @@ def _spelling_hint(bare: str) -> str:
     if re.fullmatch(r"[0-9]+-[0-9]+(-[A-Za-z0-9]+)?", bare):
         return f"Put a scenario in front: {' or '.join(f'{scenario}-{bare}' for scenario in SCENARIOS[:2])}."
     shape = "Write <scenario>-<task> with an optional order, for example overlapped-15-1 or overlapped-15-1-b"
-    close = difflib.get_close_matches(bare, [setting.name for setting in list_settings()], n=1)
-    return f"{shape}. Did you mean {close[0]!r}?" if close else f"{shape}; `cispbench list settings` shows them all."
+    close = closest(bare, [setting.name for setting in list_settings()])
+    return f"{shape}. Did you mean {close!r}?" if close else f"{shape}; `cispbench list settings` shows them all."
 
 
 def _task_hint(*names: str) -> str:

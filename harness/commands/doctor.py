@@ -58,6 +58,7 @@ def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[MachineC
     findings += _machine()
     if sound:
         findings += [_data(name, data_root) for name in DATASETS.names()]
+        findings += _plugins()
     findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights"), _cluster()]
     return findings
 
@@ -128,6 +129,15 @@ def _data(name: str, data_root: Path | None) -> MachineCheck:
     counts = " and ".join(f"{len(ids)} {split}" for split, ids in pairs.items())
     hint = f"Compare it with the published lists: cispbench data check --dataset {name}."
     return MachineCheck(f"data {name}", "ok", f"{folder}, {counts} images", hint)
+
+
+def _plugins() -> Iterator[MachineCheck]:
+    from cispbench.harness.models.catalogue import MODELS
+    from cispbench.harness.registry import METHODS
+
+    for name, loaded in [*METHODS.load_each(), *MODELS.load_each()]:
+        if isinstance(loaded, CispbenchError):
+            yield MachineCheck(f"plug-in {name}", "note", loaded.message, loaded.hint)
 
 
 def _folder(topic: str, path: Path) -> MachineCheck:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from cispbench.harness.models.catalogue import model_names, model_spec
+from cispbench.harness.models.catalogue import MODELS
 from cispbench.reports.tables.terminal import table_text
 from cispbench.results.protocols import load_protocol, protocol_names
-from cispbench.splits.errors import UsageError, nearest
+from cispbench.splits.errors import CispbenchError, UsageError, nearest
+from cispbench.splits.plugins import BrokenPluginWarning
 from cispbench.splits.selection import golden_steps
 from cispbench.splits.settings import Setting, list_settings
 
@@ -37,13 +39,12 @@ def _shown(value: Any) -> str:
 
 
 def _methods() -> list[Columns]:
-    from cispbench.harness.registry import load_method, method_names
+    from cispbench.harness.registry import METHODS
 
-    rows = []
-    for name in method_names():
-        cls = load_method(name)
-        rows.append({"method": name, "version": cls.version, "what": (cls.__doc__ or "").strip().splitlines()[0]})
-    return rows
+    return [
+        {"method": cls.name, "version": cls.version, "what": (cls.__doc__ or "").strip().partition("\n")[0]}
+        for cls in METHODS.load_all()
+    ]
 
 
 def _settings() -> list[Columns]:
@@ -68,9 +69,8 @@ def _class_counts(numbers: Sequence[int]) -> str:
 
 
 def _models() -> list[Columns]:
-    specs = [model_spec(name) for name in model_names()]
     return [{"model": s.name, "family": s.family, "encoder": s.encoder, "pre-trained weights": s.weights}
-            for s in specs]  # fmt: skip
+            for s in MODELS.load_all()]  # fmt: skip
 
 
 def _profiles() -> list[Columns]:
@@ -102,11 +102,16 @@ def _weights() -> list[Columns]:
 
 def _quirks() -> list[Columns]:
     from cispbench.harness.recipes.quirks import as_word, read_quirks
-    from cispbench.harness.registry import load_method, method_names
+    from cispbench.harness.registry import METHODS
 
     rows: dict[str, Columns] = {}
-    for name in method_names():
-        for quirk in read_quirks(load_method(name)):
+    for cls in METHODS.load_all():
+        try:
+            quirks = read_quirks(cls)
+        except CispbenchError as error:
+            warnings.warn(str(error), BrokenPluginWarning, stacklevel=2)
+            continue
+        for quirk in quirks:
             title = quirk.name if quirk.method is None else f"{quirk.method}.{quirk.name}"
             rows[title] = {
                 "quirk": title,

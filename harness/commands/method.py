@@ -36,13 +36,14 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
     from cispbench.harness.contract.check import MODELS, check_method
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.models.catalogue import model_spec
-    from cispbench.harness.registry import load_method, method_names
-    from cispbench.splits.errors import MethodError, UsageError
+    from cispbench.harness.registry import METHODS, load_method, method_names
+    from cispbench.splits.errors import CispbenchError, MethodError, UsageError
 
     if bool(names) == every:
         raise UsageError("name the methods to check, or say --all.", hint="Known: " + ", ".join(method_names()) + ".")
     models = MODELS if model is None else (model_spec(model).name,)
-    classes = [load_method(name) for name in (method_names() if every else dict.fromkeys(names))]
+    loaded = dict(METHODS.load_each()) if every else {name: load_method(name) for name in names}
+    classes = [cls for cls in loaded.values() if not isinstance(cls, CispbenchError)]
     reports = []
     with make_view(quiet=as_json) as view:
         for cls in classes:
@@ -52,7 +53,8 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
     if as_json:
         click.echo(json.dumps([report.as_dict() for report in reports]))
     # Raised after all reports: a broken method must not hide those that come after it.
-    errors = [line for report in reports for line in report.errors()]
+    errors = [str(broken) for broken in loaded.values() if isinstance(broken, CispbenchError)]
+    errors += [line for report in reports for line in report.errors()]
     if errors:
         raise MethodError("\n".join(errors))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Generator = torch.Generator | None
+Pad = Literal["ends", "all-sides"]
 # torch's 8-bit resizing with antialiasing returns garbage, or fails, where the result is one pixel wide.
 SMALLEST = 2
 _ATTEMPTS = 10
@@ -54,20 +55,42 @@ class ImageAndMask:
         mask = functional.resize(tv_tensors.Image(self.mask), list(size), interpolation=exact)
         return ImageAndMask(image, tv_tensors.Mask(mask[0]))
 
-    def pad(self, crop: int, label: int) -> ImageAndMask:
-        """Pad to at least ``crop`` x ``crop``, the content in the middle: the image with 0, the mask with ``label``."""
-        high, wide = (max(0, crop - side) for side in self.size)
-        if not (high or wide):
+    def pad(self, crop: int, label: int, pad: Pad = "ends") -> ImageAndMask:
+        """Pad to at least ``crop`` x ``crop``, the content in the middle: the image with 0, the mask with ``label``.
+
+        ``pad``: the short sides at both ends, or all four sides as ``released_padding`` has it.
+        """
+        padding = end_padding(self.size, crop) if pad == "ends" else released_padding(self.size, crop)
+        if not any(padding):
             return self
         functional, _ = torchvision()
-        padding = [wide // 2, high // 2, wide - wide // 2, high - high // 2]
-        return ImageAndMask(functional.pad(self.image, padding, fill=0), functional.pad(self.mask, padding, fill=label))
+        image = functional.pad(self.image, list(padding), fill=0)
+        return ImageAndMask(image, functional.pad(self.mask, list(padding), fill=label))
 
     def cut(self, top: int, left: int, height: int, width: int) -> ImageAndMask:
         """Cut out a box that lies inside."""
         functional, _ = torchvision()
         box = (top, left, height, width)
         return ImageAndMask(functional.crop(self.image, *box), functional.crop(self.mask, *box))
+
+
+def end_padding(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom pixels that bring (height, width) to the crop; a side that fits gets none."""
+    high, wide = (max(0, crop - side) for side in size)
+    return wide // 2, high // 2, wide - wide // 2, high - high // 2
+
+
+def released_padding(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom pixels as the released code of MBS and SSUL pads (height, width) to the crop.
+
+    Where the width is short, all four sides get what it needs, half each and rounded up; where the height is still
+    short then, all four get more. So a narrow, tall image gets bands above and below, too, and the crop may miss some
+    of the image. Source: RoadoneP/ECCV2024_MBS at dc83e50, utils/ext_transforms.py, ExtRandomCrop.
+    """
+    height, width = size
+    around = max(0, (1 + crop - width) // 2)
+    around += max(0, (1 + crop - height - 2 * around) // 2)
+    return around, around, around, around
 
 
 def torchvision() -> tuple[Any, Any]:

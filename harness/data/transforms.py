@@ -77,7 +77,7 @@ class TrainTransform:
     def __call__(self, image: Tensor, mask: Tensor, generator: Generator = None) -> tuple[Tensor, Tensor]:
         """Return float32 (3, crop, crop) and uint8 (crop, crop) of uint8 (3, H, W) and uint8 (H, W).
 
-        Where the image is smaller than the crop, it is padded around with black and the mask with ``pad_label``.
+        Where the image is smaller than the crop, it is padded as ``pad`` says: with black, the mask with ``pad_label``.
         Random numbers come from ``generator`` alone, or from torch's global one if it is None. The result's mask may
         share memory with ``mask``. Raises TypeError or ValueError for anything else than such tensors.
         """
@@ -122,7 +122,7 @@ def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator) -
         low, high = recipe.scale
         factor = uniform(low, high, generator)
         size = max(SMALLEST, int(size[0] * factor)), max(SMALLEST, int(size[1] * factor))
-    both = both.resize(size).pad(recipe.crop, recipe.pad_label)
+    both = both.resize(size).pad(recipe.crop, recipe.pad_label, recipe.pad)
     top, left = (whole(side - recipe.crop, generator) for side in both.size)
     return both.cut(top, left, recipe.crop, recipe.crop)
 

@@ -32,6 +32,7 @@ class DataRecipe:
     scale: tuple[Scale, ...] = (0.5, 2.0)  # range: of the crop's share of the area ("area"), of the factor ("scale")
     ratio: tuple[Scale, ...] = (0.75, 4 / 3)  # range of width / height of the crop, for "area" alone
     flip: Annotated[float, Range(least=0, most=1)] = 0.5  # probability of a horizontal flip
+    pad: Literal["ends", "all-sides"] = "ends"  # where small images are padded: short sides, or all (MBS)
     pad_label: int = 255  # label of padded pixels: 255 void, 0 background (MBS's release)
     void: Literal["void", "background"] = "void"  # what the data set's void (255) becomes in training
     normalise: Literal["imagenet", "half"] = "imagenet"  # mean and deviation by channel: ImageNet's, or 0.5 for all
@@ -120,6 +121,16 @@ class Recipe:
             values: dict[str, Any] = plain(dataclasses.asdict(self), "recipe")
         except StoreError as error:  # a method's own option, which was computed or has no type
             raise RecipeError(error.message.removeprefix("step record: "), hint=error.hint) from error
+        return values
+
+    def as_recorded(self) -> dict[str, Any]:
+        """Return ``as_dict`` as records and keys hold it: without ``data.pad`` at its default.
+
+        Records and keys were made before there was the choice, and what they stand for has not changed.
+        """
+        values = self.as_dict()
+        if self.data.pad == DataRecipe.pad:
+            del values["data"]["pad"]
         return values
 
 

@@ -32,8 +32,9 @@ from cispbench.harness.recipes.recipe_files import (
     recipe_facts,
     recipe_file,
 )
-from cispbench.splits.errors import CispbenchError, RecipeError, UsageError, nearest
+from cispbench.splits.errors import CispbenchError, RecipeError, UsageError, closest, nearest
 from cispbench.splits.settings import Setting
+from cispbench.splits.strict_fields import refusal
 from cispbench.splits.strict_yaml import parse_yaml
 
 DEFAULT = "default"
@@ -70,6 +71,7 @@ def resolve_recipe(
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}.", hint=nearest(profile, PROFILES))
     options = method.Options
+    _check_paths(overrides, options)
     layers = read_layers(SHARED_FILE, profile, options) + read_layers(recipe_file(method), profile, options)
     chosen = model or _model_of(layers, setting)
     if chosen is None:
@@ -164,10 +166,46 @@ def _read_override(text: str, options: type[Any]) -> dict[str, Any]:
     return change
 
 
+def _kinds(options: type[Any]) -> dict[str, Any]:
+    """Return the type of each section and value of a recipe."""
+    return typing.get_type_hints(Recipe) | {"later": OptimRecipe, "method": options}
+
+
+def _check_paths(overrides: Sequence[str], options: type[Any]) -> None:
+    """Raise RecipeError for overrides whose path is in no recipe, with what may be meant in any of its sections."""
+    inside = {
+        section: [one.name for one in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        for section, kind in _kinds(options).items()
+    }
+    problems = []
+    for text in overrides:
+        path, separator, _ = text.partition("=")
+        section, _, rest = path.strip().partition(".")
+        name = rest.partition(".")[0]
+        if not separator or not section:  # of the wrong form, which ``parse_override`` says
+            continue
+        # Deeper parts of a path are read strictly later on.
+        if section not in inside or (name and inside[section] and name not in inside[section]):
+            problems.append(f"unknown key {path.strip()!r}. {_meant(section, name, inside)}")
+    if problems:
+        raise refusal("recipe", problems, RecipeError)
+
+
+def _meant(section: str, name: str, inside: Mapping[str, Sequence[str]]) -> str:
+    """Return ``Did you mean 'optim.lr'?`` for ``lr``, ``data.lr`` and ``optim.lrr``, else what there is."""
+    here = closest(name, inside.get(section, ()))
+    if here:
+        return f"Did you mean '{section}.{here}'?"
+    places = {name: name for name in inside}
+    for other in sorted(inside, key=lambda other: other != "optim"):  # of several sections this is meant most often
+        places = {found: f"{other}.{found}" for found in inside[other]} | places
+    close = closest(name or section, places)
+    return f"Did you mean {places[close]!r}?" if close else nearest(name, inside.get(section) or inside)
+
+
 def _type_of(path: str, options: type[Any]) -> Any:
     section, _, name = path.partition(".")
-    kinds = typing.get_type_hints(Recipe) | {"later": OptimRecipe, "method": options}
-    owner = kinds.get(section)
+    owner = _kinds(options).get(section)
     if not name or not dataclasses.is_dataclass(owner):
         return owner
     return typing.get_type_hints(owner).get(name)

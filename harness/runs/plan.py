@@ -176,7 +176,7 @@ def plan_run(
     learnt = setting.joint() if method.joint else setting
     lists = lists or ImageLists(source)
     own = {} if share else {"apart": [method.name, setting.name]}
-    data_recipe, phases = asdict(recipe.data), [asdict(recipe.phase(step)) for step in (0, 1)]
+    data_recipe, phases = recipe.as_recorded()["data"], [asdict(recipe.phase(step)) for step in (0, 1)]
     steps: list[PlannedStep] = []
     for step in range(start.step if start else 0, len(learnt.steps)):
         images, list_sha256 = lists.train(learnt, step)

@@ -97,7 +97,7 @@ def step_record(
         data=DataUsed(
             plan.data.kind, plan.data.fingerprint, len(planned.images), tested["images"], planned.list_sha256
         ),
-        recipe=plan.recipe.as_dict(),
+        recipe=plan.recipe.as_recorded(),
         confusion=tested["confusion"],
         losses=Losses(tuple(losses["iterations"]), {name: tuple(v) for name, v in losses["terms"].items()}),
         iterations=made["iterations"],

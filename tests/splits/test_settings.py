@@ -53,7 +53,7 @@ def test_names_become_canonical(written: str, canonical: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("overlaped-15-1", ["overlaped", "'overlapped'"]),
+        ("overlaped-15-1", ["overlaped", "'overlapped-15-1'"]),
         ("overlapped_15_1", ["no setting", "'overlapped-15-1'"]),
         ("15-1", ["overlapped-15-1", "disjoint-15-1"]),
         ("", ["no setting", "cispbench list settings"]),

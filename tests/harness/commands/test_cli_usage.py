@@ -23,7 +23,7 @@ def refused(commands: Any, words: list[str], *says: str) -> str:
     ("option", "value", "says"),
     [
         ("--method", "mbss", "Did you mean 'mbs'?"),
-        ("--setting", "overlaped-19-1", "Did you mean 'overlapped'?"),
+        ("--setting", "overlaped-19-1", "Did you mean 'overlapped-19-1'?"),
         ("--setting", "overlapped-19-1-z", "a, b"),
         ("--setting", "overlapped-19_1", "Did you mean 'overlapped-19-1'?"),
         ("--setting", "", "<scenario>-<task>"),
@@ -54,7 +54,7 @@ def test_unknown_options_and_commands_are_named(commands: Any) -> None:
     refused(commands, ["tabel"], "tabel")
     refused(commands, ["run", "--method", "mbs"], "--setting")
     refused(commands, ["show", "mbss"], "Did you mean 'mbs'?")
-    refused(commands, ["show", "mbs", "--setting", "overlaped-15-1"], "Did you mean 'overlapped'?")
+    refused(commands, ["show", "mbs", "--setting", "overlaped-15-1"], "Did you mean 'overlapped-15-1'?")
     refused(commands, ["show", "mbs", "--profile", "papr"], "Did you mean 'paper'?")
 
 
@@ -64,10 +64,10 @@ def test_unknown_options_and_commands_are_named(commands: Any) -> None:
         ("optim.lr", ["'optim.lr'", "section.key=value"]),
         ("=5", ["'=5'", "section.key=value"]),
         ("optim..lr=5", ["optim..lr", "section.key=value"]),
-        ("optm.lr=5", ["optm", "Did you mean 'optim'?"]),
-        ("optim.ler=5", ["optim.ler", "Did you mean 'lr'?"]),
-        ("method.thresold=0.5", ["method.thresold", "Did you mean 'threshold'?"]),
-        ("later.lrr=5", ["later.lrr", "Did you mean 'lr'?"]),
+        ("optm.lr=5", ["optm", "Did you mean 'optim.lr'?"]),
+        ("optim.ler=5", ["optim.ler", "Did you mean 'optim.lr'?"]),
+        ("method.thresold=0.5", ["method.thresold", "Did you mean 'method.threshold'?"]),
+        ("later.lrr=5", ["later.lrr", "Did you mean 'later.lr'?"]),
         ("optim.lr=fast", ["optim.lr", "'fast'", "number"]),
         ("optim.lr=", ["optim.lr", "None", "number"]),
         ("optim.nesterov=no", ["optim.nesterov", "'no'", "true or false"]),

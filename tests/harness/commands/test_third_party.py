@@ -267,4 +267,8 @@ def test_a_broken_data_set_stands_in_nobodys_way(commands, installed):
     commands.succeed(["table", "--out", str(commands.out)])
     said = commands.invoke(["doctor", "--out", "out", "--steps-dir", "steps"]).stdout
     assert "data city" in said and "cannot be imported" in said
-    commands.refused(1, ["list", "settings"], "the data set 'city'", "Mend its package, or uninstall it.")
+    listed = commands.succeed(["list", "settings"])
+    assert "overlapped-15-1" in listed.stdout and "Warning: the data set 'city'" in listed.stderr
+    commands.refused(
+        1, ["show", "mib", "--setting", "city:overlapped-15-1"], "Mend the package plug 1, or uninstall it."
+    )

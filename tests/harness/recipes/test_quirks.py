@@ -42,7 +42,7 @@ def names(method: str, setting: str = "overlapped-15-1", profile: str = "paper",
         (
             "mbs",
             "overlapped-15-1",
-            {"padded_background", "constant_rate", "imagenet_statistics", "positive_patches"},
+            {"padded_background", "padded_all_around", "constant_rate", "imagenet_statistics", "positive_patches"},
         ),
     ],
 )

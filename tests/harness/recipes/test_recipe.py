@@ -60,7 +60,8 @@ RESNET = {
 SEGMENTER = {
     "model": "segmenter-vit-b16", "weights": "pretrained",
     "data.crop": 512, "data.resize_short": 512, "data.resize": "scale", "data.scale": [0.5, 2.0], "data.flip": 0.5,
-    "data.pad_label": 0, "data.normalise": "imagenet", "evaluation.resize_short": 512, "evaluation.crop": 512,
+    "data.pad": "all-sides", "data.pad_label": 0, "data.normalise": "imagenet",
+    "evaluation.resize_short": 512, "evaluation.crop": 512,
     "optim.lr": 0.001, "optim.momentum": 0.9, "optim.nesterov": True, "optim.weight_decay": 1e-5,
     "optim.schedule": "constant", "optim.precision": "fp16", "optim.iterations": None, "optim.clip": None,
     "method.threshold": 0.7, "data.void": "void",
@@ -226,13 +227,13 @@ def test_setting_epochs_takes_iterations_away():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", "recipe: unknown key 'optim.lrr'. Did you mean 'lr'?"),
+        ("optim.lrr=1", "recipe: unknown key 'optim.lrr'. Did you mean 'optim.lr'?"),
         ("optim.lr=fast", "recipe: optim.lr is 'fast', not a number"),
         ("data.flip=true", "recipe: data.flip is True, not a number"),
         ("optim.batch=2.5", "recipe: optim.batch is 2.5, not a whole number"),
         ("optim.schedule=poli", "recipe: optim.schedule is 'poli', not 'poly' or 'constant'. Did you mean 'poly'?"),
         ("later.lrr=1", "recipe: unknown key 'later.lrr'"),
-        ("method.thresold=0.5", "recipe: unknown key 'method.thresold'. Did you mean 'threshold'?"),
+        ("method.thresold=0.5", "recipe: unknown key 'method.thresold'. Did you mean 'method.threshold'?"),
         ("method.threshold=high", "recipe: method.threshold is 'high', not a number"),
         ("optim=5", "recipe: optim is 5, not a mapping"),
         ("nothing", "is not of the form section.key=value"),

@@ -72,7 +72,7 @@ def test_a_record_tells_the_same_parts_as_the_plan(
     plan, _ = planned(tmp_path, *overrides, model="deeplabv3-tiny", micro_batch=micro_batch)
     for step in plan.steps:
         record = replace(
-            make_record("overlapped-15-5", step.step, "plop"), recipe=plan.recipe.as_dict(), seed=0,
+            make_record("overlapped-15-5", step.step, "plop"), recipe=plan.recipe.as_recorded(), seed=0,
             method=MethodUsed("plop", plan.method.version, dict(plan.method.options)),
             model=ModelUsed(plan.recipe.model, 1, "none", None), execution=Execution(1, micro_batch),
             data=DataUsed("synthetic", plan.data.fingerprint, len(step.images), 4, step.list_sha256),

@@ -1,7 +1,8 @@
 """The keys of steps and runs stay as they are: whoever has trained a step finds it again after an update.
 
 ``planned_keys.json`` was written by version 0.1.0. An entry may change only where results change, together with a
-version that is part of the key (``TRAINING_VERSION``, the models' ``VERSION``, a method's ``version``).
+version that is part of the key (``TRAINING_VERSION``, the models' ``VERSION``, a method's ``version``) or a value of
+the recipe. Changed so far: the profile paper on the Segmenter (``data.pad``).
 """
 
 from __future__ import annotations
