@@ -24,11 +24,22 @@ from cispbench.harness.commands.show import list_, show
 from cispbench.harness.commands.submission import accept, score, submit
 from cispbench.harness.commands.sweep import status, sweep
 from cispbench.harness.commands.table import table
+from cispbench.harness.machine.output import check_output, escaped_streams
 from cispbench.splits.errors import CispbenchError
 
 
 class CommandGroup(click.Group):
-    """A group that turns our errors into ``Error: ...`` and their exit code."""
+    """A group that turns our errors into ``Error: ...`` and their exit code, and escapes what it prints."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; 1 where standard output is closed, full or broken."""
+        with escaped_streams():
+            try:
+                check_output()
+                return super().main(*args, **extra)
+            except CispbenchError as error:  # outside of ``invoke``: also --help can meet a full disk
+                click.echo(f"Error: {error}", err=True)
+                sys.exit(error.exit_code)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; 1 for an error of the run, 2 for one of usage."""
@@ -45,7 +56,11 @@ class CommandGroup(click.Group):
             context.exit(1)
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+# With colour, click does not strip escape sequences: a name that holds one is shown with it, not as another name.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "color": True}
+
+
+@click.group(cls=CommandGroup, context_settings=CONTEXT)
 @click.version_option(package_name="cispbench")
 def main() -> None:
     """Train, test and compare methods of class-incremental semantic segmentation.

@@ -8,7 +8,8 @@ from itertools import groupby
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from cispbench.reports.tables.layout import Column, Section, Table, plain, printable
+from cispbench.reports.tables.layout import Column, Section, Table, plain
+from cispbench.splits.printable import printable
 
 WIDTH = 110
 _MARKED = {0: "{}", 1: "\x1b[1m{}\x1b[0m", 2: "\x1b[4m{}\x1b[0m"}
