@@ -41,6 +41,10 @@ class CommandGroup(click.Group):
                 click.echo(f"Error: {error}", err=True)
                 sys.exit(error.exit_code)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Make the context; with colour, so that click strips no escape sequence of a name: it is shown."""
+        return super().make_context(*args, **extra, color=True)
+
     def invoke(self, context: click.Context) -> Any:
         """Run the command; 1 for an error of the run, 2 for one of usage."""
         try:
@@ -56,11 +60,7 @@ class CommandGroup(click.Group):
             context.exit(1)
 
 
-# With colour, click does not strip escape sequences: a name that holds one is shown with it, not as another name.
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "color": True}
-
-
-@click.group(cls=CommandGroup, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="cispbench")
 def main() -> None:
     """Train, test and compare methods of class-incremental semantic segmentation.

@@ -7,6 +7,7 @@ Files with a checksum (submissions, archives of torch.save, PNGs, first uses of 
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 import resource
@@ -21,9 +22,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from cispbench.harness.commands.status import status_of
+from cispbench.harness.machine.locks import HOLDER, run_lock
 from cispbench.harness.models.weight_files import read_state
 from cispbench.harness.models.weights_first_use import compare_first_use, first_use_path, keep_first_use
 from cispbench.harness.models.weights_table import load_table
+from cispbench.harness.sweep.matrix import SweepRequest
+from cispbench.harness.sweep.slurm.notes import JobStep, SlurmNotes, StepReport
 from cispbench.results.store import read_run
 from cispbench.results.submission import pack, read_submission
 from cispbench.splits.errors import CispbenchError
@@ -178,6 +183,33 @@ def test_first_uses_of_weights(tmp_path: Path) -> None:
     with pytest.raises(CispbenchError):
         compare_first_use(entry, target, "cd" * 32)
     assert well + refused == 600
+
+
+def test_the_notes_of_status(tmp_path: Path) -> None:
+    """``status`` reads notes of processes and of jobs; damaged ones are left out, or refused by their name."""
+    records, steps = tmp_path / "records", tmp_path / "steps"
+    notes = SlurmNotes(steps)
+    job = notes.new(records, [(JobStep("ab" * 32, "step 0", ("cd" * 32,)),)])
+    notes.advance(job, "released", "7")
+    report = StepReport(job.name, 0, "running", 3, 10)
+    notes.write_report("ab" * 32, report)
+
+    def read(_: Path) -> bool:
+        status = status_of(records, steps, SweepRequest())
+        return all(type(value) in (str, int) for rows in status.cluster for value in vars(rows).values())
+
+    well, refused = attack(steps / "slurm" / job.name / "note.json", read, 300, keeps=True)
+    assert refused > 200
+    notes.advance(job, "released", "7")
+    well, refused = attack(steps / "slurm" / "said" / f"{'ab' * 32}.json", read, 300, keeps=True)
+    assert (well, refused) == (300, 0)
+    (steps / "work" / "ef").mkdir(parents=True)
+    with run_lock(steps / "work" / "ef", "step 1", None):
+        holder = steps / "work" / "ef" / HOLDER
+        well, refused = attack(holder, read, 300, keeps=True)
+        assert (well, refused) == (300, 0)
+        holder.write_text(json.dumps({"pid": "1", "since": ["x"], "what": {}, "host": None}))
+        assert status_of(records, steps, SweepRequest()).running == ()
 
 
 def test_predictions(tmp_path: Path) -> None:
