@@ -27,6 +27,7 @@ from cispbench.harness.commands.show import list_, show
 from cispbench.harness.commands.submission import accept, score, submit
 from cispbench.harness.commands.sweep import status, sweep
 from cispbench.harness.commands.table import table
+from cispbench.harness.machine.output import check_output, escaped_streams
 from cispbench.splits.errors import CispbenchError
 from cispbench.splits.plugins import BrokenPluginWarning
 
@@ -40,7 +41,21 @@ def _show_warning(usual: Callable[..., None], message: Warning, kind: type[Warni
 
 
 class CommandGroup(click.Group):
-    """A group that turns our errors into ``Error: ...`` and their exit code."""
+    """A group that turns our errors into ``Error: ...`` and their exit code, and escapes what it prints."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; 1 where standard output is closed, full or broken."""
+        with escaped_streams():
+            try:
+                check_output()
+                return super().main(*args, **extra)
+            except CispbenchError as error:  # outside of ``invoke``: also --help can meet a full disk
+                click.echo(f"Error: {error}", err=True)
+                sys.exit(error.exit_code)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Make the context; with colour, so that click strips no escape sequence of a name: it is shown."""
+        return super().make_context(*args, **extra, color=True)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; 1 for an error of the run, 2 for one of usage."""

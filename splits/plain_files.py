@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 class NotPlainError(OSError):
     """A path that is not a plain file, or a file that is too large. The message names no file."""
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a file for reading its bytes; links are followed. Raises NotPlainError, or OSError as ``open`` does."""
     # The kind is asked of the open file, not of its name, which another process may change in between. Without
     # O_NONBLOCK the opening of a pipe waits until somebody writes into it.
@@ -20,7 +20,7 @@ def open_plain(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise NotPlainError("it is not a plain file, but a folder, a pipe or a device")
-    return os.fdopen(number, "rb")
+    return open(number, "rb")  # noqa: PTH123 -- a number is no path
 
 
 def read_plain(path: Path, most: int) -> bytes:

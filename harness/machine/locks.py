@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from cispbench.results.atomic import explain_os_error, write_atomic
 from cispbench.splits.errors import RunError, StoreError
+from cispbench.splits.strict_fields import read_fields
 
 LOCK = "lock"
 HOLDER = "lock.holder.json"
@@ -134,11 +135,12 @@ def read_holder(folder: Path) -> Holder | None:
     The note alone does not tell whether the lock is still held.
     """
     try:
-        holder = Holder(**json.loads((folder / HOLDER).read_text(encoding="utf-8")))
+        path = folder / HOLDER
+        holder = read_fields(Holder, json.loads(path.read_text(encoding="utf-8")), str(path))
         datetime.fromisoformat(holder.since)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, RecursionError, StoreError):
         return None
-    return holder if isinstance(holder.pid, int) else None
+    return holder
 
 
 def is_held(folder: Path) -> bool:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self, TextIO
 
+from cispbench.harness.machine.output import escaped, unescaped
+
 INTERVAL_SECONDS = 60.0
 
 
@@ -152,7 +154,7 @@ class BarView(ProgressView):
     """tqdm bars on a terminal, one for the step and below it one for what is counted; lines that stay go above."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream = unescaped(stream)  # bars move the cursor
         self._step: Any = None
         self._counted: Any = None
 
@@ -187,7 +189,7 @@ class BarView(ProgressView):
 
         # A lost terminal must not end a training. The bars themselves bear it: tqdm catches such errors there.
         with suppress(OSError, ValueError):
-            tqdm.write(text, file=self._stream)
+            tqdm.write(escaped(text), file=self._stream)
 
     def close(self) -> None:
         """Take the bars off the screen."""

@@ -51,8 +51,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is no file of weights by its name.", hint="Known: .safetensors, .pth, .pt.")
     try:
         with warnings.catch_warnings(), open_plain(path) as file:
-            # torch warns, and then raises an error with the same reason: the warning would only be noise.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            # Before they raise an error, torch and pickletools warn of the same in a damaged file.
+            warnings.simplefilter("ignore")
             content: Any = load_file(path) if path.suffix == ".safetensors" else _load_tensors(file)
     except (*FILE_ERRORS, SafetensorError) as error:
         hint = "Fetch it again if it is damaged; save it again as a plain dict of tensors if it holds more than that."

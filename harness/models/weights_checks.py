@@ -88,7 +88,7 @@ def numpy_stand_ins() -> list[Any]:
     """Return what a pickle of numpy scalars may call, for ``torch.serialization.safe_globals``."""
     import numpy as np
 
-    make = np.float64(0).__reduce__()[0]
+    make: Any = np.float64(0).__reduce__()[0]
     kinds = {name: np.dtype(name) for name in ("f2", "f4", "f8", "i4", "i8", "b1")}
 
     # numpy's own functions would make a scalar of any size out of a short text such as "V2000000000".

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from cispbench.harness.machine.output import unescaped
 from cispbench.harness.machine.progress import describe_seconds
 from cispbench.harness.sweep.graph import Node
 
@@ -146,7 +147,7 @@ class LiveView(SweepView):
 
     def _clear(self) -> None:
         if self._height:
-            self._stream.write(f"\x1b[{self._height}F\x1b[J")
+            unescaped(self._stream).write(f"\x1b[{self._height}F\x1b[J")
             self._height = 0
 
 

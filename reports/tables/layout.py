@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
+
+from cispbench.splits.printable import printable
 
 
 class Text(NamedTuple):
@@ -59,23 +60,6 @@ class Section:
 def plain(texts: Sequence[str]) -> list[Text]:
     """Return a row without ranks."""
     return [Text(text) for text in texts]
-
-
-def printable(text: str) -> str:
-    """Return a text with its control and other invisible characters spelled out.
-
-    Names in records may come from anybody. Printed as they are, such characters could control the terminal or hide a
-    part of the text.
-
-    >>> printable("mib\\x1b[2J")
-    'mib\\\\x1b[2J'
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character)[0] == "C" else character
-        for character in text
-    )
 
 
 def one_line(text: str) -> str:

@@ -10,8 +10,9 @@ from itertools import groupby
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from cispbench.reports.tables.layout import Column, Section, Table, plain, printable
+from cispbench.reports.tables.layout import Column, Section, Table, plain
 from cispbench.reports.tables.markdown import markdown_table
+from cispbench.splits.printable import printable
 
 WIDTH = 100  # columns, where the output goes to no terminal
 _LINE = 110  # letters of a sentence that still reads well

@@ -8,15 +8,17 @@ a trace: the next sweep sees by the note's phase what to do with the jobs. ``sai
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.splits.errors import StoreError
+from cispbench.splits.strict_fields import read_fields
 
 NOTE = "note.json"
 PREFIX = "cispbench-"
@@ -33,6 +35,10 @@ class JobStep:
     key: str
     what: str
     runs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]{1,64}", self.key, re.ASCII):  # the name of a folder and of a file
+            raise StoreError(f"{self.key[:80]!r} is no key of a step.")
 
 
 @dataclass(frozen=True)
@@ -141,23 +147,19 @@ class SlurmNotes:
     def report(self, key: str, task: TaskId) -> StepReport | None:
         """Return the last report of a step; None if there is none, or another job has written it."""
         try:
-            report = StepReport(**json.loads((self.folder / "said" / f"{key}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            path = self.folder / "said" / f"{key}.json"
+            report = read_fields(StepReport, json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError, RecursionError, StoreError):
             return None
         return report if report.task == task else None
 
 
 def _submission(path: Path) -> Submission:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tasks = tuple(
-            tuple(JobStep(step["key"], step["what"], tuple(step["runs"])) for step in task)
-            for task in content.pop("tasks")
-        )
-        return Submission(**content, tasks=tasks)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return read_fields(Submission, json.loads(path.read_text(encoding="utf-8")), "it")
+    except (OSError, ValueError, RecursionError, StoreError) as error:
         raise StoreError(
-            f"{path} is no note of submitted jobs: {error}.",
+            f"{path} is no note of submitted jobs: {str(error).removesuffix('.')}.",
             hint=f"Remove it after a look at the jobs: squeue --name={path.parent.name}.",
         ) from error
 

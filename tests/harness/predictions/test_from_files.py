@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +239,53 @@ def test_a_faulty_file_is_named_and_nothing_is_written(
     folder = save(commands.home / "masks", masks)
     broken(folder)
     commands.refused(1, words(commands, folder, step=0), *says)
+    assert commands.records() == {}
+
+
+def break_pipe(folder: Path) -> None:
+    (folder / "v003.png").unlink()
+    os.mkfifo(folder / "v003.png")
+
+
+def break_link(folder: Path) -> None:
+    (folder / "v003.png").unlink()
+    (folder / "v003.png").symlink_to("/dev/zero")
+
+
+def break_header(folder: Path) -> None:
+    """Put a second header behind the first, by which decoders take another size."""
+    content = (folder / "v003.png").read_bytes()
+    data = b"IHDR" + struct.pack(">II", 32, 96) + content[24:29]
+    chunk = struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data))
+    (folder / "v003.png").write_bytes(content[:33] + chunk + content[33:])
+
+
+def break_pixels(folder: Path) -> None:
+    """Leave out the last rows, which Pillow would take for background."""
+    content = (folder / "v003.png").read_bytes()
+    start = content.index(b"IDAT")
+    length = int.from_bytes(content[start - 4 : start], "big")
+    rows = zlib.decompress(content[start + 4 : start + 4 + length])
+    data = b"IDAT" + zlib.compress(rows[: len(rows) // 2])
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    (folder / "v003.png").write_bytes(content[: start - 4] + chunk + content[start + 8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (break_pipe, "v003.png is a pipe"),
+        (break_link, "v003.png is a device"),
+        (break_header, "v003.png is truncated or unreadable (it has a second header"),
+        (break_pixels, "v003.png is truncated or unreadable"),
+    ],
+)
+def test_a_file_that_is_made_to_mislead_is_refused(commands: Any, broken: Callable[[Path], None], says: str) -> None:
+    pytest.importorskip("cispbench.harness.data.png", reason="the strict reader of PNGs is not there")
+    masks = {name: guess(mask, set(range(21))) for name, mask in truth(commands.data).items()}
+    folder = save(commands.home / "masks", masks)
+    broken(folder)
+    commands.refused(1, words(commands, folder), says)
     assert commands.records() == {}
 
 

@@ -17,10 +17,11 @@ import pytest
 from cispbench.reports.tables.data import write_csv
 from cispbench.reports.tables.html import render_html
 from cispbench.reports.tables.latex import escape_latex, render_latex
-from cispbench.reports.tables.layout import Column, Section, Table, Text, plain, printable
+from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.markdown import escape, render_markdown
 from cispbench.reports.tables.terminal import WIDTH, render_terminal
 from cispbench.results.record import StepRecord
+from cispbench.splits.printable import printable
 
 Maker = Callable[..., StepRecord]
 NASTY = [
