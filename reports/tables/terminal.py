@@ -1,4 +1,4 @@
-"""Text for a terminal of 110 columns: tables without frames, the wide ones cut between their settings."""
+"""Text for a terminal of 100 columns: tables without frames, the wide ones cut between their settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from cispbench.reports.tables.layout import Column, Section, Table, plain, printable
 
-WIDTH = 110
+WIDTH = 100
 _MARKED = {0: "{}", 1: "\x1b[1m{}\x1b[0m", 2: "\x1b[4m{}\x1b[0m"}
 
 
@@ -21,9 +21,9 @@ def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Co
     return _aligned(Table([Column(name, right=name in right) for name, *_ in columns], list(map(plain, texts))))
 
 
-def paragraph(text: str, indent: str = "", width: int = WIDTH) -> str:
+def paragraph(text: str, indent: str = "") -> str:
     """Return a text in lines of the terminal's width, all but the first indented."""
-    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def render_terminal(sections: Sequence[Section], marked: bool = False) -> str:
