@@ -58,7 +58,7 @@ class SettingNumbers:
 class Entry:
     """A row: what was published by one source, or measured by one method and recipe, on any of the board's settings.
 
-    ``kind``: measured, submitted, predictions, or the ledger's reported, excerpted and reproduced; ``ranked``: whether
+    ``kind``: measured, submitted, predictions, or one of the ledger's ``KINDS``; ``ranked``: whether
     its numbers compete for the best (not: upper bounds, and runs that nobody has repeated here).
     """
 

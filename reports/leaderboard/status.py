@@ -39,8 +39,8 @@ class Standings:
     """The standing of every measured and published number, by the rules of ``cispbench check``.
 
     A measured number is reproduced if it lies within the tolerance of any number that is printed for its method,
-    setting and backbone. Only printed numbers of the most direct kind count: reported by the paper that ran the method,
-    else excerpted, else reproduced by others. If none is near enough, it is off by its distance from the nearest.
+    setting and backbone. Only printed numbers of the most direct kind count: own, else quoted, else re-run by others,
+    else not known. If none is near enough, it is off by its distance from the nearest.
     """
 
     def __init__(self, cells: Iterable[Cell]) -> None:

@@ -14,8 +14,8 @@ from cispbench.reports.tables.html import render_html
 from cispbench.reports.tables.latex import render_latex
 from cispbench.reports.tables.markdown import render_markdown
 from cispbench.reports.tables.numbers import number_text
-from cispbench.reports.tables.published import printed_texts
-from cispbench.reports.tables.runs import SCORES, Selection, group_of, score_record
+from cispbench.reports.tables.published import kind_text, printed_texts
+from cispbench.reports.tables.runs import SCORES, Group, Selection, group_of, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal, table_text
 from cispbench.results.atomic import write_atomic
@@ -50,7 +50,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal:
         source = row["source"]
         if len(source) > _SOURCE_WIDTH:
             source = source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"
-        rows.append([row["method"], *printed_texts(row), row["kind"], row["backbone"], source])
+        rows.append([row["method"], *printed_texts(row), kind_text(row), row["backbone"], source])
     lines = [
         f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",

@@ -26,6 +26,7 @@ from cispbench.reports.leaderboard.text import (
     replace_section,
 )
 from cispbench.results.conventions import judge
+from cispbench.results.documents import KINDS
 from cispbench.results.ledger import ledger_rows
 from cispbench.results.published_methods import method_facts
 from cispbench.results.store import Store
@@ -81,20 +82,20 @@ def test_no_published_number_is_lost(found: Leaderboard) -> None:
         (setting, entry.method, entry.kind, entry.backbone,
          *("None" if math.isnan(number.value) else number.text for number in place.numbers))
         for board in found.boards for entry in board.entries for setting, place in entry.by_setting.items()
-        if entry.kind in ("reported", "excerpted", "reproduced")
+        if entry.kind in KINDS
     )  # fmt: skip
     assert shown == wanted
 
 
 def test_measured_numbers_stand_as_the_check_would_say(found: Leaderboard) -> None:
     voc = board(found, "voc", "disjoint")
-    # The only reported row of MiB with ResNet-101: 46.2, 12.9 and 37.9, background in neither mean.
+    # The only own row of MiB with ResNet-101: 46.2, 12.9 and 37.9, background in neither mean.
     assert standings(entry(voc, "mib"), "disjoint-15-1") == [("reproduced", "")] * 3
     why = entry(voc, "mib").by_setting["disjoint-15-1"].numbers[2].standing.why
     assert all(words in why for words in ("37.75 under mib20 over 2 seeds", "printed 37.9", "difference -0.15", "0.50"))
     (printed,) = (
         row for row in ledger_rows()
-        if (row["method"], row["setting"], row["kind"]) == ("LwF", "disjoint-15-1", "reported")
+        if (row["method"], row["setting"], row["kind"]) == ("LwF", "disjoint-15-1", "re-run")
     )  # fmt: skip
     lwf = entry(voc, "lwf").by_setting["disjoint-15-1"].numbers
     assert [number.standing.status for number in lwf] == ["off", "off", "off"]
@@ -114,7 +115,7 @@ def test_published_numbers_stand_by_what_was_measured_and_by_their_own_arithmeti
     voc = board(found, "voc", "disjoint")
     mib = [entry for entry in voc.entries if entry.method == "MiB" and "disjoint-15-1" in entry.by_setting]
     statuses = {entry.kind: entry.by_setting["disjoint-15-1"].numbers[0].standing for entry in mib}
-    assert statuses["reported"].status == "reproduced"
+    assert statuses["own"].status == "reproduced"
     for board_ in found.boards:
         for entry_ in (entry for entry in board_.entries if entry.method == "SDR"):
             assert {status for place in entry_.by_setting for status, _ in standings(entry_, place)} <= {
@@ -163,7 +164,7 @@ def test_every_number_says_where_it_comes_from(found: Leaderboard) -> None:
         for entry_ in board_.entries:
             for place in entry_.by_setting.values():
                 told = dict(place.provenance)
-                if entry_.kind in ("reported", "excerpted", "reproduced"):
+                if entry_.kind in KINDS:
                     assert {"Kind", "Source", "Backbone", "Arithmetic"} <= set(told)
     told = dict(entry(board(found, "voc", "disjoint"), "mib").by_setting["disjoint-15-1"].provenance)
     wanted = ("Protocol", "Seeds", "Run keys", "Recipe", "Quirks in force", "Profile", "Data", "Git commit", "Time",

@@ -10,6 +10,7 @@ import pytest
 
 from cispbench.reports.leaderboard.board import load_leaderboard
 from cispbench.reports.leaderboard.page import write_leaderboard
+from cispbench.results.documents import KINDS
 from cispbench.results.store import Store
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def test_rows_are_filtered_and_ranked_among_those_shown(page: Chrome) -> None:
     form.find_element("xpath", ".//select[@name='year']/option[.='2021']").click()
     assert {"PLOP", "SDR"} <= set(methods(page)) and "MiB" not in methods(page)
     form.find_element("css selector", "button[type=reset]").click()
-    for kind in ("reported", "excerpted", "reproduced"):
-        form.find_element("css selector", f"[value={kind}]").click()
+    for kind in KINDS:
+        form.find_element("css selector", f"[value='{kind}']").click()
     assert methods(page) == [SCRIPT]
     form.find_element("css selector", "button[type=reset]").click()
     form.find_element("xpath", ".//select[@name='backbone']/option[.='Swin-B']").click()
