@@ -173,6 +173,7 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
         return
     from cispbench.harness.commands.sweep_results import print_outcome
 
+    _warn(graph, on_cpu=cluster is None and slots.devices[0] == "cpu")
     lines = _view(plan, records, printing)
     outcome: SweepOutcome
     if cluster is None or nodes is None:
@@ -184,6 +185,21 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
 
         outcome = execute_on_cluster(graph, records, steps.root, cluster, nodes, lines)
     print_outcome(graph, records, outcome, printing)
+
+
+def _warn(graph: Graph, on_cpu: bool) -> None:
+    """Warn of what would train for months, or on a part of the data.
+
+    Only the CPU is measured: a cluster's devices are not here, and a GPU may take one process alone.
+    """
+    import torch
+
+    from cispbench.harness.runs.forecast import Training, paper_warning
+
+    trainings = [Training(node.needs[0].run, node.step) for node in graph.to_do() if node.to_train]
+    warning = paper_warning(trainings, torch.device("cpu") if on_cpu else None)
+    if warning is not None:
+        click.echo(warning, err=True)
 
 
 def _refuse_workers(places: Places) -> None:

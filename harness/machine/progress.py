@@ -42,6 +42,11 @@ class ProgressView:
     def note(self, text: str) -> None:
         """Show a line that stays."""
 
+    def warn(self, text: str) -> None:
+        """Show a line on standard error under ``quiet``, too; the other views show it as any note."""
+        with suppress(OSError, ValueError):  # a reader that is gone
+            print(text, file=sys.stderr, flush=True)
+
     def waiting(self, text: str) -> None:
         """Say in a line that stays that the work waits for another process."""
         self.note(text)
@@ -125,6 +130,8 @@ class PlainView(ProgressView):
             # The reader is gone (closed pipe, lost terminal). Hours of training must not end for a lost line.
             self._stream = None
 
+    warn = note
+
     def _due(self) -> bool:
         now = self._clock()
         if now - self._last < self._interval:
@@ -173,6 +180,8 @@ class BarView(ProgressView):
         # A lost terminal must not end a training. The bars themselves bear it: tqdm catches such errors there.
         with suppress(OSError, ValueError):
             tqdm.write(text, file=self._stream)
+
+    warn = note
 
     def close(self) -> None:
         """Take the bars off the screen."""
