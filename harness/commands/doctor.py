@@ -181,9 +181,10 @@ def _cluster() -> MachineCheck:
 @JSON
 @click.pass_context
 def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir: Path | None, as_json: bool) -> None:
-    """Check software, machine, data, folders and cluster, and say what a run would lack.
+    """Check what this machine has for a run, and what it lacks.
 
-    Exit code 1 if no run could succeed here. Nothing is downloaded, and nothing is left behind.
+    It looks at software, machine, data, folders, weights and cluster. Exit code 1 if no run could succeed here.
+    Nothing is downloaded, and nothing is left behind.
 
     \b
     Example:
