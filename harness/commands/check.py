@@ -57,7 +57,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 @collected(
     CheckRules, "rules",
     click.option("--tolerance", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
-                 callback=_number, help="Least difference that counts; the spread over seeds may allow for more."),
+                 callback=_number, help="Smallest difference that counts; the spread over seeds may allow for more."),
     click.option("--protocol", help="Protocol for runs on full data. [the one each published row's numbers follow]"),
     click.option("--complete", is_flag=True, help="Fail, too, where a baseline has no measured run."),
     click.option("--allow-empty", is_flag=True, help="Do not fail where nothing could be compared."),
@@ -83,11 +83,12 @@ def check(
     context: click.Context, out: Path, runs: RunFilter, rules: CheckRules, baseline: BaselineUpdate,
     audit: StoreAudit, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare measured runs with committed baselines (quick, mini) or with published numbers (full data).
+    """Compare measured runs with baselines or published numbers.
 
-    A cell is a method on a setting, by its mean over seeds. Exit code 1 if one is worse than its tolerance allows, or
-    if nothing could be compared. A method's own options do not make a run another experiment, so that a part switched
-    off shows; other recipes do.
+    Runs of quick and mini are compared with committed baselines, runs on full data with published numbers. A cell
+    is a method on a setting, by its mean over seeds. Exit code 1 if one is worse than its tolerance allows, or if
+    nothing could be compared. A method's own options do not make a run another experiment, so that a part switched off
+    shows; other recipes do.
 
     \b
     Example:

@@ -21,7 +21,7 @@ DATASET = click.option("--dataset", metavar="NAME", help="Data set. [each that i
 STEPS_DIR = click.option(
     "--steps-dir", type=click.Path(path_type=Path), help="Folder of the index, below index/. [.cispbench]"
 )
-MASKS_ONLY = click.option("--masks-only", is_flag=True, help="Ask for no images: masks and lists are enough.")
+MASKS_ONLY = click.option("--masks-only", is_flag=True, help="Do not ask for images: masks and lists are enough.")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def data() -> None:
 
 @data.command()
 @collected(DataChoice, "choice", DATASET, DATA_ROOT, STEPS_DIR)
-@click.option("--setting", "names", multiple=True, metavar="NAME", help="Compare this setting alone; repeatable.")
+@click.option(
+    "--setting", "names", multiple=True, metavar="NAME", help="Compare this setting alone; may be given several times."
+)
 @MASKS_ONLY
 @click.option("--decode", is_flag=True, help="Decode every image and mask, and name each broken file.")
 @JSON
@@ -85,12 +87,11 @@ def check(context: click.Context, choice: DataChoice, names: tuple[str, ...], de
 @collected(DataChoice, "choice", DATASET, DATA_ROOT, STEPS_DIR, MASKS_ONLY)
 @JSON
 def index(choice: DataChoice, as_json: bool) -> None:
-    """Read all images and masks: the data's fingerprint, and which classes each image holds.
+    """Read all images and masks: the data's fingerprint and classes.
 
-    Files that have not changed since the last time are not read again.
 
-    A run does this by itself; do it here before many runs start at once. An index made with --masks-only serves
-    `data check --masks-only` alone.
+    What was read before is not read again. A run does this by itself; do it here before many runs start at once. An
+    index made with --masks-only serves `data check --masks-only` alone.
 
     \b
     Example:

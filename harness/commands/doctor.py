@@ -59,8 +59,10 @@ def examine(data_root: Path | None, out: Path, steps_dir: Path) -> list[MachineC
     if sound:
         findings += [_data(name, data_root) for name in DATASETS.names()]
         findings += _plugins()
-    findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights"), _cluster()]
-    return findings
+    findings += [_folder("records", out), _folder("steps", steps_dir), _weights(steps_dir / "weights")]
+    if sound:
+        findings.append(_paper_weights(steps_dir / "weights"))
+    return [*findings, _cluster()]
 
 
 def _software() -> Iterator[MachineCheck]:
@@ -176,6 +178,24 @@ def _weights(folder: Path) -> MachineCheck:
     return MachineCheck("weights", "note", f"no pre-trained ones in {folder}", hint)
 
 
+def _paper_weights(folder: Path) -> MachineCheck:
+    """Look for what the example of every page, mbs, needs under the profile paper."""
+    from cispbench.harness.models.catalogue import model_spec
+    from cispbench.harness.models.weights_table import load_table
+    from cispbench.harness.recipes.layers import resolve_recipe
+    from cispbench.harness.registry import load_method
+    from cispbench.splits.settings import parse_setting
+
+    recipe = resolve_recipe(load_method("mbs"), parse_setting("overlapped-15-1"), "paper").recipe
+    entry = load_table()[str(model_spec(recipe.model).weights)]
+    path = folder / entry.file_name
+    with suppress(OSError):  # `_folder` has reported it
+        if path.is_file():
+            return MachineCheck("paper with mbs", "ok", f"{entry.name} is there")
+    text = f"needs the weights {entry.name}, which its first run downloads"
+    return MachineCheck("paper with mbs", "note", text, f"Without a network, save as {path}: {entry.url}")
+
+
 def _cluster() -> MachineCheck:
     if shutil.which("sbatch") is None:
         return MachineCheck("cluster", "note", "no SLURM here", "Only `sweep --slurm` needs it.")
@@ -191,9 +211,10 @@ def _cluster() -> MachineCheck:
 @JSON
 @click.pass_context
 def doctor(context: click.Context, data_root: Path | None, out: Path, steps_dir: Path | None, as_json: bool) -> None:
-    """Check software, machine, data, folders and cluster, and say what a run would lack.
+    """Check what this machine has for a run, and what it lacks.
 
-    Exit code 1 if no run could succeed here. Nothing is downloaded, and nothing is left behind.
+    It looks at software, machine, data, folders, weights and cluster. Exit code 1 if no run could succeed here.
+    Nothing is downloaded, and nothing is left behind.
 
     \b
     Example:
@@ -215,7 +236,11 @@ def _line(finding: MachineCheck) -> str:
     from cispbench.reports.tables.terminal import width
 
     texts = [finding.text] if finding.hint is None else [finding.text, finding.hint]
-    lines = [line for text in texts for line in textwrap.wrap(text, width() - HEAD_WIDTH, break_long_words=False)]
+    lines = [
+        line
+        for text in texts
+        for line in textwrap.wrap(text, width() - HEAD_WIDTH, break_long_words=False, break_on_hyphens=False)
+    ]
     head = f"{finding.state:8} {finding.topic:14} "
     return head + f"\n{'':{HEAD_WIDTH}}".join(lines)
 

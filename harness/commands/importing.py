@@ -30,14 +30,16 @@ def import_() -> None:
 @STEPS_DIR
 @JSON
 def checkpoint(request: ImportRequest, steps_dir: Path | None, as_json: bool) -> None:
-    """Make a released checkpoint a step that can be evaluated and trained further.
+    """Make a released checkpoint a step of a run.
+
+    The step can be tested and trained further.
 
     Files are read without running pickled code: one that holds more than tensors and plain values is refused.
 
     \b
     Example:
       cispbench import checkpoint 15-5-voc_MiB_0.pth --from mib --setting overlapped-15-5
-      cispbench run --method mib --setting overlapped-15-5 --start-from KEY --until 0 --data-root /data
+      cispbench run --method mib --setting overlapped-15-5 --start-from KEY --until 0
     """
     from cispbench.harness.models.released import released_code
     from cispbench.harness.runs.importing import import_checkpoint

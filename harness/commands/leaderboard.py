@@ -17,7 +17,7 @@ from cispbench.harness.commands.options import RESULTS
 @click.option("--readme", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write nothing but the leaderboard's section of this README.")  # fmt: skip
 def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | None) -> None:
-    """Write the leaderboard of the store and of all published numbers.
+    """Write the leaderboard of measured and published numbers.
 
     leaderboard.md is text; leaderboard/index.html opens from disk, without server or network: sort, filter, and open
     any number to see where it comes from. What was measured on mini or synthetic data has pages of its own.

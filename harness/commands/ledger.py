@@ -28,7 +28,7 @@ def ledger() -> None:
 @click.option("--rows", "each", is_flag=True, help="List every row with all readings that fit.")
 @JSON
 def lint(by: str, each: bool, as_json: bool, **filters: str | None) -> None:
-    """Say of each published row what its old, new and all can be the means of.
+    """Say what each published row's old, new and all are means of.
 
     Background may be in neither, in both, or in all alone; a row that fits none is listed with the arithmetic that
     fails. What the lint finds in published numbers is no failure: the exit code is 0.
@@ -49,7 +49,9 @@ def lint(by: str, each: bool, as_json: bool, **filters: str | None) -> None:
 @FILTERS
 @JSON
 def show(as_json: bool, **filters: str | None) -> None:
-    """Print what is published on a method or a setting: old, new and all with kind, network and source, the best first.
+    """Print what is published on a method or a setting.
+
+    Each row is a result's old, new and all, with its kind, network and source, the best first.
 
     \b
     Example:

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 @click.group()
 def method() -> None:
-    """Check methods, built-in and third-party ones, against the contract; begin a new one."""
+    """Check methods against the contract, or begin a new one."""
 
 
 @method.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "every", is_flag=True, help="Check every installed method.")
 @click.option("--model", help="Check with this model instead of a tiny one of each family; a large one takes long.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: a list with a report a method.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: a list with one report for each method.")
 def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool) -> None:
-    """Check methods against the contract in short trainings on synthetic scenes, within a minute each on a CPU.
+    """Check methods against the contract, in a minute each.
 
-    Prints a line a rule. For a broken rule it says what was found, where, and what to do (exit code 1).
+    It trains them shortly on synthetic scenes, on a CPU. It prints one line for each rule. For a broken rule it
+    says what was found, where, and what to do (exit code 1).
 
     \b
     Example:
@@ -80,7 +81,9 @@ def _as_text(report: ContractReport) -> str:
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(), show_default=True,
               help="Where the new folder goes.")  # fmt: skip
 def new(name: str, folder: Path) -> None:
-    """Begin a method: a package with a working method, its recipe and its entry point, in a new folder.
+    """Write the package of a new method into a new folder.
+
+    It holds a working method, its recipe and its entry point.
 
     \b
     Example:

@@ -28,7 +28,9 @@ _RECORDS: dict[str, Any] = {
     "show_default": True, "envvar": "CISPBENCH_RESULTS", "show_envvar": True,
 }  # fmt: skip
 OUT = click.option("--out", **_RECORDS, help="Folder that the records are written to (one small JSON a step).")
-RESULTS = click.option("--results", "--out", "out", **_RECORDS, help="Folder of the records: the --out of the runs.")
+RESULTS = click.option(
+    "--results", "--out", "out", **_RECORDS, help="Folder of the records, as --out of the runs named it."
+)
 STEPS_DIR = click.option(
     "--steps-dir", type=click.Path(path_type=Path), help="Folder of weights, checkpoints and logs. [.cispbench]"
 )
@@ -53,14 +55,14 @@ OVERRIDES = click.option(
 )
 MICRO_BATCH = click.option(
     "--micro-batch", type=click.IntRange(min=1), metavar="M",
-    help="Hold at most so many images at once on a device, and add up the gradients of the batch. [all]",
+    help="Most images that a device holds at once; the gradients of the batch are added up. [all]",
 )  # fmt: skip
 METHOD_GLOB = click.option("--method", metavar="GLOB", help="Only runs of these methods, for example 'mi*'.")
 SETTING_GLOB = click.option(
     "--setting", metavar="GLOB", help="Only runs on these settings, for example 'overlapped-15-*'."
 )
 RUN_KEY = click.option(
-    "--run", metavar="KEY", help="Only the run whose key starts so (it ends the name of a run's folder)."
+    "--run", metavar="KEY", help="Only the run whose key starts like this; the key ends the name of the run's folder."
 )
 
 

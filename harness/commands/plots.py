@@ -70,7 +70,7 @@ class PanelPlaces:
 @collected(
     Pictures, "pictures",
     click.option("--pictures", "kinds", metavar="NAME,...",
-                 help="Of curves, losses, classes, scatter, confusion and cost only these."),
+                 help="Only these, of curves, losses, classes, scatter, confusion and cost."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Folder of the pictures. [plots below the folder of --results]"),
     click.option("--format", "form", default="svg", show_default=True, metavar="svg|png",
@@ -88,7 +88,7 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
     \b
     Example:
       cispbench plots --results measured
-      cispbench plots --method 'mi*' --setting 'overlapped-15-*' --pictures curves,classes --format png
+      cispbench plots --method 'mi*' --pictures curves,classes --format png
     """
     from cispbench.harness.commands.stores import existing_store
 
@@ -111,7 +111,7 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
 @collected(
     PanelRequest, "request",
     click.argument("run"),
-    click.option("--images", metavar="ID,...", help="The test images to show, one a row."),
+    click.option("--images", metavar="ID,...", help="The test images to show, one in each row."),
     click.option("--auto", "count", type=click.IntRange(1, 50), metavar="N",
                  help=f"Show the N images with the largest share of forgotten pixels. [{_FEW}, without --images]"),
 )  # fmt: skip
@@ -123,16 +123,17 @@ def plots(out: Path, runs: RunFilter, protocol: str, pictures: Pictures, as_json
               help="File to write, .png or .svg. [panels-<method>-<setting>-seed<N>-<key>.png]")  # fmt: skip
 @JSON
 def panels(request: PanelRequest, places: PanelPlaces, output: Path | None, as_json: bool) -> None:
-    """Draw test images with their ground truth and a run's prediction after every step.
+    """Draw test images with the predictions after every step.
 
-    RUN is how the run's key starts, or its folder. Needs the run's data and the weights of its steps. Without --images
-    those with the largest share of forgotten pixels are shown: pixels that were correct after the step that learnt
-    their class, minus those of the same classes that are correct at the end.
+    Beside them stands the ground truth. RUN is how the run's key starts, or its folder. The command needs the run's
+    data and the weights of its steps. Without --images those with the largest share of forgotten pixels are shown:
+    pixels that were correct after the step that learnt their class, minus those of the same classes that are
+    correct at the end.
 
     \b
     Example:
       cispbench panels 13f6c0a2b4 --auto 3
-      cispbench panels 13f6c0a2b4 --images 2007_000033,2007_000042 --data-root /data --output panels.svg
+      cispbench panels 13f6c0a2b4 --images 2007_000033,2007_000042 --output panels.svg
     """
     from cispbench.harness.machine.devices import choose_device, default_loaders
     from cispbench.harness.machine.environment import usable_cores

@@ -54,8 +54,8 @@ class Places:
     WEIGHTS,
     DATA_ROOT,
     click.option("--start-from", metavar="KEY", help="Go on from a step that `cispbench import checkpoint` made."),
-    click.option("--devices", type=click.IntRange(min=1), metavar="N", help="Train each step on so many GPUs "
-                 "(processes, with --device cpu); the recipe's batch is shared among them. [1]"),
+    click.option("--devices", type=click.IntRange(min=1), metavar="N", help="Number of GPUs that train each step "
+                 "(processes, with --device cpu). They share the recipe's batch. [1]"),
     MICRO_BATCH,
 )  # fmt: skip
 @collected(
@@ -66,11 +66,12 @@ class Places:
 )  # fmt: skip
 @PRINTING
 def run(request: RunRequest, places: Places, printing: Printing) -> None:
-    """Train a method through all steps of a setting and print old / new / all mIoU.
+    """Train a method through all steps of a setting.
 
-    Without --profile, real data found means `paper` and none found means `quick`. The same command again resumes a
-    broken run, and returns at once if it is finished. A run that meets 5 losses in a row that are NaN or infinite
-    stops; single ones are skipped, and counted in its records.
+    At the end it prints the mIoU of old, new and all classes. Without --profile, real data found means `paper` and
+    none found means `quick`. The same command again resumes a broken run, and returns at once if it is finished. A
+    run that meets 5 losses in a row that are NaN or infinite stops; single ones are skipped, and counted in its
+    records.
 
     \b
     Example:

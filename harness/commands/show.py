@@ -14,7 +14,9 @@ from cispbench.harness.runs.request import RunRequest
 @click.argument("what", metavar="methods|settings|models|profiles|protocols|weights|quirks")
 @JSON
 def list_(what: str, as_json: bool) -> None:
-    """List what there is to choose from; `quirks` are the departures of released code, with their options.
+    """List what there is to choose from.
+
+    `quirks` are where released code departs from its paper, each with the option that switches it.
 
     \b
     Example:
@@ -36,7 +38,9 @@ def list_(what: str, as_json: bool) -> None:
 @click.option("--ablation", is_flag=True, help="Print the method's parts, switched off one by one, instead.")
 @JSON
 def show(request: RunRequest, ablation: bool, as_json: bool) -> None:
-    """Print a method's recipe as it would run, the source of every value, and the quirks of released code.
+    """Print a method's recipe as it would run, with its sources.
+
+    Each value has its source beside it. Below are the quirks of released code, and how to switch them.
 
     \b
     Example:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
               help="File to write. [<method>-<setting>-seed<N>-<key>.json]")  # fmt: skip
 @JSON
 def submit(run: str, out: Path, file: Path | None, as_json: bool) -> None:
-    """Pack a finished run into one JSON file to be shared: the records of all its steps, no weights.
+    """Pack a finished run into one JSON file to be shared.
 
-    RUN is how the run's key starts; the key ends the name of the run's folder. A run that `cispbench accept` would
-    refuse is refused here.
+    The file holds the records of all its steps, and no weights. RUN is how the run's key starts; the key ends the
+    name of the run's folder. A run that `cispbench accept` would refuse is refused here.
 
     \b
     Example:
@@ -62,10 +62,11 @@ def submit(run: str, out: Path, file: Path | None, as_json: bool) -> None:
 @PROTOCOL
 @JSON
 def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
-    """Check a submission by anybody and take its records into the store, marked as submitted: all, or none.
+    """Check a submission and take its records into the store.
 
-    The file is not trusted: its size is limited, its records are checked against the setting, the data set and each
-    other, and nothing in it is run. Accepting it again changes nothing.
+    All of its records are taken, or none, and they are marked as submitted. The file is not trusted: its size is
+    limited, its records are checked against the setting, the data set and each other, and nothing in it is run.
+    Accepting it again changes nothing.
 
     \b
     Example:
@@ -121,15 +122,16 @@ def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
 def score(
     request: ScoreRequest, data_root: Path | None, steps_dir: Path | None, out: Path, protocol: str, as_json: bool
 ) -> None:
-    """Score a folder of predicted masks, made by any code, and record the result as scored from files.
+    """Score a folder of predicted masks, made by any code.
 
-    Masks are palette or 8-bit grey PNGs of the size of their image (or of the crop). Score one step at a time; with the
-    last one the run is finished.
+    The result is recorded as scored from files. Masks are palette or 8-bit grey PNGs of the size of their image (or
+    of the crop). Score one step at a time; with the last one the run is finished.
 
     \b
     Example:
-      cispbench score --pred masks --setting overlapped-15-5 --step 1 --method mine --model resnet101 --data-root /data
-      cispbench score --pred masks --setting overlapped-15-1-b --step 5 --method mine --model vit --labels number
+      cispbench score --pred masks --setting overlapped-15-5 --step 1 --method mine --model vit
+      cispbench score --pred masks --setting overlapped-15-1-b --step 5 --method mine --model vit \\
+          --labels number --data-root /data
     """
     from cispbench.harness.predictions.from_files import checked_setting, score_folder
     from cispbench.harness.runs.inputs import open_source

@@ -91,7 +91,7 @@ class Places:
 SELECTION = (
     click.option("--methods", metavar="A,B", help="Methods, see `cispbench list methods`."),
     click.option("--settings", metavar="A,B", help="Settings, patterns such as 'overlapped-*', and paper-table."),
-    click.option("--seeds", metavar="0,1", help="Seeds. [0]"),
+    click.option("--seeds", metavar="0,1", help="Seeds. [sweep: 0; status: all]"),
     PROFILE,
     MODEL,
 )
@@ -120,7 +120,7 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
 )  # fmt: skip
 @collected(
     Places, "places", OUT, STEPS_DIR,
-    click.option("--workers", type=click.IntRange(min=1), help="Steps at once. [one a device]"),
+    click.option("--workers", type=click.IntRange(min=1), help="Steps to train at once. [one for each device]"),
     click.option("--slurm", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="CLUSTER.YAML",
                  help="Train in jobs of a SLURM cluster, as this file says."),
     click.option("--device", default="auto", show_default=True, help="auto and cuda: all of them; cpu, cuda:N."),
@@ -130,15 +130,16 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
 @click.option("--plan", "plan_only", is_flag=True, help="Print the graph of steps and its cost; train nothing.")
 @PRINTING
 def sweep(selection: Selection, training: Training, places: Places, plan_only: bool, printing: Printing) -> None:
-    """Train methods on settings with seeds, every step that runs have in common once.
+    """Train many runs, and each step that they share only once.
 
-    The profile is `paper` unless another is named: a sweep never falls back to other data. The same command again goes
-    on where it was stopped, and tries what failed; exit code 1 if a step failed. With --slurm it submits jobs and
-    watches them: stopped, it leaves them to the cluster, and the same command watches them again.
+    The runs are all methods on all settings with all seeds. The profile is `paper` unless another is named: a sweep
+    never falls back to other data. The same command again goes on where it was stopped, and tries what failed; exit
+    code 1 if a step failed. With --slurm it submits jobs and watches them: stopped, it leaves them to the cluster,
+    and the same command watches them again.
 
     \b
     Example:
-      cispbench sweep --methods finetune,mib,plop,mbs,joint --settings paper-table --seeds 0,1,2 --plan
+      cispbench sweep --methods mib,plop,mbs,joint --settings paper-table --seeds 0,1,2 --plan
       cispbench sweep --methods mib,mbs --settings 'overlapped-15-*' --profile quick --workers 2
       cispbench sweep --slurm-example > cluster.yaml
       cispbench sweep --methods mib,plop --settings paper-table --seeds 0,1,2 --slurm cluster.yaml
@@ -178,6 +179,7 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
         return
     from cispbench.harness.commands.sweep_results import print_outcome
 
+    _warn(graph, on_cpu=cluster is None and slots.devices[0] == "cpu")
     lines = _view(plan, records, printing)
     outcome: SweepOutcome
     if cluster is None or nodes is None:
@@ -189,6 +191,21 @@ def sweep(selection: Selection, training: Training, places: Places, plan_only: b
 
         outcome = execute_on_cluster(graph, records, steps.root, cluster, nodes, lines)
     print_outcome(graph, records, outcome, printing)
+
+
+def _warn(graph: Graph, on_cpu: bool) -> None:
+    """Warn of what would train for months, or on a part of the data.
+
+    Only the CPU is measured: a cluster's devices are not here, and a GPU may take one process alone.
+    """
+    import torch
+
+    from cispbench.harness.runs.forecast import Training, paper_warning
+
+    trainings = [Training(node.needs[0].run, node.step) for node in graph.to_do() if node.to_train]
+    warning = paper_warning(trainings, torch.device("cpu") if on_cpu else None)
+    if warning is not None:
+        click.echo(warning, err=True)
 
 
 def _refuse_workers(places: Places) -> None:
@@ -245,9 +262,9 @@ def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
 @STEPS_DIR
 @JSON
 def status(selection: Selection, out: Path, steps_dir: Path | None, as_json: bool) -> None:
-    """Show what is being trained, what is recorded and what is published, from the stores alone.
+    """Show what is being trained, recorded and published.
 
-    It may be asked from another shell or machine while sweeps and runs are under way.
+    It reads the stores alone. It may be asked from another shell or machine while sweeps and runs are under way.
 
     \b
     Example:

@@ -50,7 +50,7 @@ class TableFile:
     "--format",
     "form",
     metavar="NAME",
-    help="terminal, markdown, latex, csv, json or html. [terminal on a terminal, else markdown]",
+    help="terminal, markdown, latex, csv, json or html. [terminal; markdown in a pipe]",
 )
 @collected(
     TableNumbers, "numbers",
@@ -61,7 +61,7 @@ class TableFile:
     click.option("--published/--no-published", default=None, help="Add the differences to published numbers, and "
                  "their sources; or leave published numbers out. [in brackets, on full data]"),
 )  # fmt: skip
-@click.option("--runs", "each", is_flag=True, help="One row a run, not one for all its seeds.")
+@click.option("--runs", "each", is_flag=True, help="One row for each run, not one for all seeds.")
 @collected(
     TableFile, "file",
     click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -72,10 +72,11 @@ def table(
     out: Path, protocol: str, compare_protocols: bool, runs: RunFilter, numbers: TableNumbers, each: bool,
     file: TableFile,
 ) -> None:  # fmt: skip
-    """Print the finished runs of a store: methods below each other, settings side by side, mean over seeds.
+    """Print the finished runs of a store as a table.
 
-    Scores are computed from the stored confusion matrices; nothing is run again, whatever the protocol. --json is
-    --format json; JSON and CSV hold every number, unrounded.
+    Methods stand below each other, settings side by side; numbers are means over seeds. Scores are computed from
+    the stored confusion matrices; nothing is run again, whatever the protocol. --json is --format json; JSON and
+    CSV hold every number, unrounded.
 
     \b
     Example:

@@ -18,6 +18,7 @@ from cispbench.harness.machine.devices import default_loaders
 from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.runs.execute import RunResult, execute
+from cispbench.harness.runs.forecast import Training, paper_warning
 from cispbench.harness.runs.imported import find_imported
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan
@@ -77,11 +78,32 @@ def launch(
         view.note(f"{name} trains step 0 with a loss of its own: the checkpoint should be one of {name}'s")
     if request.profile is None and plan.profile == "quick":
         view.note(_banner(setting))
+    if group.first:
+        _warn(plan, places, steps, view, group)
     options = RunOptions(
         records=Store(places.out), steps=steps, device=places.device, view=view, workers=_loaders(places),
         wait=places.wait, on_step=on_step, until=places.until, group=group, source=preparer.source(plan),
     )  # fmt: skip
     return plan, execute(plan, options)
+
+
+def _warn(plan: RunPlan, places: RunPlaces, steps: StepStore, view: ProgressView, group: Group) -> None:
+    """Warn of what would train for months, or on too few images, where something is left to train."""
+    missing = [
+        Training(plan, planned.step)
+        for planned in plan.steps
+        if planned.made_of and not steps.has(planned.key)
+        if places.until is None or planned.step <= places.until
+    ]
+    finished = all(Store(places.out).find(planned.key, plan.run_key) for planned in plan.steps)
+    warning = None if finished else paper_warning(missing, places.device, _parallel(group, places.device))
+    if warning is not None:
+        view.warn(warning)
+
+
+def _parallel(group: Group, device: torch.device) -> int:
+    """Return how many devices share a step; processes on the CPU share its cores, and are no faster."""
+    return group.size if device.type != "cpu" else 1
 
 
 def _share_cores(group: Group, device: torch.device) -> None:

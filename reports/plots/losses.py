@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
@@ -42,8 +43,8 @@ def draw_losses(subject: Subject, cell: Cell, label: str) -> Page:
                 _line(axes, at, [math.fsum(values) for values in zip(*record.losses.terms.values(), strict=True)], _SUM)
             for term, values in record.losses.terms.items():
                 _line(axes, at, values, looks[term])
-    values = [value for line in axes.lines for value in line.get_ydata()]  # type: ignore[union-attr]
-    if values and min(values) > 0:
+    lowest = min((float(np.min(line.get_ydata())) for line in axes.lines), default=0.0)
+    if lowest > 0:
         axes.set_yscale("log")
         # matplotlib writes powers of ten as formulas, which ``page`` leaves as they are.
         axes.yaxis.set_major_formatter("{x:g}")

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from cispbench.reports.tables.layout import Section, Table, Text, one_line, plain
+from cispbench.results.ledger import find_published_name
+from cispbench.splits.datasets import NATURAL_ORDER
+from cispbench.splits.errors import SettingError
+from cispbench.splits.settings import parse_setting
 
 _RANKED = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "…": r"\dots{}",
+    "|": r"\textbar{}", '"': r"\char34{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "…": r"\dots{}",
     # At the start of a row, these would be arguments of the \\ before it.
     "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
@@ -24,8 +29,9 @@ _ACCENTS = {
     "\u0300": r"\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0308": r"\"", "\u030a": r"\r",
     "\u030c": r"\v", "\u0327": r"\c",
 }  # fmt: skip
+_METHODS = {"finetune": "Fine-tuning", "joint": "Joint training"}  # what the ledger calls by fewer letters
 _HEAD = (
-    r"% In the preamble: \usepackage{booktabs} \usepackage[T1]{fontenc}",
+    r"% In the preamble: \usepackage{booktabs}",
     r"% A table wider than the page goes into \resizebox{\textwidth}{!}{...} of the package graphicx.",
 )
 
@@ -39,23 +45,60 @@ def escape_latex(text: str) -> str:
     line = one_line(text)
     minus = "$-$" if re.match(r"-\d", line) else ""
     escaped = "".join(_character(character) for character in (line[1:] if minus else line))
-    return minus + re.sub(r"([ ,\[]|\{\[\})-(?=\d)", r"\1$-$", escaped).replace("--", "-{}-").replace("--", "-{}-")
+    signed = re.sub(r"([ ,\[]|\{\[\})-(?=\d)", r"\1$-$", escaped)
+    return minus + re.sub(r"([-,'])(?=\1)", r"\1{}", signed)  # two of them would become a dash or a quotation mark
 
 
 def render_latex(sections: Sequence[Section]) -> str:
-    """Return sections as table environments: the best of a column bold, the second underlined."""
+    """Return sections as table environments: the best of a column bold, the second underlined.
+
+    Methods and settings are named as papers print them. Each table has its own label, made from its heading.
+    """
     lines = list(_HEAD)
+    labels: Counter[str] = Counter()
     for section in sections:
+        label = re.sub("[^a-z0-9]+", "-", section.heading.lower()).strip("-")
+        labels[label] += 1
         lines += [
             "",
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{escape_latex(section.heading)}. {escape_latex(section.intro)}}}",
-            *(f"  {line}" for line in _tabular(section.table)),
+            rf"  \label{{tab:{label}{f'-{labels[label]}' if labels[label] > 1 else ''}}}",
+            r"  \medskip",  # LaTeX leaves no room below a caption
+            *(f"  {line}" for line in _tabular(_as_printed(section.table))),
             *(rf"  \par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in section.all_notes),
             r"\end{table}",
         ]
     return "\n".join(lines)
+
+
+def _as_printed(table: Table) -> Table:
+    """Return a table with its methods and settings as papers name them."""
+    columns = [column._replace(over=_setting(column.over)) for column in table.columns]
+    say = {"method": _method, "setting": _setting}
+    rows = [
+        [Text(say.get(column.name, str)(text), rank) for column, (text, rank) in zip(table.columns, row, strict=True)]
+        for row in table.rows
+    ]
+    return Table(columns, rows, table.rules)
+
+
+def _method(text: str) -> str:
+    """Return ``MiB (variant 12ab34)`` for ``mib (variant 12ab34)``; a method that no paper names stays as it is."""
+    name, bracket, remark = text.partition(" (")
+    return f"{_METHODS.get(name) or find_published_name(name) or name}{bracket}{remark}"
+
+
+def _setting(name: str) -> str:
+    """Return ``overlapped 15-1 (6 steps)`` for ``overlapped-15-1``; what is no setting stays as it is."""
+    try:
+        setting = parse_setting(name)
+    except SettingError:
+        return name
+    order = "" if setting.order == NATURAL_ORDER else f", order {setting.order}"
+    steps = len(setting.steps)
+    return f"{setting.scenario} {setting.task}{order} ({steps} step{'s' if steps > 1 else ''})"
 
 
 def _character(character: str) -> str:

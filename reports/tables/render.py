@@ -15,7 +15,7 @@ from cispbench.reports.tables.latex import render_latex
 from cispbench.reports.tables.markdown import render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import kind_text, printed_texts
-from cispbench.reports.tables.runs import SCORES, Group, Selection, group_of, score_record
+from cispbench.reports.tables.runs import SCORES, Selection, group_of, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal, table_text
 from cispbench.results.atomic import write_atomic

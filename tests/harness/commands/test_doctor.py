@@ -30,8 +30,20 @@ def test_a_machine_without_data_is_ready_and_stays_as_it_is(commands: Any, monke
     assert result.stdout.splitlines()[-1].startswith("Ready: cispbench run ")
     assert "the folder absent (--data-root) does not exist" in result.stdout
     assert "Unpack VOCtrainval_11-May-2012.tar" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 100
+    lines = result.stdout.splitlines()
+    assert max(len(line) for line in lines if "://" not in line) <= 100  # an address is not broken: it is copied
+    (needed,) = [line for line in lines if "paper with mbs" in line]
+    assert "vit_base_patch16_384-augreg" in needed
+    assert "vit_base_patch16_384.augreg_in21k_ft_in1k.safetensors:" in result.stdout
     assert list(commands.home.iterdir()) == []
+
+
+def test_the_weights_of_mbs_are_found(commands: Any) -> None:
+    folder = commands.home / "steps" / "weights"
+    folder.mkdir(parents=True)
+    (folder / "vit_base_patch16_384.augreg_in21k_ft_in1k.safetensors").touch()
+    found = findings(commands, 0, "--data-root", "absent", "--steps-dir", str(commands.home / "steps"))
+    assert found["paper with mbs"]["state"] == "ok"
 
 
 def test_data_and_folders_are_found(commands: Any, voc: Path) -> None:

@@ -1,0 +1,105 @@
+"""The warning before a training under the profile paper without a GPU, or on a part of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from cispbench.harness.machine.progress import PlainView, ProgressView, describe_seconds
+from cispbench.harness.runs import forecast
+from cispbench.harness.runs.forecast import Training, paper_warning, seconds_per_image
+from cispbench.harness.runs.plan import RunPlan
+from cispbench.harness.runs.prepare import Preparer
+from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_store import StepStore
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def plan(tmp_path: Any) -> RunPlan:
+    """Scenes, called full data under the profile paper: 15-5 with 3 and 2 iterations of a batch of 4."""
+    sets = ("optim.batch=4", "optim.iterations=3", "later.epochs=null", "later.iterations=2")
+    request = RunRequest("mib", "overlapped-15-5", profile="quick", overrides=sets)
+    made = Preparer(StepStore(tmp_path), ProgressView()).prepare(request)
+    return replace(made, profile="paper", data=replace(made.data, kind="full"))
+
+
+def both(plan: RunPlan) -> list[Training]:
+    return [Training(plan, step) for step in (0, 1)]
+
+
+def test_without_a_gpu_it_tells_the_time_that_all_images_take(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "seconds_per_image", lambda *_: 3600.0)
+    text = paper_warning(both(plan), CPU)
+    assert text is not None
+    assert text.startswith("WARNING: the profile paper without a GPU.")
+    # 3 x 4 images, and 2 x 4 with the previous network's forward, which is a third more.
+    assert f"about {describe_seconds(3600 * (12 + 8 * 4 / 3))} or more" in text
+    assert "20 images" in text and "--profile mini" in text
+    halved = paper_warning(both(plan), CPU, parallel=2)
+    assert halved is not None and f"about {describe_seconds(1800 * (12 + 8 * 4 / 3))} or more" in halved
+
+
+def test_a_part_of_a_data_set_is_told_on_a_gpu_too(plan: RunPlan) -> None:
+    part = replace(plan, data=replace(plan.data, kind="mini"))
+    text = paper_warning(both(part), None)
+    assert text is not None and "on a part of PASCAL VOC 2012: NOT comparable" in text
+    assert "GPU" not in text and "about" not in text
+
+
+def test_what_needs_no_warning_has_none(plan: RunPlan) -> None:
+    assert paper_warning(both(plan), None) is None
+    assert paper_warning(both(replace(plan, profile="quick")), CPU) is None
+    assert paper_warning([], CPU) is None
+
+
+def test_the_pace_is_measured_and_no_random_state_changes() -> None:
+    before = torch.random.get_rng_state()
+    assert seconds_per_image("deeplabv3-tiny", 32, "fp32", CPU) > 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_network_that_cannot_be_measured_is_said_and_no_error(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise RuntimeError("can't allocate memory\nat ...")
+
+    monkeypatch.setattr(forecast, "seconds_per_image", fail)
+    text = paper_warning(both(plan), CPU)
+    assert text is not None and "could not be estimated: can't allocate memory" in text
+
+
+def test_a_run_warns_before_it_starts_even_if_quiet_and_not_once_it_is_finished(
+    commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "paper" if word == "mini" else word for word in commands.tiny("--quiet", "--device", "cpu", method="finetune")
+    ]
+    first = commands.succeed(words)
+    assert "WARNING: the profile paper without a GPU, and on a part of PASCAL VOC 2012" in first.stderr
+    assert "Training will take about" in first.stderr
+    assert "WARNING" not in first.stdout
+    assert commands.succeed(words).stderr == ""
+    assert (
+        "WARNING" not in commands.succeed(commands.tiny("--quiet", "--seed", "1", method="finetune")).stderr
+    )  # the profile mini
+
+
+def test_a_sweep_warns_once(commands: Any) -> None:
+    words = commands.sweep("finetune,mib", "--quiet", "--device", "cpu", settings="overlapped-19-1")
+    words = ["paper" if word == "mini" else word for word in words]
+    assert commands.succeed(words).stderr.count("WARNING: the profile paper without a GPU") == 1
+    assert "WARNING" not in commands.succeed(words).stderr
+
+
+def test_a_view_that_shows_lines_shows_warnings_among_them(capsys: pytest.CaptureFixture[str]) -> None:
+    import io
+
+    stream = io.StringIO()
+    PlainView(stream).warn("careful")
+    ProgressView().warn("quiet and careful")
+    assert stream.getvalue() == "careful\n"
+    assert capsys.readouterr().err == "quiet and careful\n"
