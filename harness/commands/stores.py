@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+from click.core import ParameterSource
+
 from cispbench.splits.errors import StoreError
 
 if TYPE_CHECKING:
@@ -18,3 +21,14 @@ def existing_store(out: Path) -> Store:
     if not out.is_dir():
         raise StoreError(f"the store {out} does not exist.", hint="Name the folder that --out of the runs named.")
     return Store(out)
+
+
+def reported_store(out: Path) -> Store:
+    """Return the store of a report that shows published numbers, too: nothing need be measured where it is made.
+
+    The default of ``--out`` need not exist; a folder that was named must, see ``existing_store``.
+    """
+    from cispbench.results.store import Store
+
+    named = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
+    return existing_store(out) if named else Store(out)

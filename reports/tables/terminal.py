@@ -1,4 +1,4 @@
-"""Text for a terminal of 110 columns: tables without frames, the wide ones cut between their settings."""
+"""Text for a terminal of 100 columns: tables without frames, the wide ones cut between their settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from cispbench.reports.tables.layout import Column, Section, Table, plain, printable
 
-WIDTH = 110
+WIDTH = 100
 _MARKED = {0: "{}", 1: "\x1b[1m{}\x1b[0m", 2: "\x1b[4m{}\x1b[0m"}
 
 
