@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cispbench.results.documents import documents
+from cispbench.results.documents import in_runners_document
 from cispbench.results.ledger import READINGS, lint_row, readings
 
 Table = tuple[str, str]
@@ -41,8 +41,7 @@ def table_of(row: Mapping[str, Any]) -> Table:
 
     A source counts its own runs in one way. Numbers that it copies were counted in the way of their own source.
     """
-    ran_it = row["run_by"] == documents()[row["document"]].runners
-    return row["source"], "" if ran_it else row["method"]
+    return row["source"], "" if in_runners_document(row["document"], row["run_by"]) else row["method"]
 
 
 def conventions(rows: Sequence[Mapping[str, Any]]) -> dict[Table, str | None]:

@@ -89,6 +89,12 @@ def documents() -> MappingProxyType[str, Document]:
     return MappingProxyType(found)
 
 
+def in_runners_document(document: str, run_by: str | None) -> bool:
+    """Say whether a document, given by its id, is of the people who ran a number (a row's ``run_by``), or about it."""
+    entry = documents()[document]
+    return run_by in [entry.runners, *([documents()[entry.about].runners] if entry.about else [])]
+
+
 def kind_of(method: str, document: str, run_by: str | None) -> str:
     """Return the kind of a number of a method, by the ids of the document that it stands in and of who ran it.
 
@@ -100,4 +106,4 @@ def kind_of(method: str, document: str, run_by: str | None) -> str:
     known = documents()
     if method not in (*NOBODYS, *known[run_by].proposes):
         return RERUN
-    return OWN if run_by in (document, known[document].about) else QUOTED
+    return OWN if in_runners_document(document, known[run_by].runners) else QUOTED

@@ -23,45 +23,49 @@ def duplicates(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def same_number(first: Row, second: Row) -> bool:
-    """Say whether two rows of one method, setting and network are one result that is printed twice.
+    """Say whether two rows of one method, setting and network are one number: one of them adds nothing to the other."""
+    return adds_nothing(first, second) or adds_nothing(second, first)
 
-    What both print must agree, ``all`` among it. Where the same people ran both, one of three numbers may be off by one
-    in the last digit (a slip in copying). Rows of one document are one number only if they are equal: a document that
-    prints two numbers means two. Rows that are known to be run by different people never are, nor can a document have
-    taken a number from a later one.
+
+def adds_nothing(row: Row, to: Row) -> bool:
+    """Say whether a row repeats another: what it prints is there, with as many digits or more.
+
+    Where the same people ran both, and both print all numbers, one may be off by one in the last digit (a slip in
+    copying). Not a repetition: what is known to be run by others; a number of an older document; a second number of the
+    same document.
     """
-    runners = {first["run_by"], second["run_by"]}
-    both = [name for name in NUMBERS if first[name] is not None and second[name] is not None]
-    if "all" not in both or len(runners - {None}) > 1 or _from_a_later_one(first, second):
+    runners, shown = {row["run_by"], to["run_by"]}, [name for name in NUMBERS if row[name] is not None]
+    if "all" not in shown or any(to[name] is None for name in shown) or len(runners - {None}) > 1:
         return False
-    if first["document"] == second["document"]:
-        return all(first[name] == second[name] for name in NUMBERS)
-    differing = [name for name in both if not agree(first[name], second[name])]
-    slips = 1 if len(both) == len(NUMBERS) and len(runners) == 1 else 0
-    return len(differing) <= slips and all(agree(first[name], second[name], slip=1) for name in differing)
+    if row["document"] == to["document"]:
+        return all(row[name] == to[name] for name in shown)
+    if _from_a_later_one(row, to):
+        return False
+    differing = [name for name in shown if not shortened(row[name], to[name])]
+    slips = 1 if len(shown) == len(NUMBERS) and len(runners) == 1 else 0
+    return len(differing) <= slips and all(shortened(row[name], to[name], slip=1) for name in differing)
 
 
-def _from_a_later_one(first: Row, second: Row) -> bool:
+def shortened(number: float, of: float, slip: int = 0) -> bool:
+    """Say whether a number is another, or the other rounded or cut to fewer digits; up to ``slip`` last digits off.
+
+    >>> shortened(70.1, 70.08), shortened(70.0, 70.08), shortened(70.2, 70.08), shortened(70.08, 70.1)
+    (True, True, False, False)
+    """
+    fewer, more = Decimal(repr(float(number))), Decimal(repr(float(of)))
+    unit, apart = Decimal(1).scaleb(_exponent(fewer)), more - fewer
+    if _exponent(fewer) == _exponent(more):
+        return abs(apart) <= slip * unit
+    return _exponent(fewer) > _exponent(more) and -unit / 2 - slip * unit <= apart < unit + slip * unit
+
+
+def _from_a_later_one(row: Row, to: Row) -> bool:
     """Say whether one row, whose runner is not known, stands in an older document than the other, whose runner is."""
-    repeats, source = (first, second) if first["run_by"] is None else (second, first)
+    repeats, source = (row, to) if row["run_by"] is None else (to, row)
     if repeats["run_by"] is not None or source["run_by"] is None:
         return False
-    years = [documents()[row["document"]].year for row in (repeats, source)]
+    years = [documents()[entry["document"]].year for entry in (repeats, source)]
     return years[0] is not None and years[1] is not None and years[0] < years[1]
-
-
-def agree(first: float, second: float, slip: int = 0) -> bool:
-    """Say whether one number is the other, or the other rounded or cut to fewer digits; up to ``slip`` last digits off.
-
-    >>> agree(70.08, 70.1), agree(70.08, 70.0), agree(70.08, 70.2), agree(70.1, 70.2), agree(70.1, 70.2, slip=1)
-    (True, True, False, False, True)
-    """
-    more, fewer = sorted((Decimal(repr(float(first))), Decimal(repr(float(second)))), key=_exponent)
-    unit = Decimal(1).scaleb(_exponent(fewer))
-    apart = more - fewer
-    if _exponent(more) == _exponent(fewer):
-        return abs(apart) <= slip * unit
-    return -unit / 2 - slip * unit <= apart < unit + slip * unit
 
 
 def _exponent(number: Decimal) -> int:

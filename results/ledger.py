@@ -34,7 +34,11 @@ _BACKGROUND_RANGE = (80, 100)
 
 @dataclass(frozen=True)
 class _Also:
-    """Another place that prints a row's number: the numbers that stand there alone, and those that differ there."""
+    """Another place that prints a row's numbers.
+
+    ``gives``: those that are taken from there, as the first place does not print them or with fewer digits; ``prints``:
+    those that differ there in the last digit.
+    """
 
     document: str
     place: str

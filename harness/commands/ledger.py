@@ -6,11 +6,12 @@ import click
 
 from cispbench.harness.commands.options import JSON, together
 
+METHOD = click.option("--method", help="Only this method, by its published or its registry name.")
 # The options that choose rows, besides the method; the fields of the ledger's own ``Filter``.
 FILTERS = together(
     click.option("--setting", metavar="GLOB", help="Only this setting, or all like 'overlapped-15-*'."),
     click.option("--dataset", help="Only voc or ade."),
-    click.option("--kind", help="Only reported (by the paper that ran it), excerpted or reproduced rows."),
+    click.option("--kind", help="Only own, quoted, re-run or 'not known' rows; `ledger show` explains them."),
     click.option("--source", metavar="TEXT", help="Only rows whose source holds this text."),
 )
 
@@ -21,7 +22,7 @@ def ledger() -> None:
 
 
 @ledger.command()
-@click.option("--method", help="Only this method, by its published or its registry name.")
+@METHOD
 @FILTERS
 @click.option("--by", default="source", show_default=True, help="Count by source, method or both.")
 @click.option("--rows", "each", is_flag=True, help="List every row with all readings that fit.")
@@ -35,7 +36,7 @@ def lint(by: str, each: bool, as_json: bool, **filters: str | None) -> None:
     \b
     Example:
       cispbench ledger lint
-      cispbench ledger lint --method mib --kind reported --rows
+      cispbench ledger lint --method mib --kind own --rows
     """
     from cispbench.reports.ledger.lint import lint_json, lint_text
     from cispbench.reports.ledger.rows import Filter
@@ -44,16 +45,17 @@ def lint(by: str, each: bool, as_json: bool, **filters: str | None) -> None:
 
 
 @ledger.command()
-@click.option("--method", required=True, help="Method, by its published or its registry name.")
+@METHOD
 @FILTERS
 @JSON
 def show(as_json: bool, **filters: str | None) -> None:
-    """Print what is published on a method: old, new and all by setting, with kind, backbone and source.
+    """Print what is published on a method or a setting: old, new and all with kind, network and source, the best first.
 
     \b
     Example:
       cispbench ledger show --method mbs
-      cispbench ledger show --method plop --setting 'overlapped-15-*' --kind reported
+      cispbench ledger show --setting overlapped-15-1
+      cispbench ledger show --method plop --setting 'overlapped-15-*' --kind own
     """
     from cispbench.reports.ledger.rows import Filter, show_json, show_text
 

@@ -7,11 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select
-from cispbench.reports.tables.published import References, printed_texts
+from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select, wrapped
+from cispbench.reports.tables.published import References, kind_text, printed_texts
 from cispbench.reports.tables.runs import SCORES
-from cispbench.reports.tables.terminal import paragraph, plain_table
-from cispbench.results.conventions import conventions
+from cispbench.reports.tables.terminal import plain_table
+from cispbench.results.conventions import conventions, table_of
+from cispbench.results.duplicates import duplicates
 from cispbench.results.ledger import LABELS, READINGS, arithmetic, ledger_rows
 from cispbench.splits.errors import UsageError, nearest
 
@@ -27,7 +28,7 @@ MEANING = {
 
 
 def lint_text(chosen: Filter, by: str = "source", each: bool = False) -> str:
-    """Return the counts of every reading in total and ``by`` source, method or both, and the rows that fit none.
+    """Return the counts of every reading in total and ``by`` source, method or both, rows that fit none, duplicates.
 
     ``each`` lists every row with all readings that fit. Raises as ``select`` does.
     """
@@ -36,7 +37,8 @@ def lint_text(chosen: Filter, by: str = "source", each: bool = False) -> str:
     entries = select(chosen)
     if not entries:
         return f"The ledger holds no row of {chosen}."
-    parts = [_totals(entries), _counts(entries, _BY[by]), _misfits(entries), _each(entries) if each else ""]
+    parts = [_totals(entries), _counts(entries, _BY[by]), _misfits(entries), _twice(entries)]
+    parts.append(_each(entries) if each else "")
     return "\n\n".join(filter(None, parts))
 
 
@@ -44,6 +46,7 @@ def lint_json(chosen: Filter) -> str:
     """Return the counts in total, by source and by method, and every row with its readings. Raises as ``select``."""
     entries = select(chosen)
     content = _summary(entries)
+    content["duplicates"] = duplicates([entry.row for entry in entries])
     for name in ("source", "method"):
         content[f"by_{name}"] = {key: _summary(group) for (key,), group in _grouped(entries, (name,)).items()}
     return json.dumps({**content, "each": [entry.as_json() for entry in entries]}, allow_nan=False)
@@ -83,7 +86,7 @@ def _totals(entries: Sequence[JudgedRow]) -> str:
         "its excerpts of one method."
     )
     table = plain_table(["reading", *counts, "meaning"], rows, counts)
-    return "\n\n".join([f"{len(entries)} published rows", table, paragraph(note)])
+    return "\n\n".join([f"{len(entries)} published rows", table, wrapped(note)])
 
 
 def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
@@ -93,7 +96,7 @@ def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
         first = group[0].row
         labels = Counter(entry.verdict.label for entry in group)
         counts = {name: str(labels[name] or "") for name in LABELS}
-        if "source" in names and any(entry.row["kind"] != "excerpted" for entry in group):
+        if "source" in names and any(not table_of(entry.row)[1] for entry in group):
             convention = kept.get(first["source"])
             if convention:
                 counts[convention] += "*"
@@ -137,7 +140,23 @@ def _misfits(entries: Sequence[JudgedRow]) -> str:
         "Inconsistent rows. without, both: the all that old and new give under that reading. background: the IoU of "
         "the background if all alone counts it. off by: how far all is from the nearest reading, beyond rounding."
     )
-    return "\n\n".join([paragraph(note), plain_table(headers, rows, headers[2:9]), references_text(references)])
+    return "\n\n".join([wrapped(note), plain_table(headers, rows, headers[2:9]), references_text(references)])
+
+
+def _twice(entries: Sequence[JudgedRow]) -> str:
+    references = References()
+    rows = [
+        [row["setting"], row["method"], *printed_texts(row), row["backbone"], references.mark(row["source"])]
+        for pair in duplicates([entry.row for entry in entries])
+        for row in pair
+    ]
+    if not rows:
+        return ""
+    note = (
+        "Printed twice: these rows are one number, in pairs. Keep one of them, and name the other's document in `also`."
+    )
+    headers = ["setting", "method", *SCORES, "network", "ref"]
+    return "\n\n".join([wrapped(note), plain_table(headers, rows, SCORES), references_text(references)])
 
 
 def _each(entries: Sequence[JudgedRow]) -> str:
@@ -145,7 +164,7 @@ def _each(entries: Sequence[JudgedRow]) -> str:
     for row, verdict in entries:
         fits = readings_text(verdict.readings) or verdict.label
         likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else ""
-        words = [row["kind"], fits, likely, references.mark(row["source"])]
+        words = [kind_text(row), fits, likely, references.mark(row["source"])]
         rows.append([row["setting"], row["method"], *printed_texts(row), *words])
     headers = ["setting", "method", *SCORES, "kind", "fits", "likely", "source"]
     note = "Every row: all readings that fit (x/y: ambiguous), and the likely one (?: inferred from its table)."

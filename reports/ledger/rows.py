@@ -1,4 +1,4 @@
-"""The ledger as text and JSON: its rows selected and ordered, and what is published on a method."""
+"""The ledger as text and JSON: its rows selected and ordered, what is published on a method or a setting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cispbench.reports.tables.published import References, is_inferred, printed_texts
+from cispbench.reports.tables.published import References, is_inferred, kind_text, printed_texts
 from cispbench.reports.tables.runs import SCORES, setting_order, setting_pattern
 from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import Verdict, judge
@@ -17,12 +17,14 @@ from cispbench.results.ledger import READINGS, ledger_rows, published_name
 from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError, nearest
 
+WIDTH = 100
+
 
 @dataclass(frozen=True)
 class Filter:
     """Which rows: ``method`` by published or registry name, ``setting`` a name or a pattern with ``*``, ``?``, ``[``.
 
-    ``kind``: reported, excerpted or reproduced; ``source``: a part of the source's text, in any capitals.
+    ``kind``: own, quoted, re-run or "not known"; ``source``: a part of the source's text, in any capitals.
     """
 
     method: str | None = None
@@ -57,7 +59,7 @@ def select(chosen: Filter) -> list[JudgedRow]:
     """
     rows = ledger_rows()
     if chosen.kind is not None and chosen.kind not in KINDS:
-        raise UsageError(f"unknown kind {chosen.kind!r}.", hint=nearest(chosen.kind, KINDS))
+        raise UsageError(f"unknown kind {chosen.kind!r}.", hint=f"The kinds of published numbers: {', '.join(KINDS)}.")
     home = dataset(chosen.dataset).name if chosen.dataset is not None else None
     method = published_name(chosen.method) if chosen.method is not None else None
     pattern = "*" if chosen.setting is None else setting_pattern(chosen.setting)
@@ -76,19 +78,32 @@ def select(chosen: Filter) -> list[JudgedRow]:
 
 
 def show_text(chosen: Filter) -> str:
-    """Return what is published on a method by setting, each row with its source. Raises as ``select`` does."""
+    """Return the rows of a method by setting, or a table for each setting, with their sources. Raises as ``select``."""
     entries = _in_order(select(chosen))
     if not entries:
         return f"The ledger holds no row of {chosen}."
-    references, rows = References(), []
+    references, parts = References(), []
+    what, within = ("method", "setting") if chosen.method is not None else ("setting", "method")
+    for name, group in _by(entries, what).items():
+        count = f"{len(group)} published row{'s' if len(group) > 1 else ''}"
+        parts += [f"{name}: {count}, mIoU in percent as printed.", _table(group, within, references)]
+    return "\n\n".join([*parts, _legend(entries), references_text(references)])
+
+
+def _by(entries: Iterable[JudgedRow], column: str) -> dict[str, list[JudgedRow]]:
+    groups: dict[str, list[JudgedRow]] = {}
+    for entry in entries:
+        groups.setdefault(entry.row[column], []).append(entry)
+    return groups
+
+
+def _table(entries: Iterable[JudgedRow], first: str, references: References) -> str:
+    rows = []
     for row, verdict in entries:
         assigned = (row["assignment"] or "").partition(" ")[0]
-        words = [assigned, row["kind"], row["backbone"], _reading_text(verdict), references.mark_source(row)]
-        rows.append([row["setting"], *printed_texts(row), *words])
-    headers = ["setting", *SCORES, "assigned", "kind", "backbone", "reading", "ref"]
-    count = f"{len(rows)} published row{'s' if len(rows) > 1 else ''}"
-    head = f"{entries[0].row['method']}: {count}, mIoU in percent as printed."
-    return "\n\n".join([head, plain_table(headers, rows, SCORES), _legend(entries), references_text(references)])
+        words = [assigned, kind_text(row), row["backbone"], _reading_text(verdict), references.mark_source(row)]
+        rows.append([row[first], *printed_texts(row), *words])
+    return plain_table([first, *SCORES, "assigned", "kind", "network", "reading", "ref"], rows, SCORES)
 
 
 def show_json(chosen: Filter) -> str:
@@ -98,7 +113,12 @@ def show_json(chosen: Filter) -> str:
 
 def references_text(references: References) -> str:
     """Return the numbered texts, one per paragraph."""
-    return "\n".join(paragraph(f"{f'[{n}]':<5}{text}.", " " * 5) for text, n in references.numbers.items())
+    return "\n".join(wrapped(f"{f'[{n}]':<5}{text}.", " " * 5) for text, n in references.numbers.items())
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Return a text in lines as wide as the ledger's tables may be."""
+    return paragraph(text, indent, WIDTH)
 
 
 def readings_text(readings: Sequence[str]) -> str:
@@ -107,30 +127,39 @@ def readings_text(readings: Sequence[str]) -> str:
 
 
 def _reading_text(verdict: Verdict) -> str:
-    if verdict.inferred:
-        return f"{verdict.likely}?" if verdict.readings else f"{verdict.label}, {verdict.likely}?"
+    if verdict.inferred and verdict.readings:
+        return f"{verdict.likely}?"
+    if verdict.label == "inconsistent":
+        return verdict.label
     return verdict.likely or readings_text(verdict.readings) or verdict.label
 
 
 def _legend(entries: Iterable[JudgedRow]) -> str:
+    rows = [entry.row for entry in entries]
     lines = []
-    if any(entry.row["assignment"] for entry in entries):
+    if any(row["assignment"] for row in rows):
         lines.append(
             "assigned: how a number got its setting where its source does not print both together; `inferred` is the "
             "likeliest assignment, not a printed one."
         )
+    there = {row["kind"] for row in rows}
+    lines.append("kind: " + "; ".join(f"{name}: {meaning}" for name, meaning in KINDS.items() if name in there) + ".")
+    if any(row["run_by_inferred"] for row in rows):
+        lines[-1] += " With ?: likely, as the document marks what others ran; it does not say it."
     lines.append(
         "reading: where background counts (without: in neither old nor all; both; old-without: in all alone), by the "
-        "row's arithmetic. x/y: both fit. x?: inferred, as it fits most rows of the same table. incomplete: old or new "
-        "is not printed."
+        "row's arithmetic. x/y: both fit. x?: inferred, as it fits most rows of the same table. inconsistent: none "
+        "fits. incomplete: old or new is not printed."
     )
-    return "\n".join(paragraph(line, "  ") for line in lines)
+    return "\n".join(wrapped(line, "  ") for line in lines)
 
 
 def _in_order(entries: Sequence[JudgedRow]) -> list[JudgedRow]:
-    """Sort by data set and listed setting, then by how direct a number is and by backbone."""
-    order = setting_order(row["setting"] for row, _ in entries)
-    return sorted(
-        entries,
-        key=lambda entry: (order[entry.row["setting"]], list(KINDS).index(entry.row["kind"]), entry.row["backbone"]),
-    )
+    """Sort by data set and listed setting, then by kind and network, the best first."""
+    order, kinds = setting_order(row["setting"] for row, _ in entries), list(KINDS)
+
+    def place(entry: JudgedRow) -> tuple[object, ...]:
+        row = entry.row
+        return order[row["setting"]], kinds.index(row["kind"]), row["backbone"], -(row["all"] or 0)
+
+    return sorted(entries, key=place)

@@ -45,9 +45,13 @@ class References:
         return f"[{self.numbers.setdefault(whole, len(self.numbers) + 1)}]"
 
     def mark_source(self, row: Mapping[str, Any]) -> str:
-        """Return ``[n]`` for the source of a published row, its note, and how its setting was assigned."""
+        """Return ``[n]`` for where a published row stands, who ran it, its note, and how its setting was assigned."""
+        ran = f"Run by {row['run_by']}" if row["run_by"] else "Who ran it is not known"
+        also = row["also"] and f"Also: {'; '.join(row['also'])}"
         assigned = row["assignment"] and f"Assignment of the setting: {row['assignment']}"
-        return self.mark(row["source"], row["note"], assigned)
+        return self.mark(
+            row["source"], ran + (" (inferred)" if row["run_by_inferred"] else ""), row["note"], also, assigned
+        )
 
 
 def published(cell: Cell) -> list[Published]:
@@ -97,7 +101,7 @@ def published_section(cells: Sequence[Cell], decimals: int) -> list[Section]:
             cell.setting, cell.key.method, cell.key.model,
             *printed_texts(row),
             *("-" if value is None else signed(value, decimals) for value in differences),
-            row["kind"] + (" (setting inferred)" if is_inferred(row) else ""),
+            kind_text(row) + (" (setting inferred)" if is_inferred(row) else ""),
             row["backbone"] + ("" if entry.same_backbone else " (another)"),
             likely, references.mark_source(row),
         ]  # fmt: skip
@@ -124,6 +128,11 @@ def same_backbone(model: str, backbone: str) -> bool:
     joined = {"".join(parts[start:end]) for start, end in combinations(range(len(parts) + 1), 2)}
     words = backbone.lower().translate(str.maketrans("", "", "-/()")).split()
     return set(words) <= joined
+
+
+def kind_text(row: Mapping[str, Any]) -> str:
+    """Return a row's kind, with a question mark where it is inferred who ran it."""
+    return f"{row['kind']}{'?' if row['run_by_inferred'] else ''}"
 
 
 def is_inferred(row: Mapping[str, Any]) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from cispbench.results.documents import NOBODYS, documents
-from cispbench.results.duplicates import NUMBERS, agree, same_number
+from cispbench.results.documents import NOBODYS, documents, in_runners_document
+from cispbench.results.duplicates import NUMBERS, adds_nothing, same_number, shortened
 from cispbench.splits.settings import parse_setting
 
 HERE = Path(__file__).parent
@@ -60,14 +60,16 @@ NETWORKS = {
 PROBABLY = {"CoMBO": "Network: probably", "CoMasTRe": "Network: by its abstract, which calls it query-based"}
 # Documents that mark what they ran again; a row without a mark is likely the method's own number.
 MARKING = ("prkr26", "select26")
+MARK = re.compile("dagger|re-averaged|NeST paper numbers")
+OTHER_RUN = re.compile("released weights|re-run")  # own numbers that are not those of the paper's table
 # Rows of SELECT with a dagger (excerpted from MBS or Incrementer) whose old note does not say so.
 DAGGER_OF_SELECT = ("MiB", "PLOP", "RCIL")
 HEAD = """\
 # Published old / new / all mIoU (percent, as printed; null where not printed) on {dataset}, {scenario}.
 #   document, place   where the numbers stand (documents.yaml)
 #   run_by            the document whose authors ran it; null: not known. With run_by_inferred: likely, nobody says it
-#   also              other places that print the same number; gives: the numbers that stand there alone;
-#                     prints: what differs there in the last digit
+#   also              other places that print the same numbers; gives: what is taken from there, as the first place does
+#                     not print it or with fewer digits; prints: what differs there in the last digit
 # A row's kind (own, quoted, re-run) follows from these facts, see documents.py.
 """
 KEYS = (
@@ -120,6 +122,7 @@ def _row(entry: Row) -> Row:
     notes = [_note(entry, document), PROBABLY.get(entry["method"])]
     row = {name: entry[name] for name in ("dataset", "setting", "method", "backbone", *NUMBERS)}
     row |= {"backbone": network_of(entry), "document": document, "place": place, "run_by": _run_by(entry, document)}
+    row["run_by"] = documents()[row["run_by"]].runners if row["run_by"] else None
     row["note"] = ". ".join(filter(None, notes)) or None
     row["assignment"] = entry.get("assignment")
     if "ICLR review of SELECT" in entry["source"]:
@@ -160,27 +163,39 @@ def _run_by(entry: Row, document: str) -> str | None:
 
 
 def _infer(rows: list[Row]) -> None:
-    """Take a row without a mark, in a document that marks what it ran again, for a number of the method's own paper.
+    """Add who likely ran a row: those whose number of all classes it prints, or else whose method it is.
 
-    Not where the old list tells against it: the method was run again by others on that network, or its own numbers on
-    the setting are others, or its own numbers are all on other networks, or the row is marked after all.
+    The latter in a document that marks what others ran, for a row without a mark. Not where the old list tells against
+    it: the method was run again by others on that network, or its paper prints another number on the setting, or prints
+    numbers on other networks alone, or the row is marked after all.
     """
-    proposed = {method: name for name, entry in documents().items() for method in entry.proposes}
-    again = {(row["method"], row["backbone"]) for row in rows
-             if row["run_by"] and row["run_by"] != proposed.get(row["method"])}  # fmt: skip
-    own = [row for row in rows if row["document"] == row["run_by"] == proposed.get(row["method"])]
-    own_papers = [row for row in own if not re.search("released weights|re-run", row["note"] or "")]
+    known = [row for row in rows if row["run_by"]]
+    again = {(row["method"], row["backbone"]) for row in known if row["run_by"] != _authors(row["method"])}
+    own = [row for row in known if in_runners_document(row["document"], _authors(row["method"]))]
     for row in rows:
-        marked = re.search("dagger|re-averaged|NeST paper numbers", row["note"] or "")
-        if row["document"] not in MARKING or row["run_by"] or marked or row["method"] in NOBODYS:
+        if row["run_by"] or row["method"] in NOBODYS:
             continue
-        of_method = [other for other in own if other["method"] == row["method"]]
-        networks = {other["backbone"] for other in of_method}
-        here = [other for other in own_papers if _alike(other, row)]
-        if (row["method"], row["backbone"]) in again or (networks and row["backbone"] not in networks):
-            continue
-        if not here or any(same_number(row, other) for other in here):
-            row |= {"run_by": proposed[row["method"]], "run_by_inferred": True}
+        printed = {other["run_by"] for other in known if _alike(other, row) and _same_total(row, other)}
+        papers = [other for other in own if other["method"] == row["method"]]
+        networks = {other["backbone"] for other in papers}
+        there = [other for other in papers if _alike(other, row) and not OTHER_RUN.search(other["note"] or "")]
+        unmarked = row["document"] in MARKING and not MARK.search(row["note"] or "")
+        if len(printed) == 1:
+            row |= {"run_by": printed.pop(), "run_by_inferred": True}
+        elif unmarked and not there and networks <= {row["backbone"]} and (row["method"], row["backbone"]) not in again:
+            row |= {"run_by": _authors(row["method"]), "run_by_inferred": True}
+
+
+def _authors(method: str) -> str | None:
+    return next((entry.runners for entry in documents().values() if method in entry.proposes), None)
+
+
+def _same_total(row: Row, other: Row) -> bool:
+    """Say whether two rows print one number of all classes, and nothing that differs."""
+    both = [name for name in NUMBERS if row[name] is not None and other[name] is not None]
+    alike = all(shortened(row[name], other[name]) or shortened(other[name], row[name]) for name in both)
+    years = [documents()[entry["document"]].year for entry in (row, other)]
+    return "all" in both and alike and (None in years or years[0] >= years[1])
 
 
 def _merged(rows: list[Row]) -> list[Row]:
@@ -193,33 +208,39 @@ def _merged(rows: list[Row]) -> list[Row]:
         else:
             _add(same, row)
     order = {id(row): place for place, row in enumerate(rows)}
-    return [{key: row[key] for key in KEYS if row.get(key) is not None or key in (*NUMBERS, "run_by")}
-            for row in sorted(kept, key=lambda row: order[id(row)])]  # fmt: skip
+    return [_written(row) for row in sorted(kept, key=lambda row: order[id(row)])]
 
 
 def _alike(first: Row, second: Row) -> bool:
     return all(first[key] == second[key] for key in ("setting", "method", "backbone"))
 
 
-def _trust(row: Row) -> tuple[bool, bool, bool, int]:
-    """Sort the rows of who ran them first, then those with all numbers, then those with more digits."""
+def _trust(row: Row) -> tuple[bool, int]:
+    """Sort the rows of who ran them first, then those of most numbers and digits."""
     digits = sum(len(str(row[name])) for name in NUMBERS if row[name] is not None)
-    complete = all(row[name] is not None for name in NUMBERS)
-    return row["run_by"] != row["document"], row["run_by"] is None, not complete, -digits
+    return not in_runners_document(row["document"], row["run_by"]), -digits
 
 
 def _add(row: Row, again: Row) -> None:
+    """Name a row's repetition in it; take from that what the row does not say."""
     source: Row = {"document": again["document"], "place": again["place"]}
-    given = [name for name in NUMBERS if row[name] is None and again[name] is not None]
-    if given:
-        row |= {name: again[name] for name in given}
-        source["gives"] = given
-    other = {name: again[name] for name in NUMBERS if again[name] is not None and not agree(again[name], row[name])}
-    if other:
-        source["prints"] = other
-    if again["note"]:
-        source["note"] = again["note"]
+    shown = {name: again[name] for name in NUMBERS if again[name] is not None}
+    gives = {} if adds_nothing(again, row) else {name: value for name, value in shown.items() if value != row[name]}
+    row |= gives
+    source |= {"gives": list(gives)} if gives else {}
+    differing = {name: value for name, value in shown.items() if not shortened(value, row[name])}
+    source |= {"prints": differing} if differing else {}
+    source |= {"note": again["note"]} if again["note"] else {}
     row["also"] = [*row.get("also", []), source, *again.get("also", [])]
+    if row["run_by"] is None and again["run_by"]:
+        row |= {"run_by": again["run_by"], "run_by_inferred": True}
+
+
+def _written(row: Row) -> Row:
+    """Return a row as its file holds it: who ran it by the id of their document."""
+    ids = {entry.runners: name for name, entry in documents().items()}
+    row = row | {"run_by": ids.get(row["run_by"])}
+    return {key: row[key] for key in KEYS if row.get(key) is not None or key in (*NUMBERS, "run_by")}
 
 
 if __name__ == "__main__":
