@@ -174,8 +174,8 @@ def _add_published(found: Boards, standings: Standings) -> None:
     grouped: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     row: Row
     for row in ledger_rows():
-        # Two sources that do not say who ran a number need not mean the same run.
-        who = (row["run_by"], "") if row["run_by"] else ("", row["source"])
+        # Two documents that do not say who ran a number need not mean the same run.
+        who = (row["run_by"], "") if row["run_by"] else ("", row["document"])
         grouped[(row["dataset"], row["scenario"], row["method"], row["backbone"], *who)].append(row)
     for (dataset, scenario, method, backbone, run_by, _), members in grouped.items():
         known, joint = method_facts().get(method, UNKNOWN), method == _JOINT

@@ -34,6 +34,7 @@ from cispbench.reports.tables.html import load_template, render_html
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.atomic import explain_os_error, make_folder, write_together
+from cispbench.results.documents import KINDS
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
 
@@ -94,7 +95,7 @@ def write_leaderboard(found: Leaderboard, folder: Path) -> list[Path]:
 
 def papers_page(found: Leaderboard) -> str:
     """Return the page of the papers' tables: all that is known of each published method, setting by setting."""
-    return render_html(all_paper_sections(found), f"{_TITLE}, the papers' tables")
+    return render_html(all_paper_sections(found), f"{_TITLE}, the papers' tables", home=_PAPERS.file)
 
 
 def render_pages(found: Leaderboard) -> dict[str, str]:
@@ -137,7 +138,7 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
     choices = {
         "backbones": sorted({one_line(entry.backbone) for entry in entries}, key=str.lower),
         "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
-        "kinds": sorted({kind for entry in entries for kind in entry.kinds}),
+        "kinds": sorted({kind for entry in entries for kind in entry.kinds}, key=lambda kind: (kind in KINDS, kind)),
     }
     shown = []
     for name, board in zip(names, boards, strict=True):

@@ -46,7 +46,7 @@ def published_provenance(
         (LINKS, " ".join(row["links"])),
         ("Note", row["note"]),
         ("Assignment of the setting", row["assignment"]),
-        ("Backbone", row["backbone"]),
+        ("Network", row["backbone"]),
         ("Arithmetic", f"{verdict.label}: {MEANING[verdict.label]}"),
         ("Readings that fit", ", ".join(verdict.readings)),
         ("Likely way of counting", verdict.likely and f"{verdict.likely}{inferred}"),

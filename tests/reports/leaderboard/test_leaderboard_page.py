@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 SCRIPT = "<script>alert(1)</script>"
+COLUMNS = {"Network": "backbone", "Run by": "run_by", "Kind": "kind", "Year": "year", "Memory": "memory"}
 SORTED = "th[aria-sort='ascending'], th[aria-sort='descending']"
 
 
@@ -97,10 +98,10 @@ def test_numbers_sort_by_click_and_by_keyboard(page: Chrome) -> None:
 
 
 def test_words_sort(page: Chrome) -> None:
-    for place, name in enumerate(("Backbone", "Year", "Memory", "Kind")):
-        (heading,) = find(page, f"th[data-column={name.lower()}] button")
+    for place, name in enumerate(("Network", "Run by", "Kind", "Year", "Memory")):
+        (heading,) = find(page, f"th[data-column={COLUMNS[name]}] button")
         page.execute_script("arguments[0].click()", heading)
-        shown = texts(page, f"tbody td.about-row:nth-last-child({4 - place})")
+        shown = texts(page, f"tbody td.about-row:nth-last-child({5 - place})")
         known = [text.lower() for text in shown if text != "–"]
         assert known == sorted(known, reverse=name == "Year") and len(set(known)) > 1
         assert shown == [text for text in shown if text != "–"] + ["–"] * shown.count("–")
@@ -125,18 +126,18 @@ def test_rows_are_filtered_and_ranked_among_those_shown(page: Chrome) -> None:
     form.find_element("css selector", "button[type=reset]").click()
     assert len(methods(page)) == everything
     form.find_element("css selector", "[name=memory] option[value=yes]").click()
-    assert set(texts(page, "tbody td.about-row:nth-last-child(2)")) == {"yes"}
+    assert set(texts(page, "tbody td.about-row:last-child")) == {"yes"}
     assert "SSUL-M" in methods(page) and "MiB" not in methods(page)
     form.find_element("css selector", "[name=memory] option[value='']").click()
     form.find_element("xpath", ".//select[@name='year']/option[.='2021']").click()
     assert {"PLOP", "SDR"} <= set(methods(page)) and "MiB" not in methods(page)
     form.find_element("css selector", "button[type=reset]").click()
-    for kind in ("reported", "excerpted", "reproduced"):
-        form.find_element("css selector", f"[value={kind}]").click()
+    for kind in ("own", "quoted", "re-run", "not known"):
+        form.find_element("css selector", f"[value='{kind}']").click()
     assert methods(page) == [SCRIPT]
     form.find_element("css selector", "button[type=reset]").click()
     form.find_element("xpath", ".//select[@name='backbone']/option[.='Swin-B']").click()
-    assert set(texts(page, "tbody td.about-row:nth-last-child(4)")) == {"Swin-B"}
+    assert set(texts(page, "tbody td.about-row:nth-last-child(5)")) == {"Swin-B"}
 
 
 def test_one_setting_is_shown_alone(page: Chrome) -> None:
@@ -168,7 +169,7 @@ def test_a_measured_number_opens_its_record_on_another_board(page: Chrome) -> No
         link.get_attribute("aria-current") == "true"
         and len(page.find_elements("css selector", "section.board:not([hidden])")) == 1
     )
-    (button,) = find(page, "button[aria-label*=', mib, disjoint-15-1 old, reproduced']")
+    (button,) = find(page, "button[aria-label*=', mib, disjoint-15-1 old, measured, reproduced']")
     assert button.get_attribute("aria-label").startswith("46.00 ± 0.00, mib")
     button.click()
     dialog = page.find_element("id", "provenance")
