@@ -88,10 +88,10 @@ def readme_section(leaderboard: Leaderboard) -> str:
     rules = leaderboard.protocol
     parts = [
         "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
-        f"{rules.name} v{rules.version}.\nIn brackets what makes a row unfair to compare: stored images of earlier "
-        "steps (memory), a checkpoint chosen on the\ntest images (test-selected), a network that has seen more than "
-        "ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision). Behind a number: the mean "
-        f"counts the background ({WITH}), does not ({WITHOUT}), or that is not\nknown ({UNKNOWN}). Such numbers do not "
+        f"{rules.name} v{rules.version}.\nCaution: what makes a row unfair to compare: stored images of earlier steps "
+        "(memory), a checkpoint chosen on the test\nimages (test-selected), a network that has seen more than "
+        "ImageNet-1k (pre-training), or labels beyond the data set's\n(extra supervision). Behind a number: the mean "
+        f"counts the background ({WITH}), does not ({WITHOUT}), or that is not known\n({UNKNOWN}). Such numbers do not "
         "compare with each other: the rows are ordered, not ranked."
     ]
     for setting in SHORT:
@@ -100,12 +100,11 @@ def readme_section(leaderboard: Leaderboard) -> str:
         for entry in _best(board, setting):
             numbers = entry.by_setting[setting]
             total = numbers[_ALL]
-            badges = ", ".join(badge.name for badge in entry.badges if not badge.name.startswith(NOT_KNOWN))
             status = total.standing.words + (", setting inferred" if total.inferred else "")
             texts = [f"{number.text}{_counted(number, score)}" for score, number in enumerate(numbers)]
-            name = named(entry) + (f" ({badges})" if badges else "")
-            rows.append([name, entry.backbone, entry.run_by or NOT_KNOWN, total.kind, *texts, status])
-        headers = ["method", "network", "run by", "kind", *SCORES, "status of all"]
+            run_by, caution = entry.run_by or NOT_KNOWN, "; ".join(badge.name for badge in entry.badges)
+            rows.append([named(entry), entry.backbone, run_by, total.kind, *texts, status, caution])
+        headers = ["method", "network", "run by", "kind", *SCORES, "status of all", "caution"]
         parts += [f"**{dataset(board.group.dataset).title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)
 

@@ -291,7 +291,11 @@
   };
 
   form.elements.method.addEventListener("input", () => draw());
-  form.addEventListener("change", () => draw());
+  form.addEventListener("change", (event) => {
+    // The method is drawn as it is typed. Its change comes with the click that leaves the field: drawn again then, the
+    // button below the pointer would be another one, and the click be lost.
+    if (event.target !== form.elements.method) draw();
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(draw)); // after the form has been emptied
   for (const section of sections) {
