@@ -100,10 +100,10 @@ def _by(entries: Iterable[JudgedRow], column: str) -> dict[str, list[JudgedRow]]
 def _table(entries: Iterable[JudgedRow], first: str, references: References) -> str:
     rows = []
     for row, verdict in entries:
-        assigned = (row["assignment"] or "").partition(" ")[0]
-        words = [assigned, kind_text(row), row["backbone"], _reading_text(verdict), references.mark_source(row)]
-        rows.append([row[first], *printed_texts(row), *words])
-    return plain_table([first, *SCORES, "assigned", "kind", "network", "reading", "ref"], rows, SCORES)
+        numbers = [f"{text}{'?' if is_inferred(row) and text != '-' else ''}" for text in printed_texts(row)]
+        words = [kind_text(row), row["backbone"], _reading_text(verdict), references.mark_source(row)]
+        rows.append([row[first], *numbers, *words])
+    return plain_table([first, *SCORES, "kind", "network", "reading", "ref"], rows, SCORES)
 
 
 def show_json(chosen: Filter) -> str:
@@ -137,11 +137,8 @@ def _reading_text(verdict: Verdict) -> str:
 def _legend(entries: Iterable[JudgedRow]) -> str:
     rows = [entry.row for entry in entries]
     lines = []
-    if any(row["assignment"] for row in rows):
-        lines.append(
-            "assigned: how a number got its setting where its source does not print both together; `inferred` is the "
-            "likeliest assignment, not a printed one."
-        )
+    if any(map(is_inferred, rows)):
+        lines.append("A number with ?: its source does not print its setting, which is the likeliest one.")
     there = {row["kind"] for row in rows}
     lines.append("kind: " + "; ".join(f"{name}: {meaning}" for name, meaning in KINDS.items() if name in there) + ".")
     if any(row["run_by_inferred"] for row in rows):

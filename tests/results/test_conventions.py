@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cispbench.results.conventions import conventions, judge, table_of
+from cispbench.results.documents import in_runners_document
 from cispbench.results.ledger import ledger_rows, readings
 
 # Rows of overlapped-15-1 by the readings that fit them.
@@ -15,11 +16,10 @@ WITHOUT, BOTH, OLD_WITHOUT = (37.9, 5.0, 29.7), (65.12, 21.11, 54.64), (79.6, 59
 WITHOUT_OR_BOTH, ANY, NONE, MISSING = (8.75, 8.0, 8.56), (80.0, 80.0, 80.0), (79.6, 59.6, 90.0), (None, 1.0, 2.0)
 
 
-def row(
-    numbers: tuple[float | None, ...], kind: str = "reported", method: str = "M", source: str = "S"
-) -> dict[str, Any]:
+def row(numbers: tuple[float | None, ...], ran_it: bool = True, method: str = "M", source: str = "S") -> dict[str, Any]:
     old, new, total = numbers
-    where = {"setting": "overlapped-15-1", "kind": kind, "method": method, "source": source}
+    run_by = "MiB authors" if ran_it else "PLOP authors"
+    where = {"setting": "overlapped-15-1", "method": method, "source": source, "document": "mib20", "run_by": run_by}
     return {**where, "old": old, "new": new, "all": total}
 
 
@@ -53,20 +53,20 @@ def test_a_row_that_fits_none_is_likely_a_slip_of_its_tables_reading_and_counts_
 
 
 def test_sources_and_the_methods_that_they_copy_keep_to_themselves() -> None:
-    rows = [row(BOTH), row(WITHOUT_OR_BOTH, source="T"), row(WITHOUT_OR_BOTH, kind="excerpted")]
-    rows += [row(WITHOUT_OR_BOTH, kind="reproduced", method="N"), row(WITHOUT, kind="excerpted", method="N")]
-    rows += [row(WITHOUT_OR_BOTH, kind="excerpted", method="N")]
+    rows = [row(BOTH), row(WITHOUT_OR_BOTH, source="T"), row(WITHOUT_OR_BOTH, ran_it=False)]
+    rows += [row(WITHOUT_OR_BOTH, method="N"), row(WITHOUT, ran_it=False, method="N")]
+    rows += [row(WITHOUT_OR_BOTH, ran_it=False, method="N")]
     assert [name for name, _ in likely(*rows)] == ["both", None, None, "both", "without", "without"]
 
 
 @pytest.mark.parametrize(
     ("source", "reading", "fits", "rows"),
     [
-        ("fcdl94/MiB:voc-tab.png", "without", 54, 54),
-        ("fcdl94/MiB:ade-tab.png", "without", 16, 18),
-        ("arthurdouillard/CVPR2021_PLOP", "both", 8, 9),
-        ("HieuPhan33/REMINDER", "both", 29, 30),
-        ("QIU023/SATS", "both", 27, 28),
+        ("MiB (arXiv 2002.00718), Table 1", "without", 54, 54),
+        ("MiB (arXiv 2002.00718), Table 2", "without", 16, 18),
+        ("PLOP (arXiv 2011.11390), Table 1", "both", 8, 9),
+        ("REMINDER, Tables 1-2", "both", 23, 24),
+        ("SATS, VOC table", "both", 27, 28),
     ],
 )
 def test_papers_keep_the_conventions_known_of_them(source: str, reading: str, fits: int, rows: int) -> None:
@@ -77,28 +77,29 @@ def test_papers_keep_the_conventions_known_of_them(source: str, reading: str, fi
 
 
 def own_runs(source: str) -> list[dict[str, Any]]:
-    return [row for row in ledger_rows() if row["source"].startswith(source) and row["kind"] != "excerpted"]
+    rows = (row for row in ledger_rows() if row["source"].startswith(source))
+    return [row for row in rows if in_runners_document(row["document"], row["run_by"])]
 
 
 def test_every_row_of_the_two_papers_is_likely_read_as_its_paper_counts() -> None:
     rows = ledger_rows()
     found = Counter(
-        (row["source"].partition("/")[0], verdict.likely)
+        (row["document"], verdict.likely)
         for row, verdict in zip(rows, judge(rows), strict=True)
-        if row["source"].startswith(("fcdl94/MiB:", "arthurdouillard/CVPR2021_PLOP:"))
+        if row["document"] in ("mib20", "plop21")
     )
-    assert found == {("fcdl94", "without"): 72, ("arthurdouillard", "both"): 9}
+    assert found == {("mib20", "without"): 72, ("plop21", "both"): 9}
 
 
 def test_verdicts_over_the_whole_ledger() -> None:
     rows = ledger_rows()
     verdicts = judge(rows)
     assert Counter(verdict.likely for verdict in verdicts if not verdict.inferred) == {
-        "both": 229, "without": 60, "old-without": 29, None: 143 + 176
+        "both": 199, "without": 50, "old-without": 28, None: 105 + 122
     }  # fmt: skip
     assert Counter(verdict.likely for verdict in verdicts if verdict.inferred) == {
-        "both": 130, "without": 65, "old-without": 1
+        "both": 115, "without": 62, "old-without": 7
     }  # fmt: skip
-    assert sum(verdict.ambiguous for verdict in verdicts) == 312
+    assert sum(verdict.ambiguous for verdict in verdicts) == 264
     assert all(not verdict.inferred or verdict.ambiguous or verdict.label == "inconsistent" for verdict in verdicts)
     assert len({table_of(row) for row in rows}) > 100
