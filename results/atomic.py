@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
 from cispbench.splits.errors import StoreError
@@ -30,50 +29,30 @@ def write_atomic(path: Path, data: bytes) -> None:
     On any failure the temporary file is removed and ``path`` keeps what it held; what killed processes left of
     earlier attempts at this file is swept up. Two writers of the same content may meet. Raises StoreError.
     """
-    write_together({path: data})
-
-
-def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write several files as ``write_atomic`` does, none before all their contents are on the disk.
-
-    A full disk or a process killed while it writes leaves all files as they were. Only a kill within the renames at
-    the end, a moment without any writing, can leave some files new and others old, each of them whole. The first
-    name is renamed last. Raises StoreError.
-    """
     # Not tempfile: its files are private to the user, and a store may be shared by several.
-    temporaries = {path: path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp") for path in files}
-    path = Path()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        for path, data in files.items():
-            with temporaries[path].open("xb") as file:
-                file.write(data)
-                # On the disk before the rename: after a power cut the new name could otherwise hold nothing.
-                file.flush()
-                os.fsync(file.fileno())
-        renamed = list(files)[::-1]
-        for path in renamed:
-            if path.is_dir():  # found before anything is renamed
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        for path in renamed:
-            try:
-                temporaries[path].replace(path)
-            except FileNotFoundError:
-                if not path.exists():
-                    raise
-                # Another writer finished first and swept this one's file up.
-        for folder in dict.fromkeys(path.parent for path in files):
-            sync_folder(folder)
-        for path in files:
-            # What killed writers of this file left beside it.
-            for left in path.parent.glob(f".{path.name}.*.tmp"):
-                left.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            # On the disk before the rename: after a power cut the new name could otherwise hold nothing.
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+            # Another writer finished first and swept this one's file up.
+        sync_folder(path.parent)
+        # What killed writers of this file left beside it.
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
     except OSError as error:
         raise explain_os_error("write", path, error) from error
     finally:
         # Gone after the rename; where even this fails, the error being raised says more than a second one would.
-        for temporary in temporaries.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

@@ -31,4 +31,4 @@ def reported_store(out: Path) -> Store:
     from cispbench.results.store import Store
 
     named = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
-    return existing_store(out) if named else Store(out)
+    return existing_store(out) if named or out.is_dir() else Store(out)

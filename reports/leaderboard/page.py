@@ -18,6 +18,7 @@ from cispbench.reports.leaderboard.background import background_mark
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Number
 from cispbench.reports.leaderboard.paper import all_paper_sections
 from cispbench.reports.leaderboard.provenance import LINKS
+from cispbench.reports.leaderboard.publish import publish
 from cispbench.reports.leaderboard.status import OFF, STATUSES
 from cispbench.reports.leaderboard.text import (
     DISPUTED,
@@ -33,7 +34,7 @@ from cispbench.reports.leaderboard.text import (
 from cispbench.reports.tables.html import load_template, render_html
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.runs import SCORES, Group
-from cispbench.results.atomic import explain_os_error, make_folder, write_together
+from cispbench.results.atomic import make_folder
 from cispbench.results.documents import KINDS
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
@@ -84,12 +85,8 @@ def write_leaderboard(found: Leaderboard, folder: Path) -> list[Path]:
     written = {pages / file: text for file, text in texts.items()} | {
         folder / f"{NAME}.md": leaderboard_markdown(found)
     }
-    write_together({path: text.encode() for path, text in written.items()})
-    for path in (pages / file for file in FILES if file not in texts):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise explain_os_error("remove", path, error) from error
+    gone = [pages / file for file in FILES if file not in texts]
+    publish({path: text.encode() for path, text in written.items()}, removed=gone)
     return list(written)
 
 
