@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from cispbench.reports.tables.cells import Cell
+from cispbench.results.documents import OWN, QUOTED
 from cispbench.results.published_methods import MethodFacts, network_facts
 
 NOT_KNOWN = "not known"
@@ -23,7 +24,7 @@ class Badge(NamedTuple):
 def published_badges(backbone: str, kinds: Collection[str], facts: MethodFacts, joint: bool) -> tuple[Badge, ...]:
     """Return the badges of a published row. ``kinds``: those of its numbers; ``facts``: of its method."""
     selected, why = facts.selected_on_test, f"Its released code tests the best checkpoint (protocol {facts.protocol})."
-    if "re-run" in kinds:
+    if not set(kinds) <= {OWN, QUOTED}:
         selected = None  # others may test another checkpoint than the released code does
     network = network_facts().get(backbone)
     learnt = f"Its network has learnt from more than ImageNet-1k: {network.pretraining}." if network else ""

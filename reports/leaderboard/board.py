@@ -36,7 +36,8 @@ class Number:
 
     ``kind``: measured, submitted, predictions, or the ledger's kind; ``provenance``: what is known, by label;
     ``source``: the text of the ledger, "" of the store; ``background``: whether it counts it, None where not known;
-    ``inferred``: the source does not print it with its setting; ``disputed``: other sources print another number.
+    ``inferred``: the source does not print it with its setting; ``disputed``: other sources print another number;
+    ``likely``: who ran it, and so its kind, is inferred.
     """
 
     text: str
@@ -48,6 +49,12 @@ class Number:
     background: bool | None = None
     inferred: bool = False
     disputed: bool = False
+    likely: bool = False
+
+    @property
+    def kind_text(self) -> str:
+        """The kind, with a question mark where it is inferred."""
+        return f"{self.kind}?" if self.likely else self.kind
 
 
 Numbers = tuple[Number, ...]
@@ -74,8 +81,8 @@ class Entry:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of its numbers."""
-        return tuple(dict.fromkeys(number.kind for numbers in self.by_setting.values() for number in numbers))
+        """The kinds of its numbers, with a question mark where they are inferred."""
+        return tuple(dict.fromkeys(number.kind_text for numbers in self.by_setting.values() for number in numbers))
 
     def number(self, setting: str, score: int, competing: bool = False) -> Number | None:
         """Return a number; None where there is none, or where ``competing`` is asked for and it is not ranked.
@@ -205,14 +212,16 @@ def _published_numbers(row: Row, rows: Sequence[Row], standings: Standings, know
     numbers = []
     for name in SCORES:
         if row[name] is None:
-            numbers.append(Number("-", math.nan, NOTHING, row["kind"], provenance, row["source"]))
+            numbers.append(
+                Number("-", math.nan, NOTHING, row["kind"], provenance, row["source"], likely=row["run_by_inferred"])
+            )
             continue
         # Where a document repeats the number with other digits, the ledger's text says so.
         disputed = any(other[name] not in (None, row[name]) for other in rows) or is_repeated_otherwise(row, name)
         standing, counted = standings.of_published(row, verdict, name), published_background(verdict, name)
         numbers.append(Number(
             str(row[name]), float(row[name]), standing, row["kind"], provenance, row["source"], counted,
-            is_inferred(row), disputed,
+            is_inferred(row), disputed, row["run_by_inferred"],
         ))  # fmt: skip
     return tuple(numbers)
 

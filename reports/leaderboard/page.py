@@ -132,10 +132,11 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
     if all(board.group.comparable for board in boards):
         names = [f"{board.group.dataset}-{board.scenario}" for board in boards]
     entries = [entry for board in boards for entry in board.entries]
+    kinds = {number.kind for entry in entries for numbers in entry.by_setting.values() for number in numbers}
     choices = {
         "backbones": sorted({one_line(entry.backbone) for entry in entries}, key=str.lower),
         "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
-        "kinds": sorted({kind for entry in entries for kind in entry.kinds}, key=lambda kind: (kind in KINDS, kind)),
+        "kinds": sorted(kinds, key=lambda kind: (kind in KINDS, kind)),
     }
     shown = []
     for name, board in zip(names, boards, strict=True):

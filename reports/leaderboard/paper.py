@@ -73,7 +73,8 @@ def paper_data(found: Leaderboard, method: str) -> list[dict[str, Any]]:
             total, known = numbers["all"], dict(numbers["all"].provenance)
             row: dict[str, Any] = {
                 "method": method, "network": network, "setting": line.setting, "run_by": line.entry.run_by or None,
-                "kind": total.kind, "model": line.entry.backbone, "remark": line.entry.remark,
+                "kind": total.kind, "kind_inferred": total.likely, "model": line.entry.backbone,
+                "remark": line.entry.remark,
             }  # fmt: skip
             for name, number in numbers.items():
                 row |= {name: json_number(number.value), f"{name}_background": number.background}
@@ -119,7 +120,7 @@ def _section(method: str, network: str, lines: list[Line], found: Leaderboard) -
         total = line.numbers[SCORES.index("all")]
         numbers = [plain_number(number, score) for score, number in enumerate(line.numbers)]
         setting = line.setting if line.setting != last else ""
-        rows.append(plain([setting, _who(line, references), total.kind, *numbers, total.standing.words]))
+        rows.append(plain([setting, _who(line, references), total.kind_text, *numbers, total.standing.words]))
         last = line.setting
     used = found.protocol
     measured = any(line.entry.run_by == HERE for line in lines)

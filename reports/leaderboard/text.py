@@ -103,7 +103,7 @@ def readme_section(leaderboard: Leaderboard) -> str:
             status = total.standing.words + (", setting inferred" if total.inferred else "")
             texts = [f"{number.text}{_counted(number, score)}" for score, number in enumerate(numbers)]
             run_by, caution = entry.run_by or NOT_KNOWN, "; ".join(badge.name for badge in entry.badges)
-            rows.append([named(entry), entry.backbone, run_by, total.kind, *texts, status, caution])
+            rows.append([named(entry), entry.backbone, run_by, total.kind_text, *texts, status, caution])
         headers = ["method", "network", "run by", "kind", *SCORES, "status of all", "caution"]
         parts += [f"**{dataset(board.group.dataset).title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)

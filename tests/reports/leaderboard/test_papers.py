@@ -89,6 +89,7 @@ def test_the_table_holds_every_row_of_the_ledger_once(ledger_alone: Leaderboard)
     assert wanted == sorted(
         (row["setting"], row["kind"], str(row["old"]), str(row["new"]), str(row["all"])) for row in found
     )
+    assert {row["kind_inferred"] for row in found} == {row["run_by_inferred"] for row in rows}
     assert {row["run_by"] for row in found} == {"MBS authors", "SELECT authors", "PRKR authors"}
 
 
