@@ -171,7 +171,9 @@ def _against_published(cell: Cell, options: CheckOptions) -> CheckedCell:
         compared.append(nearest if len({score.status for score in scores}) == 1 else replace(nearest, status="ok"))
     if not rows:
         return _checked(cell, "-", compared, "nothing published on this backbone")
-    return _checked(cell, f"{rows[0].row['kind']}, {len(rows)} source{'s' if len(rows) > 1 else ''}", compared, "")
+    return _checked(
+        cell, f"published ({rows[0].row['kind']}), {len(rows)} source{'s' if len(rows) > 1 else ''}", compared, ""
+    )
 
 
 def _checked(cell: Cell, against: str, compared: Sequence[Compared], note: str) -> CheckedCell:

@@ -147,7 +147,7 @@ def _notes(group: Group, members: Sequence[Cell], options: TableOptions) -> list
     if group.comparable and options.published is not False:
         notes.append(
             "In brackets: published numbers for the same method and backbone (lowest to highest where sources differ), "
-            "as reported by the paper that ran it, else as excerpted or reproduced by others; they follow their own "
+            "as run by its authors, else as run by others; they follow their own "
             "protocols." + (" Behind them: measured minus published." if options.published else "")
         )
     if any(not cell.ranked and not cell.joint for cell in members):

@@ -194,3 +194,9 @@ def test_a_broken_document_is_named(broken: Path, entry: str, words: list[str]) 
         documents()
     for word in [f"{broken} x", *words]:
         assert word in str(caught.value)
+
+
+def test_the_documentation_prints_the_one_definition_of_the_kinds() -> None:
+    text = (FILES.parent / "docs" / "reading-leaderboard.md").read_text()
+    for kind, meaning in KINDS.items():
+        assert f"| {kind} | {meaning} |" in text

@@ -50,8 +50,8 @@ def test_a_runs_table_sets_the_measured_row_above_the_published_ones(make_record
     published = reported_rows("overlapped-15-1", "mib")
     rows = lines_with(text, "MiB")
     assert len(rows) == len(published) > 5
-    assert ["MiB", "35.1", "13.5", "29.7", "reported"] in [row[:5] for row in rows]
-    assert ["MiB", "-", "-", "32.2", "excerpted"] in [row[:5] for row in rows]
+    assert ["MiB", "35.1", "13.5", "29.7", "own"] in [row[:5] for row in rows]
+    assert ["MiB", "72.6", "23.5", "60.9", "not known"] in [row[:5] for row in rows]
     assert "NOT comparable" not in text
     assert "not finished" not in text
 
@@ -104,7 +104,7 @@ def test_a_joint_run_is_scored_over_all_classes(make_record: Maker) -> None:
     assert step_line(record, "mib20").startswith("step 0/0  old 75.0  new 40.0  all 66.2")
     text = run_table([record])
     assert lines_with(text, "measured")[0][1:3] == ["75.00", "40.00"]
-    assert lines_with(text, "Joint", "reported")
+    assert lines_with(text, "Joint", "own")
 
 
 def test_an_empty_store_has_no_table(tmp_path: Path, make_record: Maker) -> None:
@@ -130,7 +130,7 @@ def test_seeds_are_averaged_and_counted(tmp_path: Path, make_record: Maker) -> N
     assert row[2].startswith("30.00 [")
     assert row[5] == "1"
     assert row[6].startswith("50.00 ± 10.00 [")
-    assert row[8].startswith("50.00 ± 10.00 [29.29 to ")
+    assert row[8].startswith("50.00 ± 10.00 [29.7]")
     assert row[9] == "3"
     assert "Superseded" not in text
 
@@ -145,8 +145,8 @@ def test_published_numbers_stand_beside_the_same_backbone_on_full_data_alone(
     store.write(make_record(step=5, model=RESNET, run_key="synthetic"))
     full, mini, synthetic = render_store(store, "markdown").split("\n\n### ")
     assert "voc, full data, profile paper" in full
-    assert "[60.9]" in lines_with(full, "segmenter-vit-b16")[0][4]
-    assert "[29.29 to 33.53]" in lines_with(full, "deeplabv3-resnet101")[0][4]
+    assert "[60.9 to 61.7]" in lines_with(full, "segmenter-vit-b16")[0][4]
+    assert "[29.7]" in lines_with(full, "deeplabv3-resnet101")[0][4]
     assert "[" not in lines_with(full, "segmenter-tiny")[0][4]
     assert "NOT comparable" not in full
     for part, words in ((mini, "small part of the real data"), (synthetic, "synthetic scenes")):
