@@ -29,6 +29,7 @@ class MethodFacts:
     year: int | None = None
     memory: str | None = None
     supervision: str | None = None
+    supervision_on: tuple[str, ...] = ()
     protocol: str | None = None
 
     @property
@@ -36,10 +37,11 @@ class MethodFacts:
         """Whether training images of earlier steps are stored; None where not known."""
         return None if self.memory is None else self.memory != _NONE
 
-    @property
-    def extra_supervision(self) -> bool | None:
-        """Whether it learns from more than the labels of the data set; None where not known."""
-        return None if self.supervision is None else self.supervision != _NONE
+    def extra_supervision(self, dataset: str) -> bool | None:
+        """Say whether it learns from more than the labels of a data set; None where not known."""
+        if self.supervision is None:
+            return None
+        return self.supervision != _NONE and (not self.supervision_on or dataset in self.supervision_on)
 
     @property
     def selected_on_test(self) -> bool | None:

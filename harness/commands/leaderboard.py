@@ -33,7 +33,7 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
     from cispbench.harness.commands.stores import reported_store
     from cispbench.reports.leaderboard.board import load_leaderboard
     from cispbench.reports.leaderboard.page import write_leaderboard
-    from cispbench.reports.leaderboard.text import measured_note, update_readme
+    from cispbench.reports.leaderboard.text import update_readme
     from cispbench.results.protocols import load_protocol
     from cispbench.splits.errors import UsageError
 
@@ -41,7 +41,7 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
     if readme is not None and output is not None:
         raise UsageError("--readme and --output do not go together.", hint="Leave one of them out.")
     found = load_leaderboard(reported_store(out), protocol)
-    for note in measured_note(found):
+    for note in found.notes:
         click.echo(note, err=True)
     if readme is not None:
         click.echo(f"{'Written' if update_readme(found, readme) else 'Unchanged'}: {readme}")

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from cispbench.reports.tables.cells import Cell
 from cispbench.results.documents import OWN, QUOTED
-from cispbench.results.published_methods import MethodFacts, network_facts
+from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_facts, network_facts
 
+JOINT = "Joint"  # the ledger's name for training on all classes at once
 NOT_KNOWN = "not known"
 _RANDOM = "none"  # what a record calls weights that no data have trained
 _USUAL = "-imagenet"  # how the names of ImageNet-1k weights end
@@ -21,19 +22,20 @@ class Badge(NamedTuple):
     why: str
 
 
-def published_badges(backbone: str, kinds: Collection[str], facts: MethodFacts, joint: bool) -> tuple[Badge, ...]:
-    """Return the badges of a published row. ``kinds``: those of its numbers; ``facts``: of its method."""
+def published_badges(dataset: str, backbone: str, kinds: Collection[str], method: str) -> tuple[Badge, ...]:
+    """Return the badges of a published row. ``kinds``: those of its numbers; ``method``: the ledger's name."""
+    facts = method_facts().get(method, UNKNOWN)
     selected, why = facts.selected_on_test, f"Its released code tests the best checkpoint (protocol {facts.protocol})."
     if not set(kinds) <= {OWN, QUOTED}:
         selected = None  # others may test another checkpoint than the released code does
     network = network_facts().get(backbone)
     learnt = f"Its network has learnt from more than ImageNet-1k: {network.pretraining}." if network else ""
     checks = [
-        *_method_checks(facts),
+        *_method_checks(facts, dataset),
         ("test-selected", selected, f"The checkpoint is chosen on the test images. {why}"),
         ("pre-training", None if network is None else network.unusual, learnt),
     ]
-    return _badges(checks, joint)
+    return _badges(checks, method == JOINT)
 
 
 def measured_badges(cells: Iterable[Cell], facts: MethodFacts) -> tuple[Badge, ...]:
@@ -47,17 +49,17 @@ def _cell_badges(cell: Cell, facts: MethodFacts) -> tuple[Badge, ...]:
     weights = cell.runs[0].facts.model.weights
     unusual = not weights.endswith(_USUAL) and weights != _RANDOM
     checks = [
-        *_method_checks(facts),
+        *_method_checks(facts, cell.group.dataset),
         ("no pre-training", weights == _RANDOM, "Its encoder starts from random weights."),
         ("pre-training", unusual, f"Its encoder starts from {weights}, by its name not the usual ImageNet-1k."),
     ]
     return _badges(checks, cell.joint)
 
 
-def _method_checks(facts: MethodFacts) -> list[tuple[str, bool | None, str]]:
+def _method_checks(facts: MethodFacts, dataset: str) -> list[tuple[str, bool | None, str]]:
     return [
         ("memory", facts.exemplars, f"It keeps training images of earlier steps: {facts.memory}."),
-        ("extra supervision", facts.extra_supervision,
+        ("extra supervision", facts.extra_supervision(dataset),
          f"It learns from more than the data set's labels: {facts.supervision}."),
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cispbench.reports.leaderboard.background import measured_background, published_background
-from cispbench.reports.leaderboard.badges import Badge, measured_badges, published_badges
+from cispbench.reports.leaderboard.badges import JOINT, Badge, measured_badges, published_badges
 from cispbench.reports.leaderboard.provenance import Pairs, measured_provenance, published_provenance
 from cispbench.reports.leaderboard.status import INCONSISTENT, NOTHING, Standing, Standings
 from cispbench.reports.tables.cells import Cell, cells
@@ -25,8 +25,8 @@ from cispbench.results.store import Store
 from cispbench.splits.datasets import SCENARIOS, datasets
 
 DECIMALS = 2
+NOTHING_MEASURED = "Nothing is measured in this store: all numbers are published ones."
 HERE = "here"  # who ran what was measured
-_JOINT = "Joint"  # the ledger's name for training on all classes at once
 Row = Mapping[str, Any]  # a row of the ledger
 
 
@@ -134,10 +134,14 @@ class Board:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All boards of a store and the ledger under a protocol: those comparable with papers first."""
+    """All boards of a store and the ledger under a protocol: those comparable with papers first.
+
+    ``notes``: what a reader of any of them must know of the store.
+    """
 
     protocol: Protocol
     boards: tuple[Board, ...]
+    notes: tuple[str, ...]
 
 
 Boards = dict[tuple[Group, str], list[Entry]]
@@ -161,7 +165,8 @@ def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
         kind, profile, dataset = board.group
         return not board.group.comparable, kind, profile, listed.index(dataset), SCENARIOS.index(board.scenario)
 
-    return Leaderboard(rules, tuple(sorted(boards, key=order)))
+    notes = () if measured else (NOTHING_MEASURED,)
+    return Leaderboard(rules, tuple(sorted(boards, key=order)), notes)
 
 
 def _board(group: Group, scenario: str, entries: Sequence[Entry]) -> Board:
@@ -185,7 +190,7 @@ def _add_published(found: Boards, standings: Standings) -> None:
         who = (row["run_by"], "") if row["run_by"] else ("", row["document"])
         grouped[(row["dataset"], row["scenario"], row["method"], row["backbone"], *who)].append(row)
     for (dataset, scenario, method, backbone, run_by, _), members in grouped.items():
-        known, joint = method_facts().get(method, UNKNOWN), method == _JOINT
+        known = method_facts().get(method, UNKNOWN)
         by_setting: dict[str, list[Row]] = defaultdict(list)
         for row in sorted(members, key=_preference):
             by_setting[row["setting"]].append(row)
@@ -193,10 +198,10 @@ def _add_published(found: Boards, standings: Standings) -> None:
             setting: [_published_numbers(row, rows, standings, known) for row in rows]
             for setting, rows in by_setting.items()
         }
-        badges = published_badges(backbone, {row["kind"] for row in members}, known, joint)
+        badges = published_badges(dataset, backbone, {row["kind"] for row in members}, method)
         shown = {setting: numbers[0] for setting, numbers in made.items()}
         others = {setting: tuple(numbers[1:]) for setting, numbers in made.items() if numbers[1:]}
-        entry = Entry(method, "", backbone, run_by, known, badges, not joint, shown, others)
+        entry = Entry(method, "", backbone, run_by, known, badges, method != JOINT, shown, others)
         found[Group("full", "paper", dataset), scenario].append(entry)
 
 

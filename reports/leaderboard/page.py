@@ -27,7 +27,6 @@ from cispbench.reports.leaderboard.text import (
     MARKS,
     NOT_RANKED,
     leaderboard_markdown,
-    measured_note,
     protocol_note,
     title,
 )  # fmt: skip
@@ -109,7 +108,7 @@ def render_pages(found: Leaderboard) -> dict[str, str]:
                 (INFERRED, "inferred", "setting inferred"), (DISPUTED, "disputed", "printed otherwise elsewhere"),
                 *((background_mark(counted), "counted", name) for counted, name in
                   ((True, "with background"), (False, "without"), (None, "not known")))],
-        "note": f"{protocol_note(found.protocol)} {NOT_RANKED}", "warnings": measured_note(found),
+        "note": f"{protocol_note(found.protocol)} {NOT_RANKED}", "warnings": found.notes,
         "policy": _policy(style, script), "style": Markup(style), "script": Markup(script),
     }  # fmt: skip
     return {page.file: template.render(page=page, **fixed, **_content(boards[page])) for page in pages}

@@ -122,11 +122,12 @@ def _run_texts(run: Run) -> dict[str, str]:
 
 
 def _filled(pairs: Sequence[tuple[str, str | None]], facts: MethodFacts) -> Pairs:
+    only_on = f" (on {', '.join(facts.supervision_on)} alone)" if facts.supervision_on else ""
     whole = [
         *pairs,
         ("Method's paper", facts.venue),
         ("Exemplar memory", facts.memory),
-        ("Extra supervision", facts.supervision),
+        ("Extra supervision", facts.supervision and f"{facts.supervision}{only_on}"),
         ("Known of the method from", facts.source),
     ]
     return tuple((label, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") for label, text in whole if text)

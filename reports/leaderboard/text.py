@@ -39,7 +39,6 @@ NOT_RANKED = (
     "Numbers with and without the background are ranked apart. Not ranked: joint training, inconsistent rows, what was "
     "submitted, and numbers that may or may not count the background."
 )
-NOTHING_MEASURED = "Nothing is measured in this store: all numbers are published ones."
 SHORT = ("overlapped-15-1", "overlapped-100-10")  # settings of the README's section
 _MOST = 5  # methods of the README's table, by setting
 _ALL = SCORES.index("all")
@@ -68,19 +67,10 @@ def leaderboard_markdown(found: Leaderboard) -> str:
     marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in LEGEND)
     parts = [
         "# Leaderboard", "Made by `cispbench leaderboard` from the store and the ledger; do not edit.",
-        f"{protocol_note(found.protocol)} {NOT_RANKED}", *measured_note(found),
+        f"{protocol_note(found.protocol)} {NOT_RANKED}", *found.notes,
         f"Marks: {marks}.",
     ]  # fmt: skip
     return "\n\n".join([*parts, render_markdown([_section(board) for board in found.boards])]) + "\n"
-
-
-def measured_note(found: Leaderboard) -> list[str]:
-    """Return a sentence if nothing is measured."""
-    numbers = (
-        number
-        for board in found.boards for entry in board.entries for shown in entry.by_setting.values() for number in shown
-    )  # fmt: skip
-    return [] if any(not number.source for number in numbers) else [NOTHING_MEASURED]
 
 
 def readme_section(leaderboard: Leaderboard) -> str:

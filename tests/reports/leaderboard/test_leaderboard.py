@@ -221,7 +221,12 @@ def test_badges_come_from_the_ledger_or_the_record(found: Leaderboard) -> None:
     names = {
         (entry.method, entry.backbone, entry.run_by): [badge.name for badge in entry.badges] for entry in ade.entries
     }
-    assert names["SSUL-M", RESNET, "SSUL authors"] == ["memory", "extra supervision", "test-selected"]
+    assert names["SSUL-M", RESNET, "SSUL authors"] == ["memory", "test-selected"]
+    ssul = published(board(found, "voc", "disjoint"), "SSUL", RESNET, "SSUL authors")
+    assert [badge.name for badge in ssul.badges] == [
+        "extra supervision",
+        "test-selected",
+    ]  # saliency maps, on VOC alone
     assert names["MBS", VIT, "MBS authors"] == ["test-selected", "pre-training"]
     # Others run the same network, and may test another checkpoint; another method's facts may be less known.
     assert names["MBS", VIT, "SELECT authors"] == ["pre-training", "not known: test-selected"]
@@ -244,7 +249,7 @@ def test_facts_are_of_methods_of_the_ledger() -> None:
     assert all(fact.source for fact in facts.values())
     assert facts["SSUL"].selected_on_test and facts["SSUL"].exemplars is False and facts["SSUL-M"].exemplars
     assert facts["SPPA"].exemplars is None and facts["SPPA"].selected_on_test is None
-    assert facts["MiB"].selected_on_test is False and facts["MiB"].extra_supervision is False
+    assert facts["MiB"].selected_on_test is False and facts["MiB"].extra_supervision("voc") is False
     assert set(network_facts()) <= {row["backbone"] for row in ledger_rows()}
     assert all(fact.source for fact in network_facts().values())
 
