@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cispbench.reports.leaderboard.badges import NOT_KNOWN
-from cispbench.reports.leaderboard.board import HERE, Entry, Leaderboard, Numbers
+from cispbench.reports.leaderboard.board import HERE, Entry, Leaderboard, Number, Numbers
 from cispbench.reports.leaderboard.provenance import LINKS
 from cispbench.reports.leaderboard.text import DISPUTED, INFERRED, plain_number
 from cispbench.reports.tables.data import write_csv
@@ -81,22 +81,30 @@ def paper_data(found: Leaderboard, method: str) -> list[dict[str, Any]]:
             row |= {
                 "setting_inferred": any(number.inferred for number in line.numbers),
                 "disputed": any(number.disputed for number in line.numbers),
-                "status": total.standing.words, "difference": total.standing.off, "why": total.standing.why,
+                "status": total.standing.words, "differences": _differences(total), "why": total.standing.why,
                 "source": total.source, "links": known.get(LINKS, ""), "run_keys": known.get("Run keys", ""),
             }  # fmt: skip
             rows.append(row)
     return rows
 
 
+def _differences(number: Number) -> list[float]:
+    return [float(text) for text in number.standing.off.split(", ") if text]
+
+
 def _networks(found: Leaderboard, method: str) -> dict[str, list[Line]]:
-    """Return the lines of a method by network: the ledger's first, and then what was measured with yet another one."""
+    """Return the lines of a method by network, that of its own numbers first, and then by how many there are."""
     networks: dict[str, list[Line]] = {}
     for line in sorted(_lines(found, method), key=lambda line: line.entry.run_by == HERE):
         name = line.entry.backbone
         if line.entry.run_by == HERE:
             name = next((known for known in networks if same_backbone(name, known)), name)
         networks.setdefault(name, []).append(line)
-    return {name: sorted(lines, key=lambda line: line.order) for name, lines in networks.items()}
+
+    def order(name: str) -> tuple[int, int]:
+        return min(_ORDER.index(line.numbers[0].kind) for line in networks[name]), -len(networks[name])
+
+    return {name: sorted(networks[name], key=lambda line: line.order) for name in sorted(networks, key=order)}
 
 
 def _lines(found: Leaderboard, method: str) -> Iterator[Line]:

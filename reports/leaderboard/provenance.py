@@ -128,6 +128,7 @@ def _filled(pairs: Sequence[tuple[str, str | None]], facts: MethodFacts) -> Pair
         ("Method's paper", facts.venue),
         ("Exemplar memory", facts.memory),
         ("Extra supervision", facts.supervision and f"{facts.supervision}{only_on}"),
+        ("Protocol of its released code", facts.protocol),
         ("Known of the method from", facts.source),
     ]
     return tuple((label, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") for label, text in whole if text)

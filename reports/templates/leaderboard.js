@@ -126,7 +126,8 @@
       badge.title = text(why);
       head.append(badge, " ");
     }
-    head.append(make("span", `${row.backbone}, ${row.run_by === "-" ? "run by: not known" : `run by ${row.run_by}`}`, "which"));
+    const who = { "-": "run by: not known", here: "run here" }[row.run_by] ?? `run by ${row.run_by}`;
+    head.append(make("span", `${row.backbone}, ${who}`, "which"));
     line.append(head);
     for (const setting of settings)
       for (let score = 0; score < data.scores.length; score += 1)

@@ -96,12 +96,12 @@ def test_the_table_holds_every_row_of_the_ledger_once(ledger_alone: Leaderboard)
 def test_what_others_got_is_compared_with_the_own_number(ledger_alone: Leaderboard) -> None:
     found = {(row["setting"], row["kind"]): row for row in paper_data(ledger_alone, "MBS")}
     row = found["overlapped-15-1", "own"]
-    assert row["status"] == "re-run by others: -1.6, -2.6" and row["difference"] == "-1.6, -2.6"
+    assert row["status"] == "re-run by others: -1.6, -2.6" and row["differences"] == [-1.6, -2.6]
     assert "SELECT authors ran it: 79.0" in row["why"] and "PRKR authors ran it: 78.0" in row["why"]
     assert "https://arxiv.org/abs/2407.11859" in row["links"].split()
     # The table that prints 58.6 contradicts itself there, so that only the other one is compared: 42.9 - 45.4.
     row = found["overlapped-50-50", "own"]
-    assert row["difference"] == "-2.5" and "58.6" in row["why"] and "not compared" in row["why"]
+    assert row["differences"] == [-2.5] and "58.6" in row["why"] and "not compared" in row["why"]
 
 
 def test_a_measured_run_stands_among_its_papers_numbers(mixed_store: Store) -> None:
@@ -111,6 +111,11 @@ def test_a_measured_run_stands_among_its_papers_numbers(mixed_store: Store) -> N
         ("disjoint-15-1", "ResNet-101 DeepLabV3", "here", pytest.approx((15 * 46 + 5 * 13 + background) / 21))
     ]
     assert rows[0]["run_keys"] and rows[0]["all_background"] is True and rows[0]["old_background"] is False
+
+
+def test_the_network_of_the_own_numbers_comes_first(ledger_alone: Leaderboard) -> None:
+    networks = list(dict.fromkeys(row["network"] for row in paper_data(ledger_alone, "plop")))
+    assert networks[0] == "ResNet-101 DeepLabV3" and len(networks) > 1
 
 
 def test_it_fits_a_hundred_columns_for_every_method(ledger_alone: Leaderboard) -> None:
