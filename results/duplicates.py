@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from cispbench.results.documents import documents
+from cispbench.results.ledger_row import NUMBERS
 
-NUMBERS = ("old", "new", "all")
 Row = Mapping[str, Any]
 
 
@@ -30,19 +30,18 @@ def same_number(first: Row, second: Row) -> bool:
 def adds_nothing(row: Row, to: Row) -> bool:
     """Say whether a row repeats another: what it prints is there, with as many digits or more.
 
-    Where the same people ran both, and both print all numbers, one may be off by one in the last digit (a slip in
-    copying). Not a repetition: what is known to be run by others; a number of an older document; a second number of the
-    same document.
+    Where both print all numbers, one may be off by one in the last digit (a slip in copying). Not a repetition: what is
+    known to be run by others; a number that was printed before it was run; a second number of the same document.
     """
     runners, shown = {row["run_by"], to["run_by"]}, [name for name in NUMBERS if row[name] is not None]
     if "all" not in shown or any(to[name] is None for name in shown) or len(runners - {None}) > 1:
         return False
     if row["document"] == to["document"]:
         return all(row[name] == to[name] for name in shown)
-    if _from_a_later_one(row, to):
+    if before_it_was_run(row, to):
         return False
     differing = [name for name in shown if not shortened(row[name], to[name])]
-    slips = 1 if len(shown) == len(NUMBERS) and len(runners) == 1 else 0
+    slips = 1 if len(shown) == len(NUMBERS) else 0
     return len(differing) <= slips and all(shortened(row[name], to[name], slip=1) for name in differing)
 
 
@@ -59,13 +58,16 @@ def shortened(number: float, of: float, slip: int = 0) -> bool:
     return _exponent(fewer) > _exponent(more) and -unit / 2 - slip * unit <= apart < unit + slip * unit
 
 
-def _from_a_later_one(row: Row, to: Row) -> bool:
-    """Say whether one row, whose runner is not known, stands in an older document than the other, whose runner is."""
-    repeats, source = (row, to) if row["run_by"] is None else (to, row)
-    if repeats["run_by"] is not None or source["run_by"] is None:
-        return False
-    years = [documents()[entry["document"]].year for entry in (repeats, source)]
-    return years[0] is not None and years[1] is not None and years[0] < years[1]
+def before_it_was_run(row: Row, to: Row) -> bool:
+    """Say whether one row stands in a document older than the paper of those who ran the other."""
+    return any(_older(first, second) for first, second in ((row, to), (to, row)) if first["run_by"] is None)
+
+
+def _older(row: Row, to: Row) -> bool:
+    known = documents()
+    ran = next((entry.year for entry in known.values() if entry.runners == to["run_by"]), None)
+    printed = known[row["document"]].year
+    return ran is not None and printed is not None and printed < ran
 
 
 def _exponent(number: Decimal) -> int:

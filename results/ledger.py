@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cispbench.results.documents import documents, kind_of
-from cispbench.splits.errors import CispbenchError, StoreError, UsageError, nearest
+from cispbench.results.ledger_row import NUMBERS, LedgerRow
+from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
@@ -22,88 +21,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FOLDER = Path(__file__).parent / "reported"
-_NUMBERS = ("old", "new", "all")
 _COLUMNS = (
-    "dataset", "setting", "scenario", "task", "method", "backbone", *_NUMBERS, "kind", "source", "note", "assignment",
+    "dataset", "setting", "scenario", "task", "method", "backbone", *NUMBERS, "kind", "source", "note", "assignment",
     "document", "place", "run_by", "run_by_inferred", "also", "links",
 )  # fmt: skip
 READINGS = ("without", "both", "old-without")
 LABELS = (*READINGS, "inconsistent", "incomplete")
 _BACKGROUND_RANGE = (80, 100)
-
-
-@dataclass(frozen=True)
-class _Also:
-    """Another place that prints a row's numbers.
-
-    ``gives``: those that are taken from there, as the first place does not print them or with fewer digits; ``prints``:
-    those that differ there in the last digit.
-    """
-
-    document: str
-    place: str
-    gives: tuple[Literal["old", "new", "all"], ...] = ()
-    prints: Mapping[str, float] = field(default_factory=dict)
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class _LedgerRow:
-    """A row as its file holds it: percentages, null where no document prints one; the facts its kind follows from."""
-
-    dataset: str
-    setting: str
-    method: str
-    backbone: str
-    old: float | None
-    new: float | None
-    all: float | None
-    document: str
-    place: str
-    run_by: str | None
-    run_by_inferred: bool = False
-    also: tuple[_Also, ...] = ()
-    note: str | None = None
-    assignment: str | None = None
-
-    def __post_init__(self) -> None:
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
-        wrong = [f"{name} is {text!r}, not text" for name, text in vars(self).items()
-                 if isinstance(text, str) and not text.strip()]  # fmt: skip
-        wrong += [f"{name} is {number}, not a percentage" for name, number in numbers.items()
-                  if number is not None and not 0 <= number <= 100]  # fmt: skip
-        if all(number is None for number in numbers.values()):
-            wrong.append("none of old, new and all is given")
-        if self.run_by_inferred and self.run_by is None:
-            wrong.append("run_by_inferred is true, and run_by is null")
-        cited = {"document": self.document, "run_by": self.run_by or self.document}
-        cited |= {f"also[{n}].document": other.document for n, other in enumerate(self.also)}
-        wrong += [f"{name} is {cited_id!r}, which documents.yaml does not list. {nearest(cited_id, documents())}"
-                  for name, cited_id in cited.items() if cited_id not in documents()]  # fmt: skip
-        if wrong:
-            raise StoreError(f"{'; '.join(text.rstrip('.') for text in wrong)}.")
-
-    def stated(self) -> dict[str, Any]:
-        """Return what follows from the facts: the columns of the frame that the file does not hold."""
-        known = documents()
-        cited = (self.run_by, self.document, *(other.document for other in self.also))
-        every = dict.fromkeys(link for name in cited if name is not None for link in known[name].links)
-        return {
-            "kind": kind_of(self.method, self.document, self.run_by),
-            "source": f"{known[self.document].cited}, {self.place}",
-            "run_by": None if self.run_by is None else known[self.run_by].runners,
-            "also": tuple(_also_text(other) for other in self.also),
-            "links": tuple(every),
-        }
-
-
-def _also_text(other: _Also) -> str:
-    parts = [f"{documents()[other.document].cited}, {other.place}"]
-    if other.gives:
-        parts.append(f"({' and '.join(other.gives)} from there)")
-    if other.prints:
-        parts.append(f"(prints {', '.join(f'{name} {number}' for name, number in other.prints.items())})")
-    return " ".join([*parts, f"[{other.note}]"] if other.note else parts)
 
 
 class RowLike(Protocol):
@@ -207,7 +131,7 @@ def arithmetic(row: RowLike) -> Arithmetic | None:
     and a number computed there from several printed ones counts as more precise than they are.
     """
     # Exact fractions: an error of a float would decide about rows that fit by the last digit.
-    printed = [_printed(row, name) for name in _NUMBERS]
+    printed = [_printed(row, name) for name in NUMBERS]
     if any(number is None for number in printed):
         return None
     (old, old_error), (new, new_error), (total, total_error) = (number for number in printed if number is not None)
@@ -265,7 +189,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _read_row(entry: Any, path: Path, place: str) -> dict[str, Any]:
-    row = read_fields(_LedgerRow, entry, place)
+    row = read_fields(LedgerRow, entry, place)
     try:
         setting = parse_setting(entry["setting"])
     except CispbenchError as error:

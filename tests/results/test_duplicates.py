@@ -35,8 +35,10 @@ def test_the_ledger_holds_no_number_twice() -> None:
         ((77.3, 36.6, 67.6), "select26", "SSUL authors"),  # rounded
         ((77.3, 36.5, 67.6), "select26", "SSUL authors"),  # cut
         ((77.3, 36.6, 67.7), "select26", "SSUL authors"),  # a slip in one of three
+        ((77.3, 36.6, 67.5), "select26", None),
         ((77.3, 36.6, 67.6), "select26", None),  # who ran it is not said
         ((None, None, 67.61), "ssul21", "SSUL authors"),
+        ((77.3, 36.6, 67.6), "ssul21", None),  # an older document than the other row's, not than who ran it
         (FULL, "dkd22", "SSUL authors"),
     ],
 )
@@ -52,10 +54,9 @@ def test_a_repetition_is_found(again: Numbers, document: str, run_by: str | None
         ((77.3, 36.6, 67.6), "select26", "SELECT authors"),  # run by others
         ((77.3, 36.8, 67.7), "select26", "SSUL authors"),  # two of three differ
         ((77.3, 36.6, 67.8), "select26", "SSUL authors"),  # more than a last digit
-        ((77.3, 36.6, 67.7), "select26", None),  # a slip, and nobody says that it is one run
         ((None, None, 67.7), "select26", "SSUL authors"),
         ((77.3, 36.6, 67.6), "dkd22", "SSUL authors"),  # a second number of one document
-        ((77.3, 36.6, 67.6), "plop21", None),  # older than what it would repeat
+        ((77.3, 36.6, 67.6), "mib20", None),  # printed before it was run
         ((77.3, 36.6, None), "select26", "SSUL authors"),
     ],
 )

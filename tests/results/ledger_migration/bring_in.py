@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from cispbench.results.documents import NOBODYS, documents, in_runners_document
-from cispbench.results.duplicates import NUMBERS, adds_nothing, same_number, shortened
+from cispbench.results.duplicates import adds_nothing, before_it_was_run, same_number, shortened
+from cispbench.results.ledger_row import NUMBERS
 from cispbench.splits.settings import parse_setting
 
 HERE = Path(__file__).parent
@@ -194,8 +195,7 @@ def _same_total(row: Row, other: Row) -> bool:
     """Say whether two rows print one number of all classes, and nothing that differs."""
     both = [name for name in NUMBERS if row[name] is not None and other[name] is not None]
     alike = all(shortened(row[name], other[name]) or shortened(other[name], row[name]) for name in both)
-    years = [documents()[entry["document"]].year for entry in (row, other)]
-    return "all" in both and alike and (None in years or years[0] >= years[1])
+    return "all" in both and alike and not before_it_was_run(row, other)
 
 
 def _merged(rows: list[Row]) -> list[Row]:
