@@ -119,6 +119,18 @@ def test_what_stands_behind_a_number_is_named_in_its_provenance(found: Leaderboa
     assert [number.disputed for number in star] == [False, False, True]
 
 
+def test_a_number_that_another_document_prints_otherwise_is_marked(found: Leaderboard) -> None:
+    shown = {(place[0].source, entry.method, setting): place for entry, setting, place in numbers(found)}
+    marked = 0
+    for row in ledger_rows():
+        place = shown[row["source"], row["method"], row["setting"]]
+        for text in row["also"]:
+            for name in re.findall(r"(old|new|all) [\d.]+", text.partition("(prints ")[2]):
+                marked += 1
+                assert place[("old", "new", "all").index(name)].disputed, (row["method"], text)
+    assert marked
+
+
 def test_measured_numbers_stand_as_the_check_would_say(found: Leaderboard) -> None:
     voc = board(found, "voc", "disjoint")
     # The only own row of MiB with ResNet-101: 46.2, 12.9 and 37.9, background in neither mean.
