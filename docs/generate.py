@@ -143,7 +143,10 @@ def _published(name: str) -> Iterator[str]:
         return
     yield "mIoU in percent, as printed. What *kind* means: [Reading the leaderboard](../../reading-leaderboard.md)."
     names = ("setting", "backbone", "old", "new", "all", "kind", "source")
-    yield table(names, [[cell(row[column]) for column in names] for row in json.loads(done.output)])
+    rows = json.loads(done.output)
+    for row in rows:
+        row["kind"] += "?" if row["run_by_inferred"] else ""
+    yield table(names, [[cell(row[column]) for column in names] for row in rows])
 
 
 def lists_page() -> str:

@@ -7,22 +7,22 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select, wrapped
-from cispbench.reports.tables.published import References, kind_text, printed_texts
+from cispbench.reports.ledger.rows import Filter, JudgedRow, readings_text, references_text, select
+from cispbench.reports.tables.published import References, printed_texts
 from cispbench.reports.tables.runs import SCORES
-from cispbench.reports.tables.terminal import plain_table
+from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import conventions, table_of
 from cispbench.results.duplicates import duplicates
 from cispbench.results.ledger import LABELS, READINGS, arithmetic, ledger_rows
 from cispbench.splits.errors import UsageError, nearest
 
-_SOURCE_WIDTH = {1: 36, 2: 26}  # characters; by the number of columns that name a count
+_SOURCE_WIDTH = {1: 28, 2: 16}  # characters; by the number of columns that name a count
 _BY = {"source": ("source",), "method": ("method",), "both": ("source", "method")}
 MEANING = {
     "without": "background is in neither old nor all",
     "both": "background is in both",
-    "old-without": "background is in all alone, its IoU comes out as 80 to 100",
-    "inconsistent": "none of these fits, beyond the rounding of the digits",
+    "old-without": "background is in all alone, its IoU is 80 to 100",
+    "inconsistent": "none fits, beyond the rounding of the digits",
     "incomplete": "one of old, new and all is not printed",
 }
 
@@ -86,7 +86,7 @@ def _totals(entries: Sequence[JudgedRow]) -> str:
         "its excerpts of one method."
     )
     table = plain_table(["reading", *counts, "meaning"], rows, counts)
-    return "\n\n".join([f"{len(entries)} published rows", table, wrapped(note)])
+    return "\n\n".join([f"{len(entries)} published rows", table, paragraph(note)])
 
 
 def _counts(entries: Sequence[JudgedRow], names: Sequence[str]) -> str:
@@ -119,7 +119,7 @@ def _grouped(entries: Sequence[JudgedRow], names: Sequence[str]) -> dict[tuple[s
 
 def _short(source: str, width: int) -> str:
     text = re.sub(r"\s*\([^)]*\)", "", source)
-    return text if len(text) <= width else f"{text[: width - 15].rstrip()}…{text[-14:].lstrip()}"
+    return text if len(text) <= width else f"{text[: width - 9].rstrip()}…{text[-8:].lstrip()}"
 
 
 def _misfits(entries: Sequence[JudgedRow]) -> str:
@@ -130,17 +130,18 @@ def _misfits(entries: Sequence[JudgedRow]) -> str:
             continue
         computed = [f"{found.without:.2f}", f"{found.both:.2f}", f"{found.background:.1f}"]
         gap = f"{float(min(found.gaps.values())):.2f}"
-        likely = f"{verdict.likely}?" if verdict.likely else ""
+        likely = verdict.likely or ""
         source = references.mark(row["kind"], row["source"], row["note"])
         rows.append([row["setting"], row["method"], *printed_texts(row), *computed, gap, likely, source])
     if not rows:
         return ""
-    headers = ["setting", "method", *SCORES, "without", "both", "background", "off by", "likely", "ref"]
+    headers = ["setting", "method", *SCORES, "without", "both", "bg IoU", "off", "likely", "ref"]
     note = (
-        "Inconsistent rows. without, both: the all that old and new give under that reading. background: the IoU of "
-        "the background if all alone counts it. off by: how far all is from the nearest reading, beyond rounding."
+        "Inconsistent rows. without, both: the all that old and new give under that reading. bg IoU: that of "
+        "the background if all alone counts it. off: how far all is from the nearest reading, beyond rounding. "
+        "likely: the reading of most rows of its table."
     )
-    return "\n\n".join([wrapped(note), plain_table(headers, rows, headers[2:9]), references_text(references)])
+    return "\n\n".join([paragraph(note), plain_table(headers, rows, headers[2:9]), references_text(references)])
 
 
 def _twice(entries: Sequence[JudgedRow]) -> str:
@@ -156,7 +157,7 @@ def _twice(entries: Sequence[JudgedRow]) -> str:
         "Printed twice: these rows are one number, in pairs. Keep one of them, and name the other's document in `also`."
     )
     headers = ["setting", "method", *SCORES, "network", "ref"]
-    return "\n\n".join([wrapped(note), plain_table(headers, rows, SCORES), references_text(references)])
+    return "\n\n".join([paragraph(note), plain_table(headers, rows, SCORES), references_text(references)])
 
 
 def _each(entries: Sequence[JudgedRow]) -> str:
@@ -164,8 +165,8 @@ def _each(entries: Sequence[JudgedRow]) -> str:
     for row, verdict in entries:
         fits = readings_text(verdict.readings) or verdict.label
         likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else ""
-        words = [kind_text(row), fits, likely, references.mark(row["source"])]
+        words = [fits, likely, references.mark(row["source"])]
         rows.append([row["setting"], row["method"], *printed_texts(row), *words])
-    headers = ["setting", "method", *SCORES, "kind", "fits", "likely", "source"]
+    headers = ["setting", "method", *SCORES, "fits", "likely", "source"]
     note = "Every row: all readings that fit (x/y: ambiguous), and the likely one (?: inferred from its table)."
     return "\n\n".join([note, plain_table(headers, rows, SCORES), references_text(references)])

@@ -17,8 +17,6 @@ from cispbench.results.ledger import READINGS, ledger_rows, published_name
 from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError, nearest
 
-WIDTH = 100
-
 
 @dataclass(frozen=True)
 class Filter:
@@ -113,12 +111,7 @@ def show_json(chosen: Filter) -> str:
 
 def references_text(references: References) -> str:
     """Return the numbered texts, one per paragraph."""
-    return "\n".join(wrapped(f"{f'[{n}]':<5}{text}.", " " * 5) for text, n in references.numbers.items())
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    """Return a text in lines as wide as the ledger's tables may be."""
-    return paragraph(text, indent, WIDTH)
+    return "\n".join(paragraph(f"{f'[{n}]':<5}{text}.", " " * 5) for text, n in references.numbers.items())
 
 
 def readings_text(readings: Sequence[str]) -> str:
@@ -148,7 +141,7 @@ def _legend(entries: Iterable[JudgedRow]) -> str:
         "row's arithmetic. x/y: both fit. x?: inferred, as it fits most rows of the same table. inconsistent: none "
         "fits. incomplete: old or new is not printed."
     )
-    return "\n".join(wrapped(line, "  ") for line in lines)
+    return "\n".join(paragraph(line, "  ") for line in lines)
 
 
 def _in_order(entries: Sequence[JudgedRow]) -> list[JudgedRow]:

@@ -34,6 +34,7 @@ def cell_data(cell: Cell) -> dict[str, Any]:
         row, verdict = entry.row, entry.verdict
         rows.append({
             **{name: row[name] for name in ("method", "backbone", *SCORES, "kind", "source", "note", "assignment")},
+            **{name: row[name] for name in ("run_by", "run_by_inferred", "links")},
             "same_backbone": entry.same_backbone, "setting_inferred": is_inferred(row),
             "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
             "likely_inferred": verdict.inferred, "differences": dict(entry.differences),

@@ -15,7 +15,7 @@ from cispbench.reports.tables.latex import render_latex
 from cispbench.reports.tables.layout import Section
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.numbers import number_text
-from cispbench.reports.tables.published import printed_texts
+from cispbench.reports.tables.published import kind_text, printed_texts
 from cispbench.reports.tables.runs import SCORES, Group, Selection, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal
@@ -48,7 +48,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
         source = row["source"]
         if len(source) > _SOURCE_WIDTH:
             source = source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"
-        rows.append([row["method"], *printed_texts(row), row["kind"], row["backbone"], source])
+        rows.append([row["method"], *printed_texts(row), kind_text(row), row["backbone"], source])
     lines = [
         f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",

@@ -21,9 +21,9 @@ def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Co
     return _aligned(Table([Column(name, right=name in right) for name, *_ in columns], list(map(plain, texts))))
 
 
-def paragraph(text: str, indent: str = "", width: int = WIDTH) -> str:
+def paragraph(text: str, indent: str = "") -> str:
     """Return a text in lines of the terminal's width, all but the first indented."""
-    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def render_terminal(sections: Sequence[Section], marked: bool = False) -> str:

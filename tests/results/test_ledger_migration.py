@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cispbench.results import ledger
+from cispbench.results.duplicates import duplicates
 from cispbench.results.ledger import ledger_rows
 
 HERE = Path(__file__).parent / "ledger_migration"
@@ -67,6 +68,14 @@ def _prints(row: dict[str, Any], source: dict[str, Any], entry: dict[str, Any]) 
         if entry[name] is not None and (there is None or not -0.05 - 1e-9 <= there - entry[name] < 0.1):
             return False
     return True
+
+
+def test_the_first_list_held_numbers_twice(script: dict[str, Any]) -> None:
+    """The search for duplicates finds them where they are known to be, and in great number."""
+    pairs = duplicates([script["_row"](entry) for entry in old_rows()])
+    assert len(pairs) > 100
+    adapter = [pair for pair in pairs if (pair[0]["method"], pair[0]["setting"]) == ("Adapter", "overlapped-15-1")]
+    assert [{row["document"] for row in pair} for pair in adapter] == [{"prkr26", "select26"}]
 
 
 def test_the_corrections_of_networks_are_in() -> None:
