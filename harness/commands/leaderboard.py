@@ -19,8 +19,10 @@ from cispbench.harness.commands.options import RESULTS
 def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | None) -> None:
     """Write the leaderboard of measured and published numbers.
 
-    leaderboard.md is text; leaderboard/index.html opens from disk, without server or network: sort, filter, and open
-    any number to see where it comes from. What was measured on mini or synthetic data has pages of its own.
+    leaderboard.md is text; leaderboard/index.html opens from disk, without server or network: sort, filter, open any
+    number to see where it comes from, save what is shown, send its address. What was measured on mini or synthetic data
+    has pages of its own, and papers.html shows all numbers of each published method. Without a store the published
+    numbers are shown alone.
 
     \b
     Example:
@@ -28,7 +30,7 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
       cispbench leaderboard --protocol mbs24 --output site
       cispbench leaderboard --readme README.md
     """
-    from cispbench.harness.commands.stores import existing_store
+    from cispbench.harness.commands.stores import reported_store
     from cispbench.reports.leaderboard.board import load_leaderboard
     from cispbench.reports.leaderboard.page import write_leaderboard
     from cispbench.reports.leaderboard.text import update_readme
@@ -38,7 +40,9 @@ def leaderboard(out: Path, protocol: str, output: Path | None, readme: Path | No
     load_protocol(protocol)
     if readme is not None and output is not None:
         raise UsageError("--readme and --output do not go together.", hint="Leave one of them out.")
-    found = load_leaderboard(existing_store(out), protocol)
+    found = load_leaderboard(reported_store(out), protocol)
+    for note in found.notes:
+        click.echo(note, err=True)
     if readme is not None:
         click.echo(f"{'Written' if update_readme(found, readme) else 'Unchanged'}: {readme}")
         return

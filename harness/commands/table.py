@@ -21,6 +21,10 @@ from cispbench.harness.commands.options import (
 )
 from cispbench.splits.errors import UsageError
 
+_NOT_WITH_PAPER = (
+    "compare_protocols", "method", "setting", "run", "columns", "metrics", "decimals", "published", "each",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TableNumbers:
@@ -30,6 +34,7 @@ class TableNumbers:
     metrics: bool
     decimals: int
     published: bool | None
+    paper: str | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class TableFile:
                  help="Decimals of all numbers."),
     click.option("--published/--no-published", default=None, help="Add the differences to published numbers, and "
                  "their sources; or leave published numbers out. [in brackets, on full data]"),
+    click.option("--paper", metavar="METHOD", help="All that is known of the numbers of one published method: its own, "
+                 "quoted, run by others, measured here."),
 )  # fmt: skip
 @click.option("--runs", "each", is_flag=True, help="One row for each run, not one for all seeds.")
 @collected(
@@ -83,9 +90,12 @@ def table(
       cispbench table --results measured --protocol mbs24
       cispbench table --setting 'overlapped-*' --metrics --format markdown
       cispbench table --published --output table.tex
+      cispbench table --paper mbs --format terminal
       cispbench table --compare-protocols --method mbs --setting 'overlapped-*'
     """
-    from cispbench.harness.commands.stores import existing_store
+    from cispbench.harness.commands.stores import reported_store
+    from cispbench.reports.leaderboard.board import load_leaderboard
+    from cispbench.reports.leaderboard.paper import render_paper
     from cispbench.reports.tables.grid import table_options
     from cispbench.reports.tables.protocols import protocols_json, protocols_table
     from cispbench.reports.tables.render import choose_format, render_store, write_text
@@ -99,15 +109,30 @@ def table(
     form = choose_format(file.form, file.output, file.as_json, sys.stdout.isatty())
     if compare_protocols and form not in ("terminal", "markdown", "json"):
         raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has terminal, markdown and json.")
+    if numbers.paper is not None:
+        _refuse_with_paper()
     options = table_options(numbers.columns, numbers.metrics, numbers.decimals, numbers.published, form)
-    selection, store = runs.selection(), existing_store(out)
-    if compare_protocols:
+    selection, store = runs.selection(), reported_store(out)
+    marked = file.output is None and sys.stdout.isatty()
+    if numbers.paper is not None:
+        text = render_paper(load_leaderboard(store, protocol), numbers.paper, form)
+    elif compare_protocols:
         terminal = form == "terminal"
         text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection, terminal)
     else:
-        marked = file.output is None and sys.stdout.isatty()
+        if not store.path.is_dir():
+            click.echo("Nothing is measured here. `--paper METHOD` shows what is published on a method.", err=True)
         text = render_store(store, form, protocol, selection, options=options, each=each, marked=marked)
     if file.output is None:
         click.echo(text, nl=bool(text) and not text.endswith("\n"))
     else:
         write_text(file.output, text)
+
+
+def _refuse_with_paper() -> None:
+    """Raise UsageError if an option was named that chooses runs or columns: the table of a paper has its own."""
+    context = click.get_current_context()
+    for name in context.params:
+        if name in _NOT_WITH_PAPER and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = next(option for option in context.command.params if option.name == name)
+            raise UsageError(f"{option.opts[0]} does not go with --paper.", hint="Leave one of them out.")

@@ -1,20 +1,23 @@
-"""The leaderboard of a store and the ledger: boards with their entries, and the standing of each of their numbers."""
+"""The leaderboard of a store and the ledger: boards with their rows, and the standing of each of their numbers."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from cispbench.reports.leaderboard.provenance import measured_provenance, published_provenance
+from cispbench.reports.leaderboard.background import measured_background, published_background
+from cispbench.reports.leaderboard.badges import JOINT, Badge, measured_badges, published_badges
+from cispbench.reports.leaderboard.provenance import Pairs, measured_provenance, published_provenance
 from cispbench.reports.leaderboard.status import INCONSISTENT, NOTHING, Standing, Standings
 from cispbench.reports.tables.cells import Cell, cells
 from cispbench.reports.tables.numbers import mean_text, ranks
-from cispbench.reports.tables.published import is_inferred, verdicts
+from cispbench.reports.tables.published import is_inferred, is_repeated_otherwise, verdicts
 from cispbench.reports.tables.runs import SCORES, Group, setting_order
 from cispbench.reports.tables.scoring import load_runs
+from cispbench.results.documents import KINDS
 from cispbench.results.ledger import find_published_name, ledger_rows
 from cispbench.results.protocols import Protocol, load_protocol
 from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_facts
@@ -22,61 +25,80 @@ from cispbench.results.store import Store
 from cispbench.splits.datasets import SCENARIOS, datasets
 
 DECIMALS = 2
-_JOINT = "Joint"  # the ledger's name for training on all classes at once
-_RANDOM, _USUAL = "none", "imagenet"  # what a record calls the weights that an encoder starts from
-
-
-class Badge(NamedTuple):
-    """What makes a comparison with a row unfair, in few words and in a sentence."""
-
-    name: str
-    why: str
+NOTHING_MEASURED = "Nothing is measured in this store: all numbers are published ones."
+HERE = "here"  # who ran what was measured
+Row = Mapping[str, Any]  # a row of the ledger
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number as shown, its value in percent, and its standing; "-" and NaN where there is none."""
+    """A number as shown and its value in percent; "-" and NaN where there is none.
+
+    ``kind``: measured, submitted, predictions, or the ledger's kind; ``provenance``: what is known, by label;
+    ``source``: the text of the ledger, "" of the store; ``background``: whether it counts it, None where not known;
+    ``inferred``: the source does not print it with its setting; ``disputed``: other sources print another number;
+    ``likely``: who ran it, and so its kind, is inferred.
+    """
 
     text: str
     value: float
     standing: Standing
-
-
-@dataclass(frozen=True)
-class SettingNumbers:
-    """An entry's numbers on one setting, in the order of SCORES; ``provenance``: what is known of them, by label.
-
-    ``inferred``: the source does not print setting and number together.
-    """
-
-    numbers: tuple[Number, ...]
-    provenance: tuple[tuple[str, str], ...]
+    kind: str
+    provenance: Pairs
+    source: str = ""
+    background: bool | None = None
     inferred: bool = False
+    disputed: bool = False
+    likely: bool = False
+
+    @property
+    def kind_text(self) -> str:
+        """The kind, with a question mark where it is inferred."""
+        return f"{self.kind}?" if self.likely else self.kind
+
+
+Numbers = tuple[Number, ...]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: what was published by one source, or measured by one method and recipe, on any of the board's settings.
+    """A row: the numbers of a method with a network that one person or group ran, on any of the board's settings.
 
-    ``kind``: measured, submitted, predictions, or one of the ledger's ``KINDS``; ``ranked``: whether
-    its numbers compete for the best (not: upper bounds, and runs that nobody has repeated here).
+    ``run_by``: who ran it, "" where not known; ``by_setting``: numbers in the order of SCORES, all of one run;
+    ``others``: what is printed besides on a setting; ``ranked``: whether they compete for the best (not: upper bounds,
+    and runs that nobody has repeated here).
     """
 
     method: str
     remark: str
     backbone: str
-    kind: str
+    run_by: str
     facts: MethodFacts
     badges: tuple[Badge, ...]
     ranked: bool
-    by_setting: Mapping[str, SettingNumbers]
+    by_setting: Mapping[str, Numbers]
+    others: Mapping[str, tuple[Numbers, ...]]
 
-    def value(self, setting: str, score: int, competing: bool = False) -> float:
-        """Return a number; NaN where there is none, or where ``competing`` is asked for and it is not ranked."""
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its numbers, with a question mark where they are inferred."""
+        return tuple(dict.fromkeys(number.kind_text for numbers in self.by_setting.values() for number in numbers))
+
+    def number(self, setting: str, score: int, competing: bool = False) -> Number | None:
+        """Return a number; None where there is none, or where ``competing`` is asked for and it is not ranked.
+
+        What is inconsistent is not ranked, nor what may or may not count the background.
+        """
         if setting not in self.by_setting or (competing and not self.ranked):
-            return math.nan
-        number = self.by_setting[setting].numbers[score]
-        return math.nan if competing and number.standing.status == INCONSISTENT else number.value
+            return None
+        found = self.by_setting[setting][score]
+        apart = found.standing.status == INCONSISTENT or found.background is None
+        return None if math.isnan(found.value) or (competing and apart) else found
+
+    def value(self, setting: str, score: int) -> float:
+        """Return the value of a number in percent; NaN where there is none."""
+        found = self.number(setting, score)
+        return math.nan if found is None else found.value
 
 
 @dataclass(frozen=True)
@@ -98,16 +120,28 @@ class Board:
         )
 
     def ranks(self, setting: str, score: int) -> list[int]:
-        """Return 1 for the best entry, 2 for the second, 0 for all others, in one column."""
-        return ranks([entry.value(setting, score, competing=True) for entry in self.entries], DECIMALS)
+        """Return 1 for the best entry, 2 for the second, 0 for all others, in one column.
+
+        Numbers with the background and numbers without it are ranked apart.
+        """
+        found = [entry.number(setting, score, competing=True) for entry in self.entries]
+        by_background = [
+            ranks([number.value if number and number.background is counted else None for number in found], DECIMALS)
+            for counted in (True, False)
+        ]
+        return [max(places) for places in zip(*by_background, strict=True)]
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All boards of a store and the ledger under a protocol: those comparable with papers first."""
+    """All boards of a store and the ledger under a protocol: those comparable with papers first.
+
+    ``notes``: what a reader of any of them must know of the store.
+    """
 
     protocol: Protocol
     boards: tuple[Board, ...]
+    notes: tuple[str, ...]
 
 
 Boards = dict[tuple[Group, str], list[Entry]]
@@ -120,10 +154,10 @@ def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
     """
     rules = load_protocol(protocol)
     measured = cells(load_runs(store, protocol))
-    standings, facts = Standings(measured), method_facts()
+    standings = Standings(measured)
     found: Boards = defaultdict(list)
-    _add_published(found, standings, facts)
-    _add_measured(found, measured, standings, facts, rules)
+    _add_published(found, standings)
+    _add_measured(found, measured, standings, rules)
     boards = [_board(group, scenario, entries) for (group, scenario), entries in found.items()]
     listed = list(datasets({group.dataset for group, _ in found}))
 
@@ -131,7 +165,8 @@ def load_leaderboard(store: Store, protocol: str = "strict") -> Leaderboard:
         kind, profile, dataset = board.group
         return not board.group.comparable, kind, profile, listed.index(dataset), SCENARIOS.index(board.scenario)
 
-    return Leaderboard(rules, tuple(sorted(boards, key=order)))
+    notes = () if measured else (NOTHING_MEASURED,)
+    return Leaderboard(rules, tuple(sorted(boards, key=order)), notes)
 
 
 def _board(group: Group, scenario: str, entries: Sequence[Entry]) -> Board:
@@ -142,91 +177,81 @@ def _board(group: Group, scenario: str, entries: Sequence[Entry]) -> Board:
     def order(entry: Entry) -> tuple[Any, ...]:
         value = entry.value(main, total)
         number = (1, 0.0) if math.isnan(value) else (0, -value)  # NaN would break the sort
-        return (*number, entry.method.lower(), entry.remark, entry.backbone, entry.kind, *entry.by_setting)
+        return (*number, entry.method.lower(), entry.remark, entry.backbone, entry.run_by, *entry.by_setting)
 
     return replace(board, entries=tuple(sorted(entries, key=order)))
 
 
-def _add_published(found: Boards, standings: Standings, facts: Mapping[str, MethodFacts]) -> None:
-    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+def _add_published(found: Boards, standings: Standings) -> None:
+    grouped: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    row: Row
     for row in ledger_rows():
-        grouped[row["dataset"], row["scenario"], row["method"], row["backbone"], row["kind"], row["source"]].append(row)
-    for (dataset, scenario, method, backbone, kind, _), members in grouped.items():
-        known, joint = facts.get(method, UNKNOWN), method == _JOINT
-        # A source may print two numbers for one setting (its paper's and its weights'): each has an entry of its own.
-        entries: list[dict[str, SettingNumbers]] = []
-        for row in members:
-            free = next((numbers for numbers in entries if row["setting"] not in numbers), None)
-            if free is None:
-                entries.append(free := {})
-            free[row["setting"]] = _published_numbers(row, standings, known)
-        badges = tuple(_published_badges(backbone, known, joint))
-        found[Group("full", "paper", dataset), scenario] += [
-            Entry(method, "", backbone, kind, known, badges, not joint, numbers) for numbers in entries
-        ]
+        # Two documents that do not say who ran a number need not mean the same run.
+        who = (row["run_by"], "") if row["run_by"] else ("", row["document"])
+        grouped[(row["dataset"], row["scenario"], row["method"], row["backbone"], *who)].append(row)
+    for (dataset, scenario, method, backbone, run_by, _), members in grouped.items():
+        known = method_facts().get(method, UNKNOWN)
+        by_setting: dict[str, list[Row]] = defaultdict(list)
+        for row in sorted(members, key=_preference):
+            by_setting[row["setting"]].append(row)
+        made = {
+            setting: [_published_numbers(row, rows, standings, known) for row in rows]
+            for setting, rows in by_setting.items()
+        }
+        badges = published_badges(dataset, backbone, {row["kind"] for row in members}, method)
+        shown = {setting: numbers[0] for setting, numbers in made.items()}
+        others = {setting: tuple(numbers[1:]) for setting, numbers in made.items() if numbers[1:]}
+        entry = Entry(method, "", backbone, run_by, known, badges, method != JOINT, shown, others)
+        found[Group("full", "paper", dataset), scenario].append(entry)
 
 
-def _published_numbers(row: Mapping[str, Any], standings: Standings, known: MethodFacts) -> SettingNumbers:
+def _preference(row: Row) -> tuple[int, int]:
+    """Return by what the rows of a setting are ordered: the most complete first, and then the most direct."""
+    return sum(row[name] is None for name in SCORES), list(KINDS).index(row["kind"])
+
+
+def _published_numbers(row: Row, rows: Sequence[Row], standings: Standings, known: MethodFacts) -> Numbers:
+    """Return the numbers of one of a setting's ``rows``; the others are named in their provenance."""
     verdict = verdicts()[tuple(row.values())]
-    numbers = tuple(
-        Number("-", math.nan, NOTHING)
-        if row[name] is None
-        else Number(str(row[name]), float(row[name]), standings.of_published(row, verdict, name))
-        for name in SCORES
-    )
-    return SettingNumbers(numbers, published_provenance(row, verdict, known), is_inferred(row))
+    provenance = published_provenance(row, verdict, known, [other for other in rows if other is not row])
+    numbers = []
+    for name in SCORES:
+        if row[name] is None:
+            numbers.append(
+                Number("-", math.nan, NOTHING, row["kind"], provenance, row["source"], likely=row["run_by_inferred"])
+            )
+            continue
+        # Where a document repeats the number with other digits, the ledger's text says so.
+        disputed = any(other[name] not in (None, row[name]) for other in rows) or is_repeated_otherwise(row, name)
+        standing, counted = standings.of_published(row, verdict, name), published_background(verdict, name)
+        numbers.append(Number(
+            str(row[name]), float(row[name]), standing, row["kind"], provenance, row["source"], counted,
+            is_inferred(row), disputed, row["run_by_inferred"],
+        ))  # fmt: skip
+    return tuple(numbers)
 
 
-def _add_measured(
-    found: Boards, measured: Iterable[Cell], standings: Standings, facts: Mapping[str, MethodFacts], rules: Protocol
-) -> None:
+def _add_measured(found: Boards, measured: Iterable[Cell], standings: Standings, rules: Protocol) -> None:
     grouped: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in measured:
         key = cell.key
-        remark = key.remark(with_origin=False)  # an entry's kind says what its origin is
+        remark = key.remark(with_origin=False)  # a number's kind says what its origin is
         grouped[cell.group, key.scenario, key.method, key.model, remark, key.origin, cell.joint].append(cell)
     for (group, scenario, method, model, remark, origin, _), members in grouped.items():
         # A submitted method may share nothing but its name with a published one: its facts are not known.
-        known = facts.get(find_published_name(method) or "", UNKNOWN) if origin == "measured" else UNKNOWN
+        known = method_facts().get(find_published_name(method) or "", UNKNOWN) if origin == "measured" else UNKNOWN
         numbers = {cell.setting: _measured_numbers(cell, standings, known, rules) for cell in members}
-        badges = tuple(dict.fromkeys(badge for cell in members for badge in _measured_badges(cell, known)))
-        entry = Entry(method, remark, model, origin, known, badges, members[0].ranked, numbers)
+        run_by = HERE if origin == "measured" else ""
+        badges = measured_badges(members, known)
+        entry = Entry(method, remark, model, run_by, known, badges, members[0].ranked, numbers, {})
         found[group, scenario].append(entry)
 
 
-def _measured_numbers(cell: Cell, standings: Standings, known: MethodFacts, rules: Protocol) -> SettingNumbers:
-    numbers = []
+def _measured_numbers(cell: Cell, standings: Standings, known: MethodFacts, rules: Protocol) -> Numbers:
+    provenance, numbers = measured_provenance(cell, known, rules), []
     for name in SCORES:
         mean, std, _ = cell.numbers[name]
         standing = NOTHING if math.isnan(mean) else standings.of_measured(cell, name)
-        numbers.append(Number(mean_text(mean, std, DECIMALS), mean, standing))
-    return SettingNumbers(tuple(numbers), measured_provenance(cell, known, rules))
-
-
-def _published_badges(backbone: str, facts: MethodFacts, joint: bool) -> Iterator[Badge]:
-    yield from _method_badges(facts, joint)
-    if facts.selected_on_test:
-        why = f"Its released code keeps the checkpoint that is best on the test images (protocol {facts.protocol})."
-        yield Badge("test-selected", why)
-    learnt = "images and texts of the web (CLIP)" if "CLIP" in backbone else facts.pretraining
-    if learnt:
-        yield Badge("pre-training", f"Its backbone has learnt from more than ImageNet-1k: {learnt}.")
-
-
-def _measured_badges(cell: Cell, facts: MethodFacts) -> Iterator[Badge]:
-    yield from _method_badges(facts, cell.joint)
-    # Never test-selected: our runs test the weights of the last iteration, whatever the released code does.
-    weights = cell.runs[0].facts.model.weights
-    if weights == _RANDOM:
-        yield Badge("no pre-training", "Its encoder starts from random weights.")
-    elif _USUAL not in weights.lower():
-        yield Badge("pre-training", f"Its encoder starts from {weights}, by its name not the usual ImageNet-1k.")
-
-
-def _method_badges(facts: MethodFacts, joint: bool) -> Iterator[Badge]:
-    if joint:
-        yield Badge("upper bound", "Trained on all classes at once: shown, and not ranked.")
-    if facts.exemplars:
-        yield Badge("memory", f"It keeps training images of earlier steps: {facts.memory}.")
-    if facts.supervision:
-        yield Badge("extra supervision", f"It learns from more than the data set's labels: {facts.supervision}.")
+        text, counted = mean_text(mean, std, DECIMALS), measured_background(rules, name)
+        numbers.append(Number(text, mean, standing, cell.key.origin, provenance, background=counted))
+    return tuple(numbers)

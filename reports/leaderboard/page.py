@@ -14,13 +14,27 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard
+from cispbench.reports.leaderboard.background import background_mark
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Number
+from cispbench.reports.leaderboard.paper import all_paper_sections
+from cispbench.reports.leaderboard.provenance import LINKS
+from cispbench.reports.leaderboard.publish import publish
 from cispbench.reports.leaderboard.status import OFF, STATUSES
-from cispbench.reports.leaderboard.text import INFERRED, LEGEND, MARKS, leaderboard_markdown, protocol_note, title
-from cispbench.reports.tables.html import load_template
+from cispbench.reports.leaderboard.text import (
+    DISPUTED,
+    INFERRED,
+    LEGEND,
+    MARKS,
+    NOT_RANKED,
+    leaderboard_markdown,
+    protocol_note,
+    title,
+)  # fmt: skip
+from cispbench.reports.tables.html import load_template, render_html
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.runs import SCORES, Group
-from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
+from cispbench.results.atomic import make_folder
+from cispbench.results.documents import KINDS
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
 
@@ -31,8 +45,9 @@ _OTHER_PROFILE = (
 )
 _TITLE = "Class-incremental semantic segmentation: leaderboard"
 _TEMPLATES = Path(__file__).parents[1] / "templates"
-_COLUMNS = (("Backbone", "backbone"), ("Year", "year"), ("Memory", "memory"), ("Kind", "kind"))
+_COLUMNS = (("Network", "backbone"), ("Run by", "run_by"), ("Kind", "kind"), ("Year", "year"), ("Memory", "memory"))
 _MEMORY = {True: "yes", False: "no", None: "-"}
+_BACKGROUND = {False: 0, True: 1, None: 2}
 
 
 @dataclass(frozen=True)
@@ -53,26 +68,30 @@ _OTHERS = {
     "synthetic": WebPage("synthetic.html", "Synthetic scenes", f"{_TITLE}, synthetic scenes",
                          *Group("synthetic", "", "").warnings),
 }  # fmt: skip
+PAPERS = "papers.html"
 FILES = (_PAPERS.file, *(page.file for page in _OTHERS.values()))
 
 
 def write_leaderboard(found: Leaderboard, folder: Path) -> list[Path]:
     """Write ``leaderboard.md`` and the pages below ``leaderboard/`` into a folder; return the files.
 
-    Of earlier pages those that have nothing to show any more are removed. Raises StoreError.
+    They are written together: a full disk, or a kill while they are written, leaves all the earlier ones. Pages that
+    have nothing to show any more are removed at the end. Raises StoreError.
     """
-    texts = render_pages(found)
+    texts = render_pages(found) | {PAPERS: papers_page(found)}
     pages = folder / NAME
     make_folder(pages)
-    written = {folder / f"{NAME}.md": leaderboard_markdown(found)} | {pages / file: texts[file] for file in texts}
-    for path, text in written.items():
-        write_atomic(path, text.encode())
-    for path in (pages / file for file in FILES if file not in texts):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise explain_os_error("remove", path, error) from error
+    written = {pages / file: text for file, text in texts.items()} | {
+        folder / f"{NAME}.md": leaderboard_markdown(found)
+    }
+    gone = [pages / file for file in FILES if file not in texts]
+    publish({path: text.encode() for path, text in written.items()}, removed=gone)
     return list(written)
+
+
+def papers_page(found: Leaderboard) -> str:
+    """Return the page of the papers' tables: all that is known of each published method, setting by setting."""
+    return render_html(all_paper_sections(found), f"{_TITLE}, the papers' tables", home=_PAPERS.file)
 
 
 def render_pages(found: Leaderboard) -> dict[str, str]:
@@ -84,11 +103,13 @@ def render_pages(found: Leaderboard) -> dict[str, str]:
     template = load_template("leaderboard.html.j2")
     style, script = ((_TEMPLATES / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     fixed = {
-        "pages": pages, "columns": _COLUMNS, "scores": SCORES, "legend": LEGEND,
+        "pages": pages, "papers": PAPERS, "columns": _COLUMNS, "scores": SCORES, "legend": LEGEND,
         "key": [*((mark, name, "off by" if name == OFF else name) for name, mark in MARKS.items()),
-                (INFERRED, "inferred", "setting inferred")],
-        "note": protocol_note(found.protocol), "policy": _policy(style, script),
-        "style": Markup(style), "script": Markup(script),
+                (INFERRED, "inferred", "setting inferred"), (DISPUTED, "disputed", "printed otherwise elsewhere"),
+                *((background_mark(counted), "counted", name) for counted, name in
+                  ((True, "with background"), (False, "without"), (None, "not known")))],
+        "note": f"{protocol_note(found.protocol)} {NOT_RANKED}", "warnings": found.notes,
+        "policy": _policy(style, script), "style": Markup(style), "script": Markup(script),
     }  # fmt: skip
     return {page.file: template.render(page=page, **fixed, **_content(boards[page])) for page in pages}
 
@@ -110,10 +131,11 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
     if all(board.group.comparable for board in boards):
         names = [f"{board.group.dataset}-{board.scenario}" for board in boards]
     entries = [entry for board in boards for entry in board.entries]
+    kinds = {number.kind for entry in entries for numbers in entry.by_setting.values() for number in numbers}
     choices = {
         "backbones": sorted({one_line(entry.backbone) for entry in entries}, key=str.lower),
         "years": sorted({entry.facts.year for entry in entries if entry.facts.year is not None}, reverse=True),
-        "kinds": list(dict.fromkeys(entry.kind for entry in sorted(entries, key=lambda entry: entry.kind))),
+        "kinds": sorted(kinds, key=lambda kind: (kind in KINDS, kind)),
     }
     shown = []
     for name, board in zip(names, boards, strict=True):
@@ -138,6 +160,7 @@ def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
     made = [
         {
             "id": name, "settings": board.settings, "comparable": board.group.comparable,
+            "title": one_line(title(board)),
             "rows": [_row(board, entry, texts, sources) for entry in board.entries],
             "main": board.settings.index(board.main), "total": SCORES.index("all"),
         }
@@ -145,7 +168,10 @@ def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
     ]  # fmt: skip
     value = {
         "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
-        "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "inferred": INFERRED,
+        "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "links": LINKS,
+        "flags": [[INFERRED, "inferred", "setting inferred"],
+                  [DISPUTED, "disputed", "other sources print another number"]],
+        "counted": [background_mark(counted) for counted in _BACKGROUND],
         "texts": list(texts), "sources": list(sources),
     }  # fmt: skip
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -155,17 +181,21 @@ def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
 
 
 def _row(board: Board, entry: Entry, texts: dict[str, int], sources: dict[tuple[int, ...], int]) -> dict[str, Any]:
-    year, statuses, places = entry.facts.year, ["", *STATUSES], {}
-    badges = [[texts[one_line(badge.name)], texts[one_line(badge.why)]] for badge in entry.badges]
-    for setting, found in entry.by_setting.items():
-        numbers = []
-        for number in found.numbers:
-            status, off, why = number.standing
-            numbers.append([number.text, statuses.index(status), off, texts[one_line(why)]])
-        pairs = tuple(texts[one_line(text)] for pair in found.provenance for text in pair)
-        places[board.settings.index(setting)] = [numbers, sources[pairs], found.inferred]
+    def shown(number: Number) -> list[Any]:
+        status, off, why = number.standing
+        pairs = tuple(texts[one_line(text)] for pair in number.provenance for text in pair)
+        return [
+            number.text, STATUSES.index(status) + 1 if status else 0, off, texts[one_line(why)],
+            _BACKGROUND[number.background], [int(number.inferred), int(number.disputed)], texts[number.kind],
+            sources[pairs],
+        ]  # fmt: skip
+
+    year = entry.facts.year
     return {
         "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
-        "year": "-" if year is None else year, "memory": _MEMORY[entry.facts.exemplars], "kind": entry.kind,
-        "badges": badges, "ranked": entry.ranked, "places": places,
+        "run_by": one_line(entry.run_by) or "-", "year": "-" if year is None else year,
+        "memory": _MEMORY[entry.facts.exemplars], "kind": ", ".join(entry.kinds),
+        "badges": [[texts[one_line(badge.name)], texts[one_line(badge.why)]] for badge in entry.badges],
+        "ranked": entry.ranked,
+        "places": {board.settings.index(name): list(map(shown, found)) for name, found in entry.by_setting.items()},
     }  # fmt: skip

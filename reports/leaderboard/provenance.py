@@ -11,6 +11,7 @@ from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.grid import TITLES
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.protocols import unmet
+from cispbench.reports.tables.published import printed_texts
 from cispbench.reports.tables.runs import SCORES, Run
 from cispbench.results.continual import METRICS
 from cispbench.results.conventions import Verdict
@@ -18,6 +19,7 @@ from cispbench.results.protocols import Protocol
 from cispbench.results.published_methods import MethodFacts
 
 Pairs = tuple[tuple[str, str], ...]
+LINKS = "Links"  # the only text in which addresses may be opened
 UNRECORDED = "not recorded"
 _LONGEST = 1500  # characters of a text; a record may hold any
 _VERSIONS = ("cispbench", "python", "torch", "torchvision", "timm", "numpy", "cuda")
@@ -28,18 +30,27 @@ _ORIGINS = {
 }
 
 
-def published_provenance(row: Mapping[str, Any], verdict: Verdict, facts: MethodFacts) -> Pairs:
-    """Return what the ledger says about a row: its source, kind and arithmetic, and the facts of its method."""
+def published_provenance(
+    row: Mapping[str, Any], verdict: Verdict, facts: MethodFacts, others: Sequence[Mapping[str, Any]] = ()
+) -> Pairs:
+    """Return what the ledger says about a row: its source, kind and arithmetic, and the facts of its method.
+
+    ``others``: further rows of the same setting, method, network and person.
+    """
     inferred = ", inferred from the other rows of its table" if verdict.inferred else ""
     pairs = [
         ("Kind", row["kind"]),
+        ("Run by", _run_by(row)),
         ("Source", row["source"]),
+        ("Printed again in", "; ".join(row["also"])),
+        (LINKS, " ".join(row["links"])),
         ("Note", row["note"]),
         ("Assignment of the setting", row["assignment"]),
-        ("Backbone", row["backbone"]),
+        ("Network", row["backbone"]),
         ("Arithmetic", f"{verdict.label}: {MEANING[verdict.label]}"),
         ("Readings that fit", ", ".join(verdict.readings)),
         ("Likely way of counting", verdict.likely and f"{verdict.likely}{inferred}"),
+        ("Also printed (old / new / all)", "; ".join(_printed(other) for other in others)),
     ]
     return _filled(pairs, facts)
 
@@ -65,6 +76,16 @@ def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pair
     # Most texts are the same for every seed, and are shown once.
     pairs += [(label, "; ".join(dict.fromkeys(texts[label] for texts in described))) for label in described[0]]
     return _filled(pairs, facts)
+
+
+def _run_by(row: Mapping[str, Any]) -> str:
+    return (row["run_by"] or "not known") + (
+        " (inferred: the document does not say so)" if row["run_by_inferred"] else ""
+    )
+
+
+def _printed(row: Mapping[str, Any]) -> str:
+    return f"{' / '.join(printed_texts(row))} ({row['kind']}, {row['source']})"
 
 
 def _run_texts(run: Run) -> dict[str, str]:
@@ -101,11 +122,13 @@ def _run_texts(run: Run) -> dict[str, str]:
 
 
 def _filled(pairs: Sequence[tuple[str, str | None]], facts: MethodFacts) -> Pairs:
+    only_on = f" (on {', '.join(facts.supervision_on)} alone)" if facts.supervision_on else ""
     whole = [
         *pairs,
         ("Method's paper", facts.venue),
         ("Exemplar memory", facts.memory),
-        ("Extra supervision", facts.supervision),
+        ("Extra supervision", facts.supervision and f"{facts.supervision}{only_on}"),
+        ("Protocol of its released code", facts.protocol),
         ("Known of the method from", facts.source),
     ]
     return tuple((label, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") for label, text in whole if text)

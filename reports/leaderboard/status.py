@@ -1,26 +1,33 @@
-"""How far a number can be trusted: reproduced, off by so much, reported only, unverified, or inconsistent."""
+"""How far a number can be trusted: measured again here, run again by others, published only, or inconsistent."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from cispbench.reports.check.comparison import CheckOptions, PublishedComparison, compare_published
+from cispbench.reports.leaderboard.background import background_mark, published_background
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import number_text, signed
-from cispbench.reports.tables.published import published
+from cispbench.reports.tables.published import published, verdicts
 from cispbench.results.conventions import Verdict
-from cispbench.results.ledger import find_published_name
+from cispbench.results.documents import OWN, QUOTED
+from cispbench.results.documents import RERUN as RERUN_KIND
+from cispbench.results.ledger import find_published_name, ledger_rows
 
-REPRODUCED, OFF, REPORTED, UNVERIFIED, INCONSISTENT = STATUSES = (
-    "reproduced", "off", "reported only", "unverified", "inconsistent",
+REPRODUCED, OFF, RERUN, REPORTED, UNVERIFIED, INCONSISTENT = STATUSES = (
+    "reproduced", "off", "re-run by others", "published only", "unverified", "inconsistent",
 )  # fmt: skip
 _NOT_RUN_HERE = {"submitted": "Submitted by somebody", "predictions": "Scored from files of predictions"}
 
 
 class Standing(NamedTuple):
-    """The status of a number: one of STATUSES, by how many points it is ``off`` (signed, else ""), and why."""
+    """The status of a number: one of STATUSES, and why.
+
+    ``off``: the signed differences in points, measured here (one) or run by others (one or several) minus published.
+    """
 
     status: str
     off: str
@@ -29,7 +36,9 @@ class Standing(NamedTuple):
     @property
     def words(self) -> str:
         """The status in words."""
-        return f"off by {self.off}" if self.off else self.status
+        if self.status == OFF:
+            return f"off by {self.off}"
+        return f"{self.status}: {self.off}" if self.off else self.status
 
 
 NOTHING = Standing("", "", "")  # of a number that is not there
@@ -39,14 +48,19 @@ class Standings:
     """The standing of every measured and published number, by the rules of ``cispbench check``.
 
     A measured number is reproduced if it lies within the tolerance of any number that is printed for its method,
-    setting and backbone. Only printed numbers of the most direct kind count: own, else quoted, else re-run by others,
-    else not known. If none is near enough, it is off by its distance from the nearest.
+    setting and backbone. Only printed numbers of the most direct kind count: the authors' own, else quoted, else run by
+    others. If none is near enough, it is off by its distance from the nearest. What nobody has measured here may have
+    been run again by others: their numbers are compared with the authors' where both count the background in one way.
     """
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         """Compare the cells of one protocol with the ledger. Raises StoreError on a record or ledger that is broken."""
         self._by_cell: dict[tuple[object, str, str], list[PublishedComparison]] = defaultdict(list)
         self._by_row: dict[tuple[Any, ...], list[PublishedComparison]] = defaultdict(list)
+        self._reruns: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+        for row in ledger_rows():
+            if row["kind"] == RERUN_KIND:
+                self._reruns[_subject(row)].append(row)
         for cell in cells:
             # Nobody has run again what was submitted or scored from files, so it verifies no published number. The same
             # holds for runs that continue a step trained by other code: a part of their score is not ours.
@@ -70,7 +84,12 @@ class Standings:
         if verdict.label == INCONSISTENT:
             return Standing(INCONSISTENT, "", "Its old, new and all fit no way of counting the background.")
         found = self._by_row[(*row.values(), name)]
-        return _standing(found) if found else Standing(REPORTED, "", "No run of this method and backbone here yet.")
+        if found:
+            return _standing(found)
+        others = [other for other in self._reruns[_subject(row)] if other[name] is not None]
+        if others and row["kind"] in (OWN, QUOTED):
+            return _rerun(row, others, verdict, name)
+        return Standing(REPORTED, "", "No run of this method and network here yet.")
 
     def _compare(self, cell: Cell) -> None:
         rows = [entry for entry in published(cell) if entry.same_backbone]  # the most direct kind first
@@ -81,6 +100,35 @@ class Standings:
                 # A variant (another recipe than the usual one) is compared itself, but proves nothing about a paper.
                 if not cell.key.variant:
                     self._by_row[(*entry.published.row.values(), name)].append(entry)
+
+
+def _subject(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["setting"], row["method"], row["backbone"]
+
+
+def _rerun(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]], verdict: Verdict, name: str) -> Standing:
+    """Return the standing of a published number that others have run again, with the same network."""
+    counted, differences, told = published_background(verdict, name), [], []
+    for other in others:
+        judged = verdicts()[tuple(other.values())]
+        theirs = published_background(judged, name)
+        text = f"{other['run_by']} ran it: {other[name]} ({background_mark(theirs)}, {other['source']})"
+        if judged.label == INCONSISTENT:
+            told.append(f"{text}, not compared: old, new and all of that row contradict each other.")
+            continue
+        if None not in (counted, theirs) and counted != theirs:
+            told.append(f"{text}, not compared: it counts the background otherwise.")
+            continue
+        differences.append(_printed_difference(other[name], row[name]))
+        told.append(f"{text}, difference {differences[-1]}.")
+    mine = f"Published {row[name]} ({background_mark(counted)})."
+    return Standing(RERUN, ", ".join(differences), " ".join([mine, *told]))
+
+
+def _printed_difference(number: float, reference: float) -> str:
+    """Return the difference of two printed numbers, with as many decimals as they have."""
+    difference = Decimal(str(number)) - Decimal(str(reference))
+    return signed(float(difference), max(1, -int(difference.as_tuple().exponent)))
 
 
 def _standing(found: Sequence[PublishedComparison]) -> Standing:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, SettingNumbers
-from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, UNVERIFIED
+from cispbench.reports.leaderboard.background import UNKNOWN, WITH, WITHOUT, background_mark
+from cispbench.reports.leaderboard.badges import NOT_KNOWN
+from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Number
+from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, RERUN, UNVERIFIED
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.protocols import switches
@@ -17,16 +19,26 @@ from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import StoreError, UsageError
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
-MARKS = {REPRODUCED: "✓", OFF: "Δ", UNVERIFIED: "?", INCONSISTENT: "!"}  # what is reported only has none
-INFERRED = "~"
+# What is published only has no mark.
+MARKS = {REPRODUCED: "✓", OFF: "Δ", RERUN: "↻", UNVERIFIED: "?", INCONSISTENT: "!"}
+INFERRED, DISPUTED = "~", "≠"
 LEGEND = [
     (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
     (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
-    ("", "no mark, reported only: published, and no comparable run here"),
+    (MARKS[RERUN], "re-run by others: so many points off the published number; not measured here yet"),
+    ("", "no mark, published only: published, and no comparable run here or by others"),
     (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
     (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
     (INFERRED, "the source does not print the number together with its setting: inferred"),
+    (DISPUTED, "another source prints another number for this row and setting"),
+    (WITH, "the background is one of the classes of this mean"),
+    (WITHOUT, "the background is not one of the classes of this mean"),
+    (UNKNOWN, "whether the background is one of them is not known, so the number is not ranked"),
 ]
+NOT_RANKED = (
+    "Numbers with and without the background are ranked apart. Not ranked: joint training, inconsistent rows, what was "
+    "submitted, and numbers that may or may not count the background."
+)
 SHORT = ("overlapped-15-1", "overlapped-100-10")  # settings of the README's section
 _MOST = 5  # methods of the README's table, by setting
 _ALL = SCORES.index("all")
@@ -43,9 +55,10 @@ def protocol_note(rules: Protocol) -> str:
     listed = ", ".join(f"{name}: {value}" for name, value in switches(rules).items())
     return (
         f"Measured numbers are mIoU in percent after the last step under the protocol {rules.name} v{rules.version} "
-        f"({listed}). Published numbers are as printed, and each follows its own paper's protocol: two rows may differ "
-        "by a point or two in how they count alone. Whether a published number is reproduced is decided under the "
-        "protocol that its own arithmetic points to, within the tolerance of cispbench check."
+        f"({listed}). Published numbers are as printed, and each follows its own paper's protocol. Whether the "
+        "background is counted can change a number by many points where a method is weak. Whether a published number "
+        "is reproduced is decided under the protocol that its own arithmetic points to, within the tolerance of "
+        "cispbench check."
     )
 
 
@@ -54,7 +67,7 @@ def leaderboard_markdown(found: Leaderboard) -> str:
     marks = "; ".join(f"`{mark}` {meaning}" if mark else meaning for mark, meaning in LEGEND)
     parts = [
         "# Leaderboard", "Made by `cispbench leaderboard` from the store and the ledger; do not edit.",
-        f"{protocol_note(found.protocol)} Not ranked: joint training, inconsistent rows, and what was submitted.",
+        f"{protocol_note(found.protocol)} {NOT_RANKED}", *found.notes,
         f"Marks: {marks}.",
     ]  # fmt: skip
     return "\n\n".join([*parts, render_markdown([_section(board) for board in found.boards])]) + "\n"
@@ -65,20 +78,23 @@ def readme_section(leaderboard: Leaderboard) -> str:
     rules = leaderboard.protocol
     parts = [
         "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
-        f"{rules.name} v{rules.version}.\nIn brackets what makes a row unfair to compare: stored images of earlier "
-        "steps (memory), a checkpoint chosen on the\ntest images (test-selected), a backbone that has seen more than "
-        "ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision)."
+        f"{rules.name} v{rules.version}.\nCaution: what makes a row unfair to compare: stored images of earlier steps "
+        "(memory), a checkpoint chosen on the test\nimages (test-selected), a network that has seen more than "
+        "ImageNet-1k (pre-training), or labels beyond the data set's\n(extra supervision). Behind a number: the mean "
+        f"counts the background ({WITH}), does not ({WITHOUT}), or that is not known\n({UNKNOWN}). Such numbers do not "
+        "compare with each other: the rows are ordered, not ranked."
     ]
     for setting in SHORT:
         board = next(board for board in leaderboard.boards if board.group.comparable and setting in board.settings)
         rows = []
         for entry in _best(board, setting):
-            found = entry.by_setting[setting]
-            badges = f" ({', '.join(badge.name for badge in entry.badges)})" if entry.badges else ""
-            status = found.numbers[_ALL].standing.words + (", setting inferred" if found.inferred else "")
-            texts = [number.text for number in found.numbers]
-            rows.append([f"{named(entry)}{badges}", entry.backbone, entry.kind, *texts, status])
-        headers = ["method", "backbone", "kind", *SCORES, "status of all"]
+            numbers = entry.by_setting[setting]
+            total = numbers[_ALL]
+            status = total.standing.words + (", setting inferred" if total.inferred else "")
+            texts = [f"{number.text}{_counted(number, score)}" for score, number in enumerate(numbers)]
+            run_by, caution = entry.run_by or NOT_KNOWN, "; ".join(badge.name for badge in entry.badges)
+            rows.append([named(entry), entry.backbone, run_by, total.kind_text, *texts, status, caution])
+        headers = ["method", "network", "run by", "kind", *SCORES, "status of all", "caution"]
         parts += [f"**{dataset(board.group.dataset).title}, {setting}**", markdown_table(headers, rows)]
     return "\n\n".join(parts)
 
@@ -110,26 +126,33 @@ def replace_section(text: str, section: str, name: str) -> str:
 
 def _section(board: Board) -> Section:
     sources: dict[str, int] = {}
-    columns = [Column(name) for name in ("method", "backbone", "year", "memory", "kind", "caution")]
+    columns = [Column(name) for name in ("method", "network", "run by", "kind", "year", "caution")]
     texts = []
     for entry in board.entries:
-        exemplars = {True: "yes", False: "no", None: "-"}[entry.facts.exemplars]
-        year = "-" if entry.facts.year is None else str(entry.facts.year)
-        badges = ", ".join(badge.name for badge in entry.badges)
-        texts.append(plain([named(entry), entry.backbone, year, exemplars, entry.kind, badges]))
+        year = NOT_KNOWN if entry.facts.year is None else str(entry.facts.year)
+        badges = "; ".join(badge.name for badge in entry.badges)
+        run_by = entry.run_by or NOT_KNOWN
+        texts.append(plain([named(entry), entry.backbone, run_by, ", ".join(entry.kinds), year, badges]))
+        for source in _sources(entry):
+            sources.setdefault(source, len(sources) + 1)
     for setting in board.settings:
         for score, name in enumerate(SCORES):
             columns.append(Column(name, setting, right=True))
             places = board.ranks(setting, score)
             for row, entry, rank in zip(texts, board.entries, places, strict=True):
-                row.append(Text(_number(board, entry.by_setting.get(setting), score), rank))
+                row.append(Text(_cell_text(board, entry, setting, score, sources), rank))
     columns.append(Column("source"))
     for row, entry in zip(texts, board.entries, strict=True):
-        source = dict(next(iter(entry.by_setting.values())).provenance).get("Source")
-        row.append(Text(f"[{sources.setdefault(source, len(sources) + 1)}]" if source else "this store"))
+        row.append(Text(" ".join(f"[{sources[source]}]" for source in _sources(entry)) or "this store"))
     listed = [f"[{number}] {source}" for source, number in sources.items()]
     intro = f"{len(board.entries)} rows, ordered by {board.main} all."
     return Section(title(board), intro, Table(columns, texts), [*board.group.warnings, *listed])
+
+
+def _sources(entry: Entry) -> list[str]:
+    """Return the sources of a row's numbers, each once; none for what comes from the store."""
+    found = (number.source for numbers in entry.by_setting.values() for number in numbers)
+    return [source for source in dict.fromkeys(found) if source]
 
 
 def named(entry: Entry) -> str:
@@ -137,14 +160,28 @@ def named(entry: Entry) -> str:
     return entry.method + (f" ({entry.remark})" if entry.remark else "")
 
 
-def _number(board: Board, place: SettingNumbers | None, score: int) -> str:
-    if place is None or math.isnan(place.numbers[score].value):
-        return "" if place is None else "-"
-    number = place.numbers[score]
+def plain_number(number: Number, score: int) -> str:
+    """Return a number with what must be known of it, whatever its status: background, inferred, disputed."""
+    marks = [INFERRED if number.inferred else "", DISPUTED if number.disputed else ""]
+    return " ".join(part for part in (f"{number.text}{_counted(number, score)}", *marks) if part)
+
+
+def _counted(number: Number, score: int) -> str:
+    return "" if SCORES[score] == "new" or math.isnan(number.value) else f" {background_mark(number.background)}"
+
+
+def _cell_text(board: Board, entry: Entry, setting: str, score: int, sources: dict[str, int]) -> str:
+    numbers = entry.by_setting.get(setting)
+    if numbers is None:
+        return ""
+    number = numbers[score]
     status = number.standing.status
     # Where no number can be verified, a mark on each of them would say nothing.
-    mark = MARKS.get(status, "") + number.standing.off if board.group.comparable or status != UNVERIFIED else ""
-    return " ".join(part for part in (number.text, mark, INFERRED if place.inferred else "") if part)
+    verified = board.group.comparable or status != UNVERIFIED
+    mark = MARKS.get(status, "") + number.standing.off if verified else ""
+    text = f"{plain_number(number, score)} {mark}".rstrip()
+    several = len(_sources(entry)) > 1 and not math.isnan(number.value)
+    return f"{text} [{sources[number.source]}]" if several else text
 
 
 def _best(board: Board, setting: str) -> list[Entry]:
@@ -154,7 +191,11 @@ def _best(board: Board, setting: str) -> list[Entry]:
     there.sort(key=lambda entry: math.inf if math.isnan(values[id(entry)]) else -values[id(entry)])  # NaN goes last
     published: dict[str, Entry] = {}
     for entry in there:
-        if entry.kind != "measured" and not math.isnan(entry.value(setting, _ALL, competing=True)):
+        total = entry.by_setting[setting][_ALL]
+        if total.source and entry.ranked and total.standing.status != INCONSISTENT and not math.isnan(total.value):
             published.setdefault(entry.method, entry)
     kept = [*published.values()][:_MOST]
-    return [entry for entry in there if entry.kind == "measured" or any(entry is other for other in kept)]
+    return [
+        entry for entry in there
+        if entry.by_setting[setting][_ALL].kind == "measured" or any(entry is other for other in kept)
+    ]  # fmt: skip

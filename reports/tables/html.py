@@ -19,6 +19,9 @@ def load_template(name: str) -> Template:
     return found.get_template(name)
 
 
-def render_html(sections: Sequence[Section], title: str = "cispbench table") -> str:
-    """Return sections as a page: the best of a column strong, the second underlined."""
-    return load_template("table.html.j2").render(title=title, sections=sections)
+def render_html(sections: Sequence[Section], title: str = "cispbench table", home: str = "") -> str:
+    """Return sections as a page: the best of a column strong, the second underlined; ``home``: a page to link to.
+
+    Many sections have a list of contents above them. Addresses in notes become links.
+    """
+    return load_template("table.html.j2").render(title=title, sections=sections, home=home)

@@ -21,7 +21,8 @@ _RANKED = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\char34{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "…": r"\dots{}",
+    "|": r"\textbar{}", '"': r"\char34{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "≠": r"$\neq$",
+    "…": r"\dots{}",
     # At the start of a row, these would be arguments of the \\ before it.
     "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip

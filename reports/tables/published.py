@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -137,6 +138,15 @@ def kind_text(row: Mapping[str, Any]) -> str:
 def is_inferred(row: Mapping[str, Any]) -> bool:
     """Say whether a row's setting is inferred: its source does not print the number together with its setting."""
     return (row["assignment"] or "").startswith("inferred")
+
+
+def is_repeated_otherwise(row: Mapping[str, Any], name: str) -> bool:
+    """Say whether a document that repeats a row prints another ``old``, ``new`` or ``all``.
+
+    The ledger says so in the texts of its column ``also``: "... (prints old 77.3, all 75.7)".
+    """
+    printed = " ".join(words for text in row["also"] for words in re.findall(r"\(prints ([^)]*)\)", text))
+    return name in printed.split()
 
 
 @cache

@@ -12,6 +12,7 @@ from cispbench.reports.tables.data import cell_csv_row, cell_data, run_data, wri
 from cispbench.reports.tables.grid import TableOptions, run_sections, sections
 from cispbench.reports.tables.html import render_html
 from cispbench.reports.tables.latex import render_latex
+from cispbench.reports.tables.layout import Section
 from cispbench.reports.tables.markdown import render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import kind_text, printed_texts
@@ -98,6 +99,11 @@ def render_store(
         return empty.get(form, text)
     options = options or TableOptions()
     made = run_sections(latest(runs), protocol, options) if each else sections(cells(runs), protocol, options)
+    return render_sections(made, form, marked)
+
+
+def render_sections(made: Sequence[Section], form: str, marked: bool = False) -> str:
+    """Return sections in one of the formats for people; ``marked`` as ``render_store`` takes it."""
     if form == "terminal":
         return render_terminal(made, marked)
     return {"markdown": render_markdown, "latex": render_latex, "html": render_html}[form](made)

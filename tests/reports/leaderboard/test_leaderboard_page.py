@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,6 @@ import pytest
 
 from cispbench.reports.leaderboard.board import load_leaderboard
 from cispbench.reports.leaderboard.page import write_leaderboard
-from cispbench.results.documents import KINDS
 from cispbench.results.store import Store
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 SCRIPT = "<script>alert(1)</script>"
+COLUMNS = {"Network": "backbone", "Run by": "run_by", "Kind": "kind", "Year": "year", "Memory": "memory"}
 SORTED = "th[aria-sort='ascending'], th[aria-sort='descending']"
 
 
@@ -98,10 +100,10 @@ def test_numbers_sort_by_click_and_by_keyboard(page: Chrome) -> None:
 
 
 def test_words_sort(page: Chrome) -> None:
-    for place, name in enumerate(("Backbone", "Year", "Memory", "Kind")):
-        (heading,) = find(page, f"th[data-column={name.lower()}] button")
+    for place, name in enumerate(("Network", "Run by", "Kind", "Year", "Memory")):
+        (heading,) = find(page, f"th[data-column={COLUMNS[name]}] button")
         page.execute_script("arguments[0].click()", heading)
-        shown = texts(page, f"tbody td.about-row:nth-last-child({4 - place})")
+        shown = texts(page, f"tbody td.about-row:nth-last-child({5 - place})")
         known = [text.lower() for text in shown if text != "–"]
         assert known == sorted(known, reverse=name == "Year") and len(set(known)) > 1
         assert shown == [text for text in shown if text != "–"] + ["–"] * shown.count("–")
@@ -121,23 +123,91 @@ def test_rows_are_filtered_and_ranked_among_those_shown(page: Chrome) -> None:
     form.find_element("name", "method").send_keys("MiB")
     assert 0 < len(methods(page)) < everything and all("mib" in name.lower() for name in methods(page))
     assert status.text.startswith(f"{len(methods(page))} of {everything} rows")
+    form.find_element("css selector", "[name=background] option[value='1']").click()
     best = set(texts(page, "td.best .figure"))
     assert str(max(column(page, "overlapped-15-1 all"))) in best
     form.find_element("css selector", "button[type=reset]").click()
     assert len(methods(page)) == everything
     form.find_element("css selector", "[name=memory] option[value=yes]").click()
-    assert set(texts(page, "tbody td.about-row:nth-last-child(2)")) == {"yes"}
+    assert set(texts(page, "tbody td.about-row:last-child")) == {"yes"}
     assert "SSUL-M" in methods(page) and "MiB" not in methods(page)
     form.find_element("css selector", "[name=memory] option[value='']").click()
     form.find_element("xpath", ".//select[@name='year']/option[.='2021']").click()
     assert {"PLOP", "SDR"} <= set(methods(page)) and "MiB" not in methods(page)
     form.find_element("css selector", "button[type=reset]").click()
-    for kind in KINDS:
+    for kind in ("own", "quoted", "re-run", "not known"):
         form.find_element("css selector", f"[value='{kind}']").click()
     assert methods(page) == [SCRIPT]
     form.find_element("css selector", "button[type=reset]").click()
     form.find_element("xpath", ".//select[@name='backbone']/option[.='Swin-B']").click()
-    assert set(texts(page, "tbody td.about-row:nth-last-child(4)")) == {"Swin-B"}
+    assert set(texts(page, "tbody td.about-row:nth-last-child(5)")) == {"Swin-B"}
+
+
+def test_numbers_that_count_the_background_alike_are_shown_alone(page: Chrome) -> None:
+    form = page.find_element("id", "filter")
+    marks = {"1": "+b", "0": "-b", "2": "b?"}
+    for choice, mark in marks.items():
+        form.find_element("css selector", f"[name=background] option[value='{choice}']").click()
+        shown = set(texts(page, "td.number[data-score='2'] .counted"))
+        assert shown == {mark} and methods(page)
+    assert "MBS" in methods(page) and "↻-1.6, -2.6" in texts(page, "td.re-run-by-others .mark")
+
+
+def test_the_address_holds_the_view_and_opens_it_again(page: Chrome, folder: Path) -> None:
+    form = page.find_element("id", "filter")
+    assert page.execute_script("return location.hash") == "#voc-overlapped"
+    form.find_element("name", "method").send_keys("MBS")
+    form.find_element("css selector", "[value='quoted']").click()
+    form.find_element("css selector", "[name=memory] option[value=no]").click()
+    find(page, ".setting option")[2].click()
+    find(page, "button[aria-label='overlapped-15-5 new']")[0].click()
+    find(page, "button[aria-label='overlapped-15-5 new']")[0].click()
+    sent, rows, status = page.current_url, texts(page, "tbody tr"), page.find_element("id", "status").text
+    assert "#voc-overlapped&" in sent and "setting=overlapped-15-5" in sent and "method=mbs" in sent
+    assert len(rows) == 3 and "overlapped-15-5 new, ascending" in status
+    page.get("about:blank")
+    page.get(sent)
+    assert (texts(page, "tbody tr"), page.find_element("id", "status").text) == (rows, status)
+    assert [head.text for head in find(page, "thead .over") if head.is_displayed()] == ["15-5"]
+    assert not page.find_element("css selector", "[value='quoted']").is_selected()
+    assert page.current_url == sent
+    # Another board keeps the filters; a hash that means nothing shows the first board.
+    page.find_elements("css selector", "nav.boards a")[1].click()
+    assert set(methods(page)) == {"MBS"} and "method=mbs" in page.current_url
+    page.get("about:blank")
+    page.get((folder / "index.html").as_uri() + "#nothing&setting=<b>&sort=x%20y&kind=")
+    assert methods(page) == [] and "by overlapped-15-1 all" in page.find_element("id", "status").text
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_what_is_shown_is_saved(page: Chrome, form: str, tmp_path: Path) -> None:
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.find_element("name", "method").send_keys("mbs")
+    find(page, ".setting option")[3].click()  # 15-1
+    find(page, f".download[data-form={form}]")[0].click()
+    file = tmp_path / f"voc-overlapped.{form}"
+    for _ in range(100):
+        if file.exists():
+            break
+        time.sleep(0.1)
+    text = file.read_text(encoding="utf-8")
+    rows = json.loads(text) if form == "json" else list(csv.DictReader(text.splitlines()))
+    shown = [float(figure) for figure in texts(page, "tbody .figure")]
+    assert [float(row["value"]) for row in rows] == shown and len(shown) == 7
+    (own,) = (row for row in rows if row["kind"] == "own")
+    assert float(own["value"]) == 80.6 and own["status"] == "re-run by others: -1.6, -2.6"
+    assert own["setting"] == "overlapped-15-1" and own["network"] == "ViT-B/16 (Segmenter)"
+    assert own["background"] in (None, "") and "https://arxiv.org/abs/2407.11859" in own["links"]
+
+
+def test_addresses_of_the_ledger_are_links_and_no_others(page: Chrome) -> None:
+    page.find_element("name", "method").send_keys("mbs")
+    find(page, "td.re-run-by-others button")[0].click()  # the first click after typing
+    links = page.find_elements("css selector", "dialog dd a")
+    assert [link.get_attribute("href") for link in links] == [
+        "https://arxiv.org/abs/2407.11859", "https://github.com/RoadoneP/ECCV2024_MBS",
+    ]  # fmt: skip
+    assert {link.get_attribute("rel") for link in links} == {"noopener noreferrer"}
 
 
 def test_one_setting_is_shown_alone(page: Chrome) -> None:
@@ -169,7 +239,7 @@ def test_a_measured_number_opens_its_record_on_another_board(page: Chrome) -> No
         link.get_attribute("aria-current") == "true"
         and len(page.find_elements("css selector", "section.board:not([hidden])")) == 1
     )
-    (button,) = find(page, "button[aria-label*=', mib, disjoint-15-1 old, reproduced']")
+    (button,) = find(page, "button[aria-label*=', mib, disjoint-15-1 old, measured, reproduced']")
     assert button.get_attribute("aria-label").startswith("46.00 ± 0.00, mib")
     button.click()
     dialog = page.find_element("id", "provenance")
@@ -215,7 +285,8 @@ def test_a_phone_sees_the_method_and_one_setting_without_scrolling_the_page(page
 def test_nothing_was_asked_of_the_network_and_the_console_is_silent(browser: Chrome, folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         browser.get(path.as_uri())
-        assert browser.title.startswith("Class-incremental") and find(browser, "tbody tr")
+        assert browser.title.startswith("Class-incremental")
+        assert browser.find_elements("css selector", "tbody tr")
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = {message["params"]["request"]["url"] for message in sent if message["method"] == "Network.requestWillBeSent"}

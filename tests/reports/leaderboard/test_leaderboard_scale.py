@@ -46,7 +46,7 @@ def test_a_made_store_is_as_good_as_a_real_one(tmp_path: Path) -> None:
     assert len(runs) == 28 and all(run.complete for run in runs)
     assert all(0 < run.scores.all < 100 and run.continual.forgetting > 0 for run in runs)
     measured = [
-        entry for board in load_leaderboard(store).boards for entry in board.entries if entry.kind == "measured"
+        entry for board in load_leaderboard(store).boards for entry in board.entries if entry.kinds == ("measured",)
     ]
     assert {entry.method for entry in measured} == {"finetune"}
 

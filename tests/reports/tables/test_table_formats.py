@@ -84,7 +84,7 @@ def test_html_shows_any_name_as_text() -> None:
     }  # fmt: skip
     assert found.rows[0] == ["", "15-1", "a|b_c"]
     assert "A note_: 5 &lt; 6 &amp; 7." in page and "voc &amp; &lt;mini&gt;" in page
-    assert "http" not in page.replace("http://y", "") and "src=" not in page and "url(" not in page
+    assert "http:" not in page.replace("http://y", "") and "src=" not in page and "url(" not in page
     assert page.count("<strong>1.00 ± 0.10</strong>") == page.count('<span class="second">-0.50</span>') == len(NASTY)
     assert page.count('<tr class="rule">') == 1
     for tag in ("table", "tr", "th", "td", "thead", "tbody", "section", "div", "strong", "span", "p"):
