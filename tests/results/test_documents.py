@@ -52,6 +52,15 @@ def test_who_ran_a_row_is_named_or_none() -> None:
         assert not (row["run_by_inferred"] and row["kind"] == "own")
 
 
+def test_numbers_that_documents_contradict_are_ascribed_to_nobody() -> None:
+    """Where two documents quote different numbers without a word, at most one can be the method's own."""
+    inferred = [row for row in ledger_rows() if row["run_by_inferred"] and row["old"] is not None]
+    places = Counter((row["setting"], row["method"], row["backbone"], row["run_by"]) for row in inferred)
+    assert len(places) > 150 and set(places.values()) == {1}
+    lgkd = [row for row in ledger_rows() if (row["method"], row["setting"]) == ("LGKD+PLOP", "overlapped-15-1")]
+    assert {row["kind"] for row in lgkd} == {"not known"} and {row["old"] for row in lgkd} == {69.3, 70.6}
+
+
 @pytest.mark.parametrize(
     ("method", "document", "run_by", "kind"),
     [

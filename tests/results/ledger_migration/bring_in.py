@@ -167,8 +167,8 @@ def _infer(rows: list[Row]) -> None:
     """Add who likely ran a row: those whose number of all classes it prints, or else whose method it is.
 
     The latter in a document that marks what others ran, for a row without a mark. Not where the old list tells against
-    it: the method was run again by others on that network, or its paper prints another number on the setting, or prints
-    numbers on other networks alone, or the row is marked after all.
+    it: the method was run again by others on that network, or its paper prints numbers on other networks alone, or
+    another row that may be the paper's prints another number on the setting.
     """
     known = [row for row in rows if row["run_by"]]
     again = {(row["method"], row["backbone"]) for row in known if row["run_by"] != _authors(row["method"])}
@@ -176,15 +176,20 @@ def _infer(rows: list[Row]) -> None:
     for row in rows:
         if row["run_by"] or row["method"] in NOBODYS:
             continue
+        authors = _authors(row["method"])
         printed = {other["run_by"] for other in known if _alike(other, row) and _same_total(row, other)}
-        papers = [other for other in own if other["method"] == row["method"]]
-        networks = {other["backbone"] for other in papers}
-        there = [other for other in papers if _alike(other, row) and not OTHER_RUN.search(other["note"] or "")]
-        unmarked = row["document"] in MARKING and not MARK.search(row["note"] or "")
+        networks = {other["backbone"] for other in own if other["method"] == row["method"]}
+        disputed = any(_alike(other, row) and other["run_by"] in (None, authors) and _other_number(row, other)
+                       for other in rows)  # fmt: skip
+        unmarked = row["document"] in MARKING and not MARK.search(row["note"] or "") and not disputed
         if len(printed) == 1:
             row |= {"run_by": printed.pop(), "run_by_inferred": True}
-        elif unmarked and not there and networks <= {row["backbone"]} and (row["method"], row["backbone"]) not in again:
-            row |= {"run_by": _authors(row["method"]), "run_by_inferred": True}
+        elif unmarked and networks <= {row["backbone"]} and (row["method"], row["backbone"]) not in again:
+            row |= {"run_by": authors, "run_by_inferred": True}
+
+
+def _other_number(row: Row, other: Row) -> bool:
+    return not (OTHER_RUN.search(other["note"] or "") or _same_total(row, other) or same_number(row, other))
 
 
 def _authors(method: str) -> str | None:
