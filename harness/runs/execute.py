@@ -125,7 +125,7 @@ class _Run:
             return planned.step, (record.trained_for.method if record.trained_for else None, record.method.code)
         try:
             made = self.store.manifest(planned.key) if self.store.has(planned.key) else {}
-        except DamagedStepError:  # it is trained again
+        except StoreError:  # ``provide`` comes to it: a damaged step is trained again, a disk that fails is an error
             made = {}
         return planned.step, (made.get("trained_for", {}).get("method"), made.get("method_code"))
 

@@ -98,7 +98,6 @@ def test_what_cannot_be_checked_is_refused_with_the_registrys_words(commands, in
     commands.refused(2, ["method", "check", "mib", "--model", "segmenter-tny"], "Did you mean 'segmenter-tiny'?")
     installed("gone", "no_such_module:Gone", tmp_path)
     commands.refused(1, ["method", "check", "gone"], "'gone' (no_such_module:Gone) cannot be imported")
-    commands.refused(1, ["method", "check", "--all"], "'gone' (no_such_module:Gone) cannot be imported")
 
 
 def test_all_methods_are_checked_and_every_broken_one_is_an_error(commands, monkeypatch):
