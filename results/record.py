@@ -85,13 +85,11 @@ class StepRecord(StepFacts):
             check_bytes(data)
             value = loads_once(data.decode())
             check_words(value, data)
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
-            what = f": {error}" if isinstance(error, ChecksumError) else f" is not valid JSON: {error}"
-            raise StoreError(f"{place}{what}.", hint=_RESTORE) from error
-        try:
             value = without_checksum(value, data)
         except ChecksumError as error:
             raise StoreError(f"{place}: {error}.", hint=_RESTORE) from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+            raise StoreError(f"{place} is not valid JSON: {error}.", hint=_RESTORE) from error
         return cls.from_content(value, place)
 
     @classmethod
