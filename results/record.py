@@ -76,8 +76,19 @@ class StepRecord(StepFacts):
         return content
 
     def to_json(self) -> bytes:
-        """Return the bytes of the record's file: its checksum, then keys sorted, a row of the matrix a line."""
-        return add_checksum(_dump(self.content(), 0) + "\n")
+        """Return the bytes of the record's file: its checksum, then keys sorted, a row of the matrix a line.
+
+        Raises StoreError for a text that holds half a character, as a broken name on the command line does.
+        """
+        content = self.content()
+        data = add_checksum(_dump(content, 0) + "\n")
+        try:
+            check_words(content, data)
+        except ValueError as error:
+            raise StoreError(
+                f"step record: a text cannot be written: {error}.", hint="Rename what it names."
+            ) from error
+        return data
 
     @classmethod
     def from_json(cls, data: bytes, place: str) -> StepRecord:
@@ -90,13 +101,11 @@ class StepRecord(StepFacts):
             check_bytes(data)
             value = loads_once(data.decode())
             check_words(value, data)
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
-            what = f": {error}" if isinstance(error, ChecksumError) else f" is not valid JSON: {error}"
-            raise DamagedRecordError(f"{place}{what}.", hint=_RESTORE) from error
-        try:
             value = without_checksum(value, data)
         except ChecksumError as error:
             raise DamagedRecordError(f"{place}: {error}.", hint=_RESTORE) from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+            raise DamagedRecordError(f"{place} is not valid JSON: {error}.", hint=_RESTORE) from error
         return cls.from_content(value, place)
 
     @classmethod

@@ -220,6 +220,8 @@ def test_half_a_character_and_a_count_beyond_reason_are_refused(make_record: Mak
         StepRecord.from_json(text.replace('"mib"', '"m\\udc80"').encode(), "place")
     whole = StepRecord.from_json(text.replace('"mib"', '"m\\ud83d\\ude00"').encode(), "place")
     assert whole.method.name == "m\N{GRINNING FACE}"
+    with pytest.raises(StoreError, match="cannot be written"):
+        make_record(recipe={"path": "caf\udce9"}).to_json()
     rows = [list(row) for row in make_record().confusion]
     rows[1][1] = 10**30
     with pytest.raises(StoreError, match=r"confusion\[1\]\[1\] is 1000000"):

@@ -126,8 +126,8 @@ def test_ctrl_c_before_anything_has_begun(commands: Any) -> None:
 
 def test_a_killed_run_goes_on_from_its_checkpoint(commands: Any, unbroken: Any) -> None:
     words, chance = commands.tiny(iterations=LONG), random.Random(15)
-    # Writes 1 and 2 are the index's, every two after them a checkpoint's.
-    dies = commands.start(words, driver=DRIVER, name="dies", DIE_AT_WRITE="9")
+    # Writes 1 to 10 are those of new folders, the index and the lock, every two after them a checkpoint's.
+    dies = commands.start(words, driver=DRIVER, name="dies", DIE_AT_WRITE="15")
     assert dies.wait(120) == -signal.SIGKILL, commands.read("dies")
     assert commands.records() == {}
     killed = commands.start(words, driver=DRIVER, name="killed")
