@@ -36,10 +36,11 @@ class BaselineUpdate:
 
 @dataclass(frozen=True)
 class StoreAudit:
-    """Whether the store itself is checked, and records without a checksum are written anew."""
+    """Whether the stores themselves are checked, and records without a checksum are written anew."""
 
     store: bool
     rewrite: bool
+    steps_dir: Path | None
 
 
 def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -76,6 +77,8 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
     click.option("--store", is_flag=True, help="Compare nothing: read all of the store, and list what is wrong."),
     click.option("--rewrite", is_flag=True,
                  help="With --store: if all is well, add a checksum to records of earlier versions."),
+    click.option("--steps-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+                 help="With --store: read the trained steps in DIR, too."),
 )  # fmt: skip
 @JSON
 @click.pass_context
@@ -94,9 +97,10 @@ def check(
     Example:
       cispbench check --results measured
       cispbench check --results measured --update --reason "a poly schedule from step 1 on"
-      cispbench check --results measured --store
+      cispbench check --results measured --store --steps-dir .cispbench
     """
-    from cispbench.harness.commands.stores import audit_stores, existing_store
+    from cispbench.harness.commands.store_audit import audit_stores
+    from cispbench.harness.commands.stores import existing_store, named_store
     from cispbench.reports.check.comparison import CheckOptions
     from cispbench.reports.check.regression import check_store
     from cispbench.reports.check.text import check_json, check_text
@@ -105,11 +109,12 @@ def check(
     from cispbench.results.protocols import load_protocol
     from cispbench.splits.errors import StoreError, UsageError
 
-    if audit.rewrite and not audit.store:
-        raise UsageError("--rewrite goes with --store.")
+    if (audit.rewrite or audit.steps_dir) and not audit.store:
+        raise UsageError("--rewrite and --steps-dir go with --store.")
     if audit.store:
         _refuse_others(context)
-        context.exit(0 if audit_stores(out, rewrite=audit.rewrite, as_json=as_json) else 1)
+        sound = audit_stores(named_store(out), audit.steps_dir, rewrite=audit.rewrite, as_json=as_json)
+        context.exit(0 if sound else 1)
     if not baseline.update and (baseline.reason, baseline.machine, baseline.made_by) != (None, None, None):
         raise UsageError("--reason, --machine and --made-by go with --update.")
     if rules.protocol is not None:
@@ -136,5 +141,5 @@ def _refuse_others(context: click.Context) -> None:
     for option in context.command.params:
         name = str(option.name)
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if given and name not in ("out", "store", "rewrite", "as_json"):
+        if given and name not in ("out", "store", "rewrite", "steps_dir", "as_json"):
             raise UsageError(f"{option.opts[0]} does not go with --store, which compares nothing.")

@@ -18,7 +18,7 @@ from cispbench.harness.runs.other_code import TrainedBy, code_warning
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record, trained_here
 from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM
-from cispbench.harness.runs.step_store import CHECKPOINT, DamagedEvaluationError, DamagedStepError
+from cispbench.harness.runs.step_store import CHECKPOINT, DamagedEvaluationError
 from cispbench.harness.runs.step_work import StepWork
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution

@@ -1,0 +1,102 @@
+"""What ``cispbench check --store`` prints: an audit of the records and, if asked for, of the trained steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cispbench.harness.runs.audit import StoreAudit
+    from cispbench.results.audit import Audit
+    from cispbench.results.store import Store
+
+
+def audit_stores(records: Store, steps_dir: Path | None, *, rewrite: bool, as_json: bool) -> bool:
+    """Print what an audit of the stores finds, and return whether all is well.
+
+    ``steps_dir``: also audit this step store. ``rewrite``: give a checksum to the records that carry none, if all
+    records are well. Raises StoreError.
+    """
+    from cispbench.results.audit import audit_records, rewrite_records
+
+    found = audit_records(records)
+    rewritten = 0
+    if rewrite and not found.problems:
+        rewrite_records(found)
+        rewritten = len(found.unchecked)
+    steps = None if steps_dir is None else _audit_steps(steps_dir)
+    if as_json:
+        click.echo(json.dumps(_records_json(found, rewritten) | {"steps": _steps_json(steps)}, allow_nan=False))
+    else:
+        lines = _records_text(found, records.path, rewritten, asked=rewrite)
+        if steps is not None and steps_dir is not None:
+            lines += _steps_text(steps, steps_dir)
+        click.echo("\n".join(lines))
+    return not found.problems and (steps is None or steps.sound)
+
+
+def _audit_steps(folder: Path) -> StoreAudit:
+    from cispbench.harness.runs.audit import audit_steps
+    from cispbench.harness.runs.step_store import StepStore
+    from cispbench.splits.errors import StoreError
+
+    if not folder.is_dir():
+        raise StoreError(f"the step store {folder} does not exist.", hint="Give the --steps-dir of the runs.")
+    return audit_steps(StepStore(folder))
+
+
+def _records_json(found: Audit, rewritten: int) -> dict[str, Any]:
+    problems = [{"file": str(entry.path), "what": entry.what, "action": entry.action} for entry in found.problems]
+    return {
+        "records": found.records, "runs": found.runs, "without_checksum": len(found.unchecked) - rewritten,
+        "rewritten": rewritten, "problems": problems,
+    }  # fmt: skip
+
+
+def _steps_json(found: StoreAudit | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    findings = [
+        {"place": str(entry.place), "what": entry.what, "action": entry.next_action, "damaged": entry.damaged}
+        for entry in found.findings
+    ]
+    return {"counts": dict(found.counts), "findings": findings}
+
+
+def _records_text(found: Audit, out: Path, rewritten: int, *, asked: bool) -> list[str]:
+    lines = [f"{entry.what} {entry.action}" for entry in found.problems]
+    without = len(found.unchecked) - rewritten
+    lines.append(f"{out}: {found.records} records of {found.runs} runs read, {without} of them without a checksum.")
+    if asked:
+        lines.append(f"Written anew with a checksum: {rewritten}.")
+    elif without:
+        lines.append("Damage to records without a checksum cannot be seen: --rewrite adds it.")
+    if found.problems:
+        nothing = " Nothing was rewritten: a checksum would hide them." if asked else ""
+        lines.append(f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}.{nothing}")
+    return lines
+
+
+def _steps_text(found: StoreAudit, folder: Path) -> list[str]:
+    lines = []
+    for entry in found.findings:
+        # Messages about damage begin with the file; the others need its name.
+        what = entry.what if entry.damaged else f"{entry.place}: {entry.what}."
+        lines.append(f"{what} {entry.next_action}")
+    counts = found.counts
+    without = counts["manifests without checksum"]
+    lines.append(
+        f"{folder}: {counts['steps']} sound steps ({counts['bytes'] / 2**20:.0f} MiB), {counts['evaluations']} "
+        f"evaluations and {counts['checkpoints']} checkpoints read."
+    )
+    if without:
+        lines.append(f"{without} manifests carry no checksum, as earlier versions wrote them.")
+    if counts["at work"]:
+        lines.append(f"{counts['at work']} steps are in training now and were left out.")
+    damaged = sum(entry.damaged for entry in found.findings)
+    if damaged:
+        lines.append(f"{damaged} damaged.")
+    return lines
