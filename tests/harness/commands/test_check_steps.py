@@ -40,7 +40,7 @@ def test_damaged_weights_are_named_and_nothing_is_changed(done: Any) -> None:
 
 
 def test_a_folder_that_is_not_there_is_an_error(done: Any) -> None:
-    done.refused(1, words(done)[:-1] + [str(done.home / "none")], "does not exist", "--steps-dir")
+    done.refused(1, [*words(done)[:-1], str(done.home / "none")], "does not exist", "--steps-dir")
 
 
 def test_steps_are_read_with_store_alone(done: Any) -> None:
