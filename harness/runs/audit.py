@@ -31,7 +31,9 @@ UNKNOWN = "No run reads it. Move it away if it is not wanted."
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """What was found at a file or folder, and what to do; ``damaged``: its content is not what was written."""
+    """What was found at a file or folder, and what to do; ``damaged``: its content is not what was written, or
+    cannot be read.
+    """
 
     place: Path
     what: str
@@ -118,9 +120,12 @@ class _StepAudit(_Part):
         elif not folder.is_dir():
             yield AuditFinding(folder, "it is no step", UNKNOWN)
         else:
-            damage = store.damage(key)
+            try:
+                damage: StoreError | None = store.damage(key)
+            except StoreError as error:  # a disk that fails, or a manifest of a later version
+                damage = error
             if damage is not None:
-                yield AuditFinding(folder, damage.message, RETRAIN, damaged=True)
+                yield AuditFinding(folder, damage.message, damage.hint or RETRAIN, damaged=True)
             else:
                 self.counts["steps"] += 1
                 self.counts["bytes"] += sum((folder / name).stat().st_size for name in (WEIGHTS, METHOD))
@@ -134,7 +139,7 @@ class _StepAudit(_Part):
             try:
                 self.evaluations[path] = read_evaluation(path)
                 self.counts["evaluations"] += 1
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 yield AuditFinding(path, f"{path} is damaged: {error}.", RECOUNT, damaged=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -143,3 +144,22 @@ def test_an_audit_does_not_import_torch(store: StepStore) -> None:
     )
     words = [sys.executable, "-c", code, str(store.root)]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "2 False\n"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "evaluation"])
+def test_a_file_that_cannot_be_read_is_a_finding_and_the_rest_is_audited(
+    store: StepStore, step: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = step.glob(f"{name}*")
+    right = Path.read_bytes
+
+    def fail(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return right(self)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    audit = audit_steps(store)
+    (found,) = audit.findings
+    assert found.damaged and str(path) in found.what and found.next_action
+    assert audit.counts["steps"] == (1 if name == "manifest.json" else 2)
