@@ -98,7 +98,8 @@ def run_on_devices(request: RunRequest, places: Places, printing: Printing) -> s
         with joined(choose_device(places.device, local_rank())) as group:
             if request.devices not in (None, group.size):
                 raise UsageError(
-                    f"--devices {request.devices}: {group.size} processes were started.", hint="Leave it out."
+                    f"--devices {request.devices}: {group.size} processes were started.",
+                    hint="Leave --devices out: the number of processes decides.",
                 )
             return _run(request, places, printing, group, local_rank())
     if request.devices is None or request.devices == 1:
