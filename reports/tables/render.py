@@ -15,7 +15,7 @@ from cispbench.reports.tables.latex import render_latex
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import printed_texts
-from cispbench.reports.tables.runs import SCORES, Selection, group_of, score_record
+from cispbench.reports.tables.runs import SCORES, Group, Selection, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal
 from cispbench.results.atomic import write_atomic
@@ -56,7 +56,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict") -> str:
     ]
     if not published:
         lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
-    for warning in group_of(last).warnings:
+    for warning in Group(last.data.kind, last.profile, last.dataset).warnings:
         lines += ["", warning]
     return "\n".join(lines)
 
