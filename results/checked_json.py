@@ -74,7 +74,10 @@ def loads_once(text: str) -> Any:
 
     Python's own parser takes the last of two equal keys, other parsers take the first: such a file has two meanings.
     """
-    return json.loads(text, object_pairs_hook=_once)
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

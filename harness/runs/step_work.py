@@ -113,6 +113,7 @@ class StepWork:
             stop=options.stop,
             group=options.group,
             micro_batch=plan.micro_batch,
+            code=plan.method.code,
         )
         return StepTraining(job).run(), job.iterations
 

@@ -30,6 +30,7 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
     if not job.group.first:
         return
     content = {
+        "code": [job.method.name, job.code],
         "iteration": state.iteration,
         "model": job.context.model.state_dict(),
         "stepper": state.stepper.state_dict(),
@@ -45,9 +46,9 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
 def resume(job: TrainingJob) -> TrainingState | None:
     """Restore model, method and RNG states from the checkpoint, and return the training's state.
 
-    Without a checkpoint it returns None. So it does with a damaged one, which it sets aside and tells the user. All
-    processes call it, and all resume or none does. Raises MethodError or RunError, in all processes, for a sound
-    checkpoint that the method or the network cannot take back.
+    Without a checkpoint it returns None. So it does with a damaged one and with one of other code of the method, which
+    it sets aside and tells the user. All processes call it, and all resume or none does. Raises MethodError or
+    RunError, in all processes, for a sound checkpoint that the method or the network cannot take back.
     """
     content = job.group.decide(_read(job) if job.group.first else None)
     if content is None:
@@ -71,17 +72,30 @@ def resume(job: TrainingJob) -> TrainingState | None:
 
 
 def _read(job: TrainingJob) -> dict[str, Any] | None:
-    """Return the content of the checkpoint, None if there is none that is sound."""
+    """Return the content of the checkpoint, None if there is none that is sound and of this code."""
     try:
         with _explained(job, RunError, "it cannot be read"):
-            return read_checkpoint(job.checkpoint)
+            content = read_checkpoint(job.checkpoint)
     except DamagedCheckpointError as error:
-        aside = set_aside(job.checkpoint)
-        job.view.warn(
-            f"the checkpoint {job.checkpoint} is damaged ({error}). It is kept as {aside.name} and the step starts "
-            "anew."
-        )
+        _start_anew(job, f"is damaged ({error})")
         return None
+    if content is not None and _is_of_other_code(job, *content.get("code", (None, None))):
+        _start_anew(job, f"was written by other code of {job.method.name}")
+        return None
+    return content
+
+
+def _is_of_other_code(job: TrainingJob, name: str | None, code: str | None) -> bool:
+    """Return whether the method's code has been edited since: half a step each would be a result of neither.
+
+    The base of another method may be gone on with: what such methods share at step 0 is the same.
+    """
+    return name == job.method.name and None not in (code, job.code) and code != job.code
+
+
+def _start_anew(job: TrainingJob, why: str) -> None:
+    aside = set_aside(job.checkpoint)
+    job.view.warn(f"the checkpoint {job.checkpoint} {why}. It is kept as {aside.name} and the step starts anew.")
 
 
 def _restore(job: TrainingJob, state: TrainingState, content: dict[str, Any]) -> bool:

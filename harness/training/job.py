@@ -25,7 +25,8 @@ class TrainingJob:
     ``checkpoint``: the file that an interrupted step resumes from. ``images``: the training images of the step.
     ``stop``: asked after every iteration (with several processes: whenever losses are logged); once it returns True,
     the training saves a checkpoint and ends. ``group``: the processes that share each global batch. ``micro_batch``:
-    the most images that one of them holds at once, None for its whole share.
+    the most images that one of them holds at once, None for its whole share. ``code``: the digest of the method's code,
+    which a checkpoint keeps; None where it is not known.
     """
 
     method: Method
@@ -40,6 +41,7 @@ class TrainingJob:
     stop: Callable[[], bool] | None = None
     group: Group = ALONE
     micro_batch: int | None = None
+    code: str | None = None
 
     @property
     def division(self) -> Division:

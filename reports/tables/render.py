@@ -16,7 +16,7 @@ from cispbench.reports.tables.layout import Section
 from cispbench.reports.tables.markdown import render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import kind_text, printed_texts
-from cispbench.reports.tables.runs import SCORES, Selection, score_record
+from cispbench.reports.tables.runs import SCORES, Selection, group_of, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal, table_text
 from cispbench.results.atomic import write_atomic
@@ -60,7 +60,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal:
     ]
     if not published:
         lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
-    for warning in Group(last.data.kind, last.profile, last.dataset).warnings:
+    for warning in group_of(last).warnings:
         lines += ["", warning]
     return "\n".join(lines)
 

@@ -54,6 +54,11 @@ def test_a_key_that_stands_there_twice_is_refused() -> None:
         loads_once('{"a": {"all": 1, "all": 2}}')
 
 
+def test_nesting_without_end_is_no_crash() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        loads_once("[" * 100_000 + "]" * 100_000)
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "{\n}\n", '{"a": 1}'])
 def test_only_an_object_with_one_member_a_line_can_carry_one(text: str) -> None:
     with pytest.raises(ValueError, match="one member a line"):

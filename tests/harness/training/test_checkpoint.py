@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_what_it_always_held_and_is_resumed(tmp_path: Path, p
     with pytest.raises(StoppedError):
         training(path, precision, stop_after=3).run()
     content: dict[str, Any] = read_checkpoint(path) or {}
-    parts = {"iteration", "model", "stepper", "nonfinite", "method", "log", "random", "random_of_others"}
+    parts = {"code", "iteration", "model", "stepper", "nonfinite", "method", "log", "random", "random_of_others"}
     assert content.keys() == parts
     assert content["stepper"].keys() == {"optimizer", "scaler", "overflows"}
     assert content["log"].keys() == set(TrainingLog.__dataclass_fields__)
@@ -210,3 +210,21 @@ def test_a_training_that_always_diverges_before_it_is_resumed_ends(
         assert kept is not None and kept["nonfinite"] == {"in_a_row": count, "in_all": count}
     with pytest.raises(RunError, match=r"at iteration 1 to 4 of step 0 \(4 iterations in a row"):
         with_method(training(path, "fp32", stop_after=1), Diverging()).run()
+
+
+@pytest.mark.parametrize(("name", "code", "anew"), [("finetune", "new", True), ("finetune", "old", False),
+                                                    ("finetune", None, False), ("plop", "new", False)])  # fmt: skip
+def test_half_a_step_of_other_code_is_not_gone_on_with(tmp_path: Path, name: str, code: str | None, anew: bool) -> None:
+    path, notes = tmp_path / "checkpoint.pt", Notes()
+    first = training(path, "fp32", stop_after=3)
+    with pytest.raises(StoppedError):
+        StepTraining(replace(first.job, code="old")).run()
+    method = FineTune()
+    method.name = name
+    again = training(path, "fp32")
+    log = StepTraining(replace(again.job, code=code, method=method, view=notes)).run()
+    assert log.resumed is not anew
+    assert [line for line in notes.troubles if "other code" in line] == (
+        [f"the checkpoint {path} was written by other code of finetune. It is kept as checkpoint.pt.damaged-0 and the "
+         "step starts anew."] if anew else []
+    )  # fmt: skip
