@@ -10,7 +10,7 @@ from pathlib import Path
 from cispbench.results.atomic import write_atomic
 from cispbench.results.checked_json import has_checksum
 from cispbench.results.record import StepRecord
-from cispbench.results.record_files import DEPTH, linked, list_folder, named_as_record, read_plain, step_number
+from cispbench.results.record_files import DEPTH, linked, list_folder, named_as_record, read_file, step_number
 from cispbench.results.run_rules import scored_from_files
 from cispbench.results.store import Store, check_run, read_record
 from cispbench.splits.errors import StoreError
@@ -52,7 +52,7 @@ def audit_records(store: Store) -> Audit:
             (named if at_home and named_as_record(path) else others).append(path)
         problems += [Problem(path, f"{path} is no record, and nothing reads it.", _HOME) for path in others]
         read = _audit_run(folder, named, problems)
-        unchecked += [path for path in read if not has_checksum(read_plain(path, _BEGINNING))]
+        unchecked += [path for path in read if not has_checksum(read_file(path, _BEGINNING))]
         runs, records = runs + bool(read), records + len(read)
     return Audit(records, runs, tuple(unchecked), tuple(problems))
 
@@ -87,7 +87,7 @@ def rewrite_records(found: Audit) -> None:
 
 def count_unchecked(store: Store) -> tuple[int, int]:
     """Return how many records of a store carry no checksum, and how many there are. Raises StoreError."""
-    carried = [has_checksum(read_plain(path, _BEGINNING)) for path in store.files()]
+    carried = [has_checksum(read_file(path, _BEGINNING)) for path in store.files()]
     return carried.count(False), len(carried)
 
 

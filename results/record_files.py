@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from cispbench.results.record_fields import StepFacts
 from cispbench.splits.errors import StoreError
+from cispbench.splits.plain_files import NotPlainError, open_plain
 
 DEPTH = 4  # folders of data set, setting, method and run
 
@@ -103,21 +103,17 @@ def linked(path: Path) -> StoreError:
     )
 
 
-def read_plain(path: Path, size: int = -1) -> bytes:
+def read_file(path: Path, size: int = -1) -> bytes:
     """Return the content of a record's file, or its first ``size`` bytes.
 
     Raises StoreError if it cannot be read, or is a link or a pipe.
     """
     try:
-        # Neither follows a link out of the store nor waits for the other end of a pipe.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreError(f"{path} is no plain file.", hint="Move it away: a record is a file of JSON.")
-            with open(descriptor, "rb", closefd=False) as file:
-                return file.read(size)
-        finally:
-            os.close(descriptor)
+        with open_plain(path, follow=False) as file:
+            return file.read(size)
+    except NotPlainError as error:
+        reason = str(error).removeprefix("it is ")
+        raise StoreError(f"{path} is {reason}.", hint="Move it away: a record is a file of JSON.") from error
     except OSError as error:
         if path.is_symlink():
             raise linked(path) from error

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cispbench.results.record import MOST_PIXELS, SCHEMA, StepRecord, check_bytes, upgraded, without_checksum
 from cispbench.results.record_fields import StepFacts, broken_facts
-from cispbench.results.record_files import read_plain, run_files
+from cispbench.results.record_files import read_file, run_files
 from cispbench.results.store import check_run, check_stored, read_record
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
@@ -96,7 +96,7 @@ def scan_steps(last: Scanned) -> list[Scanned]:
 def scan_record(path: Path) -> Scanned:
     """Read one record. Raises StoreError naming the file and what is wrong with it."""
     try:
-        data = read_plain(path)
+        data = read_file(path)
         check_bytes(data)
         value = orjson.loads(data)
         _refuse_doubles(value, data)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cispbench.results.atomic import explain_os_error, make_folder, write_atomic
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import StepFacts
-from cispbench.results.record_files import read_plain, record_parts, run_files, run_folders, safe_part
+from cispbench.results.record_files import read_file, record_parts, run_files, run_folders, safe_part
 from cispbench.results.run_rules import run_problems, step_problems
 from cispbench.splits.errors import CispbenchError, SettingError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
@@ -145,7 +145,7 @@ def foreign(record: StepRecord, path: Path) -> StoreError:
 
 def read_record(path: Path) -> StepRecord:
     """Read one record of a store. Raises StoreError naming the file and what is wrong with it."""
-    record = StepRecord.from_json(read_plain(path), str(path))
+    record = StepRecord.from_json(read_file(path), str(path))
     check_stored(path, record, record.matrix())
     return record
 

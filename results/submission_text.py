@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cispbench.splits.errors import StoreError
+from cispbench.splits.plain_files import NotPlainError, open_plain
 
 MAX_BYTES = 32 * 1024**2  # 150 steps of ADE20K's 151 x 151 counts take half of it
 MAX_DEPTH = 16
@@ -30,10 +31,10 @@ _SHOWN = 80
 def read_untrusted(path: Path) -> Any:
     """Return what a file of JSON holds, as ``parse_untrusted`` does. Raises StoreError naming the file."""
     try:
-        if not path.is_file() and path.exists():  # a pipe would keep its reader waiting
-            raise StoreError(f"{path} is no plain file.")
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(MAX_BYTES + 1)
+    except NotPlainError as error:
+        raise StoreError(f"{path} is {str(error).removeprefix('it is ')}.", hint="Name a file of JSON.") from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}.", hint="Check its name and permissions.") from error
     return parse_untrusted(content, str(path))

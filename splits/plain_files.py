@@ -7,26 +7,46 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+_KINDS = {
+    stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device", stat.S_ISBLK: "a device",
+}  # fmt: skip
+
 
 class NotPlainError(OSError):
-    """A path that is not a plain file, or a file that is too large. The message names no file."""
+    """A path that is not a plain file, or a file that is too large. The message begins with "it", and names no file."""
 
 
-def open_plain(path: Path) -> BufferedReader:
-    """Open a file for reading its bytes; links are followed. Raises NotPlainError, or OSError as ``open`` does."""
+def open_plain(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a file for reading its bytes. Raises NotPlainError, or OSError as ``open`` does.
+
+    ``follow``: whether ``path`` may be a symbolic link.
+    """
     # The kind is asked of the open file, not of its name, which another process may change in between. Without
     # O_NONBLOCK the opening of a pipe waits until somebody writes into it.
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        number = os.open(path, flags)
+    except OSError:
+        if path.is_socket():  # which cannot even be opened
+            raise _not_plain(path.stat().st_mode) from None
+        raise
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
         os.close(number)
-        raise NotPlainError("it is not a plain file, but a folder, a pipe or a device")
+        raise _not_plain(mode)
     return open(number, "rb")  # noqa: PTH123 -- a number is no path
 
 
-def read_plain(path: Path, most: int) -> bytes:
+def read_plain(path: Path, most: int | None = None, *, follow: bool = True) -> bytes:
     """Return the bytes of a file. Raises NotPlainError for more than ``most`` bytes, and as ``open_plain`` does."""
-    with open_plain(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+    with open_plain(path, follow=follow) as file:
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
         raise NotPlainError(f"it is larger than {most:,} bytes")
     return content
+
+
+def _not_plain(mode: int) -> NotPlainError:
+    kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "a special file")
+    return NotPlainError(f"it is {kind}, not a plain file")

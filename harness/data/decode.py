@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from cispbench.harness.data.png import SIGNATURE, check_png
 from cispbench.harness.machine.lazy import torch
 from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
+from cispbench.splits.plain_files import NotPlainError, read_plain
 from cispbench.splits.settings import VOID
 
 if TYPE_CHECKING:
@@ -30,13 +30,6 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error,
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the Exif tag; its values that turn or mirror
 _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-_KINDS = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-}
 _AGAIN = "Get the file from the data set's archive again."
 
 
@@ -84,12 +77,10 @@ def read_pair(pair: Pair, dataset: str, digests: Digests | None = None) -> tuple
 def read_regular_file(path: Path, what: str) -> bytes:
     """Read a whole file; ``what`` names it in errors. Raises DataError, also for a device, pipe, socket or folder."""
     with _as_data_error(what, path):
-        # Before it is opened: a pipe without a writer would be waited for, and a device read without an end.
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "a special file")
-            raise DataError(f"the {what} {path} is {kind}, not a regular file.", hint=_AGAIN)
-        return path.read_bytes()
+        try:
+            return read_plain(path)
+        except NotPlainError as error:
+            raise DataError(f"the {what} {path} is {str(error).removeprefix('it is ')}.", hint=_AGAIN) from error
 
 
 def check_image(path: Path, content: bytes) -> tuple[int, int]:

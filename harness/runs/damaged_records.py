@@ -6,7 +6,7 @@ from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.results.checked_json import ChecksumError, verify_checksum
 from cispbench.results.record import DamagedRecordError, StepRecord
-from cispbench.results.record_files import read_plain
+from cispbench.results.record_files import read_file
 from cispbench.results.store import Store
 
 
@@ -17,7 +17,7 @@ def set_damaged_records_aside(records: Store, view: ProgressView, run_key: str |
     come from a disk, so that a person has to look at it. Raises StoreError for a file that cannot be read or renamed.
     """
     for path in records.files(run_key):
-        data = read_plain(path)
+        data = read_file(path)
         try:
             verify_checksum(data)  # a fraction of the time that parsing takes
         except ChecksumError:

@@ -58,6 +58,7 @@ def test_a_record_of_the_first_schema_stays_readable() -> None:
     assert not record.shared
     assert StepRecord.from_json(record.to_json(), "x") == record
     before, now = json.loads(path.read_text(encoding="utf-8")), record.content()
+    before["method"]["code"] = None  # earlier versions did not know the digest of the method's code
     assert {name: now[name] for name in before} == {**before, "schema": 3}
 
 

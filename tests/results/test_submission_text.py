@@ -49,8 +49,8 @@ def test_a_large_file_or_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for path, words in (
         (large, "32 MiB"),
-        (pipe, "no plain file"),
-        (tmp_path, "no plain file"),
+        (pipe, "not a plain file"),
+        (tmp_path, "not a plain file"),
         (tmp_path / "no", "No such file"),
     ):
         with pytest.raises(StoreError, match=words):

@@ -95,7 +95,7 @@ def test_everything_that_is_wrong_is_listed(out: Path) -> None:
         out / "runs/voc/step-1.json": "is no record",
         plop / "deeper/step-0.json": "is no record",
         out / "runs/linked": "symbolic link",
-        mib / "step-6.json": "no plain file",
+        mib / "step-6.json": "not a plain file",
     }
     assert {Path(entry["file"]) for entry in found["problems"]} == set(wrong)
     for entry in found["problems"]:

@@ -185,7 +185,7 @@ def test_nothing_found(commands: Any) -> None:
         (["--dataset", "vco"], "Did you mean 'voc'"),
         (["--dataset", "ade", "--setting", "overlapped-15-1"], "is a setting of voc, not of ade"),
         (["--setting", "overlapped-15-1-w"], "no figures are published for overlapped-15-1-w"),
-        (["--setting", "overlaped-15-1"], "Did you mean 'overlapped'"),
+        (["--setting", "overlaped-15-1"], "Did you mean 'overlapped-15-1'"),
     ],
 )
 def test_words_that_mean_nothing(commands: Any, words: list[str], says: str) -> None:
@@ -246,7 +246,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(broken: Any, name: str
     path = broken.data / "VOC2012" / name
     path.unlink()
     os.mkfifo(path)
-    broken.refused(1, ["data", "index", "--data-root", str(broken.data)], f"{path} is a pipe, not a regular file")
+    broken.refused(1, ["data", "index", "--data-root", str(broken.data)], f"{path} is a pipe, not a plain file")
 
 
 def test_masks_alone_are_indexed_apart(commands: Any) -> None:
