@@ -88,10 +88,10 @@ def list_folder(folder: Path) -> Listing:
         # Asked after the attempt: a folder above that may not be entered would look like one that is not there.
         if isinstance(error, FileNotFoundError) and not folder.is_symlink():
             return Listing([], [], [])
-        reason = error.strerror or type(error).__name__
-        raise StoreError(
-            f"cannot read the folder {folder}: {reason}.", hint="Change its permissions, or move it out of the store."
-        ) from error
+        reason, hint = error.strerror or type(error).__name__, "Change its permissions, or move it out of the store."
+        if isinstance(error, NotADirectoryError):
+            reason, hint = "a file is in the way of a folder", "Move that file away, or choose another folder."
+        raise StoreError(f"cannot read the folder {folder}: {reason}.", hint=hint) from error
     return Listing(folders, files, links)
 
 

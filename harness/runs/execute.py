@@ -11,7 +11,6 @@ from typing import Any
 
 from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import run_lock
-from cispbench.harness.runs.damaged_records import set_damaged_records_aside
 from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.other_code import TrainedBy, code_warning
@@ -54,7 +53,6 @@ def execute(plan: RunPlan, options: RunOptions) -> RunResult:
 def _lead(run: _Run) -> RunResult:
     plan, options = run.plan, run.options
     wanted = [planned for planned in plan.steps if options.until is None or planned.step <= options.until]
-    set_damaged_records_aside(options.records, options.view, plan.run_key)
     found = [options.records.find(planned.key, plan.run_key) for planned in wanted]
     # Said before anything is trained: the new steps would build on the stored ones.
     warning = code_warning(plan.method, dict(map(run.trained_by, wanted, found)))

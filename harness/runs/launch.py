@@ -17,6 +17,7 @@ from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.devices import default_loaders
 from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
+from cispbench.harness.runs.damaged_records import set_damaged_records_aside
 from cispbench.harness.runs.execute import RunResult, execute
 from cispbench.harness.runs.forecast import Training, paper_warning
 from cispbench.harness.runs.imported import find_imported
@@ -79,6 +80,7 @@ def launch(
     if request.profile is None and plan.profile == "quick":
         view.note(_banner(setting))
     if group.first:
+        set_damaged_records_aside(Store(places.out), view, plan.run_key)
         _warn(plan, places, steps, view, group)
     options = RunOptions(
         records=Store(places.out), steps=steps, device=places.device, view=view, workers=_loaders(places),

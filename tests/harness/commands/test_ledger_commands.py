@@ -93,7 +93,7 @@ def test_show_a_setting(commands: Any) -> None:
     [
         (["show", "--method", "mbss"], ["'mbss'", "'MBS' or 'MiB'"]),
         (["lint", "--method", "plopp"], ["'plopp'", "'PLOP'"]),
-        (["lint", "--setting", "overlaped-15-1"], ["'overlaped'", "'overlapped'"]),
+        (["lint", "--setting", "overlaped-15-1"], ["'overlaped'", "'overlapped-15-1'"]),
         (["lint", "--setting", "overlaped-*"], ["'overlaped-*'", "overlapped-"]),
         (["lint", "--kind", "reported"], ["'reported'", "own, quoted, re-run, not known"]),
         (["lint", "--dataset", "coco"], ["'coco'", "voc"]),

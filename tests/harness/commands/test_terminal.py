@@ -84,7 +84,7 @@ def test_lists_fit_the_terminal(columns: int, words: list[str]) -> None:
 
 @pytest.mark.parametrize("columns", [100, 80])
 @pytest.mark.parametrize(
-    "more", [["table"], ["table", "--compare-protocols"], ["table", "--runs"], ["check"]], ids=" ".join
+    "more", [["table"], ["table", "--compare-protocols"], ["table", "--runs"], ["check", "--allow-empty"]], ids=" ".join
 )
 def test_tables_of_a_store_fit_the_terminal(columns: int, more: list[str], store: Path) -> None:
     lines = on_terminal(columns, *more, "--results", str(store))
@@ -95,7 +95,8 @@ def test_tables_of_a_store_fit_the_terminal(columns: int, more: list[str], store
 
 
 def test_a_pipe_gets_markdown(store: Path) -> None:
-    for words in (["list", "methods"], ["table", "--results", str(store)], ["check", "--results", str(store)]):
+    reports = (["table"], ["check", "--allow-empty"])
+    for words in (["list", "methods"], *([*words, "--results", str(store)] for words in reports)):
         done = subprocess.run(
             [sys.executable, "-m", "cispbench.harness.cli", *words], capture_output=True, text=True, check=True
         )

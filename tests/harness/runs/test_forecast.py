@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from cispbench.harness.machine.progress import PlainView, ProgressView, describe_seconds
+from cispbench.harness.machine.progress import ProgressView, describe_seconds, make_view
 from cispbench.harness.runs import forecast
 from cispbench.harness.runs.forecast import Training, paper_warning, seconds_per_image
 from cispbench.harness.runs.plan import RunPlan
@@ -95,11 +96,9 @@ def test_a_sweep_warns_once(commands: Any) -> None:
     assert "WARNING" not in commands.succeed(words).stderr
 
 
-def test_a_view_that_shows_lines_shows_warnings_among_them(capsys: pytest.CaptureFixture[str]) -> None:
-    import io
-
-    stream = io.StringIO()
-    PlainView(stream).warn("careful")
-    ProgressView().warn("quiet and careful")
-    assert stream.getvalue() == "careful\n"
-    assert capsys.readouterr().err == "quiet and careful\n"
+def test_a_view_that_shows_lines_shows_warnings_among_them() -> None:
+    for quiet in (False, True):
+        stream = io.StringIO()
+        with make_view(stream, quiet=quiet) as view:
+            view.warn("careful")
+        assert stream.getvalue() == "careful\n"

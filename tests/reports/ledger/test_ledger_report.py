@@ -21,7 +21,7 @@ from cispbench.splits.errors import SettingError, UsageError
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that no row has to be wrapped for."""
-    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("COLUMNS", "100")
 
 
 def cells(text: str, header: str) -> list[dict[str, str]]:

@@ -87,7 +87,7 @@ def test_losses_are_drawn_of_what_was_trained(tmp_path: Path, make_record: Maker
     subject_of(Store(tmp_path / "a"), make_record)
     (path,) = [picture.path for picture in plan_pictures(Store(tmp_path / "a"), kinds=["losses"])]
     assert path.parts[-2:] == ("mib@segmenter-tiny", "losses")
-    subject_of(Store(tmp_path / "b"), make_record, origin="predictions")
+    subject_of(Store(tmp_path / "b"), make_record, origin="predictions", previous_key=None)
     assert "losses" not in {picture.path.name for picture in plan_pictures(Store(tmp_path / "b"))}
 
 

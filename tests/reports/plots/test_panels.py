@@ -50,7 +50,7 @@ def test_the_legend_holds_what_is_seen_and_when_it_is_learnt(make_record: Maker)
         assert drawn.words.caption == [
             "In brackets: the step that learns a class.",
             "Words below.",
-            "Measured on synthetic scenes: these numbers are NOT comparable with published ones.",
+            "Measured on a small part of the real data: these numbers are NOT comparable with published ones.",
         ]
         again = {render(draw_panels([row, row], records, "Words below."), "svg") for _ in range(3)}
         assert again == {render(drawn, "svg")}  # the solver of the layout is not exact
