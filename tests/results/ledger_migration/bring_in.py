@@ -11,6 +11,7 @@ import gzip
 import re
 import sys
 from collections import defaultdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,11 @@ def _row(entry: Row) -> Row:
     document, place = place_of(entry["source"])
     notes = [_note(entry, document), PROBABLY.get(entry["method"])]
     row = {name: entry[name] for name in ("dataset", "setting", "method", "backbone", *NUMBERS)}
-    row |= {"backbone": network_of(entry), "document": document, "place": place, "run_by": _run_by(entry, document)}
-    row["run_by"] = documents()[row["run_by"]].runners if row["run_by"] else None
+    runners = _run_by(entry, document)
+    row |= {"backbone": network_of(entry), "document": document, "place": place}
+    row["run_by"] = documents()[runners].runners if runners else None
+    if runners and not _told(entry, document):
+        row["run_by_inferred"] = True
     row["note"] = ". ".join(filter(None, notes)) or None
     row["assignment"] = entry.get("assignment")
     if "ICLR review of SELECT" in entry["source"]:
@@ -161,6 +165,18 @@ def _run_by(entry: Row, document: str) -> str | None:
     )
     ran = kind in ("reported", "reproduced") and (not unexplained or (method == "Joint" and document != "prkr26"))
     return document if ran else None
+
+
+def _told(entry: Row, document: str) -> bool:
+    """Say whether it is known that those whom ``_run_by`` names ran an old row; else they likely did.
+
+    SELECT's dagger names two papers, and MBS's may have run Incrementer again. That a table has a row of joint training
+    does not say who trained it; in MiB's, the first with these settings, nobody else can have run any row.
+    """
+    note = str(entry.get("note") or "")
+    if entry["method"] == "Incrementer":
+        return False
+    return entry["method"] not in NOBODYS or document == "mib20" or "re-implementation" in note
 
 
 def _infer(rows: list[Row]) -> None:
@@ -233,12 +249,18 @@ def _add(row: Row, again: Row) -> None:
     gives = {} if adds_nothing(again, row) else {name: value for name, value in shown.items() if value != row[name]}
     row |= gives
     source |= {"gives": list(gives)} if gives else {}
-    differing = {name: value for name, value in shown.items() if not shortened(value, row[name])}
+    differing = {name: value for name, value in shown.items() if not _rounded(value, row[name])}
     source |= {"prints": differing} if differing else {}
     source |= {"note": again["note"]} if again["note"] else {}
     row["also"] = [*row.get("also", []), source, *again.get("also", [])]
     if row["run_by"] is None and again["run_by"]:
         row |= {"run_by": again["run_by"], "run_by_inferred": True}
+
+
+def _rounded(number: float, of: float) -> bool:
+    """Say whether a number is another, or that one rounded; what is cut (70.0 of 70.09) reads otherwise."""
+    fewer, more = Decimal(repr(number)), Decimal(repr(of))
+    return number == of or (more.as_tuple().exponent == -2 and abs(fewer - more) <= Decimal("0.05"))
 
 
 def _written(row: Row) -> Row:
