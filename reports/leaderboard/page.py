@@ -182,10 +182,10 @@ def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
 
 def _row(board: Board, entry: Entry, texts: dict[str, int], sources: dict[tuple[int, ...], int]) -> dict[str, Any]:
     def shown(number: Number) -> list[Any]:
-        status, off, why = number.standing
+        status, points, why = number.standing.status, number.standing.points, number.standing.why
         pairs = tuple(texts[one_line(text)] for pair in number.provenance for text in pair)
         return [
-            number.text, STATUSES.index(status) + 1 if status else 0, off, texts[one_line(why)],
+            number.text, STATUSES.index(status) + 1 if status else 0, points, texts[one_line(why)],
             _BACKGROUND[number.background], [int(number.inferred), int(number.disputed)], texts[number.kind],
             sources[pairs],
         ]  # fmt: skip

@@ -25,7 +25,8 @@ INFERRED, DISPUTED = "~", "≠"
 LEGEND = [
     (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
     (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
-    (MARKS[RERUN], "re-run by others: so many points off the published number; not measured here yet"),
+    (MARKS[RERUN], "re-run by others: so many points off the published number; not measured here yet; with "
+                   f"{UNKNOWN}, the numbers are not all known to count the background in one way"),
     ("", "no mark, published only: published, and no comparable run here or by others"),
     (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
     (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
@@ -178,7 +179,7 @@ def _cell_text(board: Board, entry: Entry, setting: str, score: int, sources: di
     status = number.standing.status
     # Where no number can be verified, a mark on each of them would say nothing.
     verified = board.group.comparable or status != UNVERIFIED
-    mark = MARKS.get(status, "") + number.standing.off if verified else ""
+    mark = MARKS.get(status, "") + number.standing.points if verified else ""
     text = f"{plain_number(number, score)} {mark}".rstrip()
     several = len(_sources(entry)) > 1 and not math.isnan(number.value)
     return f"{text} [{sources[number.source]}]" if several else text
