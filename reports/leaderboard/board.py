@@ -37,7 +37,8 @@ class Number:
     ``kind``: measured, submitted, predictions, or the ledger's kind; ``provenance``: what is known, by label;
     ``source``: the text of the ledger, "" of the store; ``background``: whether it counts it, None where not known;
     ``inferred``: the source does not print it with its setting; ``disputed``: other sources print another number;
-    ``likely``: who ran it, and so its kind, is inferred.
+    ``likely``: who ran it, and so its kind, is inferred; ``spread``: the standard deviation over seeds, NaN where there
+    is none.
     """
 
     text: str
@@ -50,6 +51,7 @@ class Number:
     inferred: bool = False
     disputed: bool = False
     likely: bool = False
+    spread: float = math.nan
 
     @property
     def kind_text(self) -> str:
@@ -253,5 +255,5 @@ def _measured_numbers(cell: Cell, standings: Standings, known: MethodFacts, rule
         mean, std, _ = cell.numbers[name]
         standing = NOTHING if math.isnan(mean) else standings.of_measured(cell, name)
         text, counted = mean_text(mean, std, DECIMALS), measured_background(rules, name)
-        numbers.append(Number(text, mean, standing, cell.key.origin, provenance, background=counted))
+        numbers.append(Number(text, mean, standing, cell.key.origin, provenance, background=counted, spread=std))
     return tuple(numbers)
