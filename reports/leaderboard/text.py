@@ -25,8 +25,8 @@ INFERRED, DISPUTED = "~", "≠"
 LEGEND = [
     (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
     (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
-    (MARKS[RERUN], "re-run by others: so many points off the published number; not measured here yet; with "
-                   f"{UNKNOWN}, the numbers are not all known to count the background in one way"),
+    (MARKS[RERUN], "re-run by others: so many points off the published number; not measured here yet"),
+    (f"{MARKS[RERUN]} {UNKNOWN}", "these numbers are not all known to count the background in one way"),
     ("", "no mark, published only: published, and no comparable run here or by others"),
     (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
     (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
