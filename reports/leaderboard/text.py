@@ -151,8 +151,8 @@ def _section(board: Board) -> Section:
 
 
 def _sources(entry: Entry) -> list[str]:
-    """Return the sources of a row's numbers, each once; none for what comes from the store."""
-    found = (number.source for numbers in entry.by_setting.values() for number in numbers)
+    """Return the sources of a row's numbers with their links, each once; none for what comes from the store."""
+    found = (number.cited for numbers in entry.by_setting.values() for number in numbers)
     return [source for source in dict.fromkeys(found) if source]
 
 
@@ -182,7 +182,7 @@ def _cell_text(board: Board, entry: Entry, setting: str, score: int, sources: di
     mark = MARKS.get(status, "") + number.standing.points if verified else ""
     text = f"{plain_number(number, score)} {mark}".rstrip()
     several = len(_sources(entry)) > 1 and not math.isnan(number.value)
-    return f"{text} [{sources[number.source]}]" if several else text
+    return f"{text} [{sources[number.cited]}]" if several else text
 
 
 def _best(board: Board, setting: str) -> list[Entry]:
