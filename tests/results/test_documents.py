@@ -13,6 +13,7 @@ import yaml
 from cispbench.results import documents as module
 from cispbench.results.documents import KINDS, NOBODYS, documents, in_runners_document, kind_of
 from cispbench.results.ledger import ledger_rows, load_reported
+from cispbench.results.published_methods import method_facts
 from cispbench.splits.errors import StoreError
 
 FILES = Path(module.__file__).parent
@@ -212,3 +213,12 @@ def test_the_documentation_prints_the_one_definition_of_the_kinds() -> None:
     text = (FILES.parent / "docs" / "reading-leaderboard.md").read_text()
     for kind, meaning in KINDS.items():
         assert f"| {kind} | {meaning} |" in text
+
+
+def test_the_facts_of_a_method_are_of_the_year_of_its_paper() -> None:
+    papers = {method: entry for entry in documents().values() for method in entry.proposes}
+    methods = {row["method"] for row in ledger_rows()}
+    assert methods - set(NOBODYS) <= set(papers)
+    assert methods == set(method_facts())
+    for method, facts in method_facts().items():
+        assert facts.year == (papers[method].year if method in papers else None)
