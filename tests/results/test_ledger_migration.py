@@ -86,6 +86,13 @@ def test_who_ran_a_row_is_a_guess_where_its_document_does_not_say_it(method: str
     assert all(row["run_by_inferred"] for row in rows)
 
 
+def test_a_note_speaks_of_a_mark_only_where_the_first_list_does() -> None:
+    marked = {(e["method"], e["setting"], e["old"]) for e in old_rows() if "dagger" in str(e.get("note"))}
+    told = [row for row in ledger_rows() if "dagger" in str([row["note"], *row["also"]])]
+    assert len(told) > 40
+    assert {(row["method"], row["setting"], row["old"]) for row in told} <= marked
+
+
 def test_who_ran_a_row_is_known_where_nobody_else_can_have() -> None:
     rows = [row for row in ledger_rows() if row["document"] == "mib20"]
     assert rows

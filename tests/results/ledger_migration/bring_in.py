@@ -64,8 +64,8 @@ PROBABLY = {"CoMBO": "Network: probably", "CoMasTRe": "Network: by its abstract,
 MARKING = ("prkr26", "select26")
 MARK = re.compile("dagger|re-averaged|NeST paper numbers")
 OTHER_RUN = re.compile("released weights|re-run")  # own numbers that are not those of the paper's table
-# Rows of SELECT with a dagger (excerpted from MBS or Incrementer) whose old note does not say so.
-DAGGER_OF_SELECT = ("MiB", "PLOP", "RCIL")
+# SELECT excerpts rows from MBS and Incrementer, which compare with these: whose number it prints is not known of them.
+MAYBE_EXCERPTED = ("MiB", "PLOP", "RCIL")
 HEAD = """\
 # Published old / new / all mIoU (percent, as printed; null where not printed) on {dataset}, {scenario}.
 #   document, place   where the numbers stand (documents.yaml)
@@ -137,11 +137,6 @@ def _row(entry: Row) -> Row:
 
 def _note(entry: Row, document: str) -> str | None:
     note = str(entry.get("note") or "").strip()
-    if document == "select26" and entry["method"] in DAGGER_OF_SELECT and entry["backbone"].startswith("ResNet"):
-        note = "dagger in SELECT: 'results are excerpted from [35 MBS, 39 Incrementer]'"
-    if note.startswith("ViT rows; implementation by"):
-        note = "no dagger in that paper, which marks reproduced results" if entry["kind"] != "reproduced" else (
-            "dagger in that paper: 'results reproduced following the publicly released code'")  # fmt: skip
     dropped = ("DeepLabV3+", "Mask2Former-type", "listed as 'ViT' in that table; CoinSeg and NeST are Swin-B in SELECT")
     if note in dropped[:2] or (note == dropped[2] and entry["method"] == "PRKR-DKD"):
         note = ""
@@ -198,6 +193,7 @@ def _infer(rows: list[Row]) -> None:
         disputed = any(_alike(other, row) and other["run_by"] in (None, authors) and _other_number(row, other)
                        for other in rows)  # fmt: skip
         unmarked = row["document"] in MARKING and not MARK.search(row["note"] or "") and not disputed
+        unmarked &= row["document"] != "select26" or row["method"] not in MAYBE_EXCERPTED
         if len(printed) == 1:
             row |= {"run_by": printed.pop(), "run_by_inferred": True}
         elif unmarked and networks <= {row["backbone"]} and (row["method"], row["backbone"]) not in again:
