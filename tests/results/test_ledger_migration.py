@@ -89,7 +89,7 @@ def test_who_ran_a_row_is_a_guess_where_its_document_does_not_say_it(method: str
 def test_a_note_speaks_of_a_mark_only_where_the_first_list_does() -> None:
     marked = {(e["method"], e["setting"], e["old"]) for e in old_rows() if "dagger" in str(e.get("note"))}
     told = [row for row in ledger_rows() if "dagger" in str([row["note"], *row["also"]])]
-    assert len(told) > 40
+    assert len(told) > 30
     assert {(row["method"], row["setting"], row["old"]) for row in told} <= marked
 
 
