@@ -93,6 +93,17 @@ def test_a_note_speaks_of_a_mark_only_where_the_first_list_does() -> None:
     assert {(row["method"], row["setting"], row["old"]) for row in told} <= marked
 
 
+def test_a_setting_that_no_document_prints_is_inferred() -> None:
+    """REMINDER's table does not say disjoint or overlapped; STAR's README says disjoint where its command does not."""
+    rows = {(row["document"], row["method"], row["setting"]): row for row in ledger_rows() if row["all"] is not None}
+    for method in ("MiB", "SDR", "PLOP", "Joint"):
+        assert rows["reminder22", method, "overlapped-15-1"]["assignment"].startswith("inferred (the table does not")
+    assert rows["star23", "STAR", "overlapped-100-50"]["assignment"].startswith("inferred (README heads")
+    # Others print REMINDER's own numbers in their tables of overlapped settings.
+    own = rows["reminder22", "REMINDER", "overlapped-15-1"]
+    assert own["also"] and own["assignment"] is None
+
+
 def test_who_ran_a_row_is_known_where_nobody_else_can_have() -> None:
     rows = [row for row in ledger_rows() if row["document"] == "mib20"]
     assert rows

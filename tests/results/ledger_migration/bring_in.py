@@ -66,12 +66,15 @@ MARK = re.compile("dagger|re-averaged|NeST paper numbers")
 OTHER_RUN = re.compile("released weights|re-run")  # own numbers that are not those of the paper's table
 # SELECT excerpts rows from MBS and Incrementer, which compare with these: whose number it prints is not known of them.
 MAYBE_EXCERPTED = ("MiB", "PLOP", "RCIL")
+# Notes of rows whose document does not print their scenario, or prints another one.
+ASSIGNED = re.compile("the table does not print disjoint/overlapped|README heads the column Disjoint, .*overlap")
 HEAD = """\
 # Published old / new / all mIoU (percent, as printed; null where not printed) on {dataset}, {scenario}.
 #   document, place   where the numbers stand (documents.yaml)
 #   run_by            the document whose authors ran it; null: not known. With run_by_inferred: likely, nobody says it
 #   also              other places that print the same numbers; gives: what is taken from there, as the first place does
 #                     not print it or with fewer digits; prints: what differs there in the last digit
+#   assignment        how a number came to its setting, where its document does not print the two together
 # A row's kind (own, quoted, re-run) follows from these facts, see documents.py.
 """
 KEYS = (
@@ -129,7 +132,8 @@ def _row(entry: Row) -> Row:
     if runners and not _told(entry, document):
         row["run_by_inferred"] = True
     row["note"] = ". ".join(filter(None, notes)) or None
-    row["assignment"] = entry.get("assignment")
+    guess = ASSIGNED.search(str(entry.get("note") or ""))
+    row["assignment"] = f"inferred ({guess[0]})" if guess else entry.get("assignment")
     if "ICLR review of SELECT" in entry["source"]:
         row["also"] = [{"document": "select-review", "place": "names the setting"}]
     return row
@@ -249,6 +253,8 @@ def _add(row: Row, again: Row) -> None:
     source |= {"prints": differing} if differing else {}
     source |= {"note": again["note"]} if again["note"] else {}
     row["also"] = [*row.get("also", []), source, *again.get("also", [])]
+    if not again["assignment"]:  # that document prints the number with its setting
+        row["assignment"] = None
     if row["run_by"] is None and again["run_by"]:
         row |= {"run_by": again["run_by"], "run_by_inferred": True}
 
