@@ -89,6 +89,12 @@ def documents() -> MappingProxyType[str, Document]:
     return MappingProxyType(found)
 
 
+def document_links(document: str) -> tuple[str, ...]:
+    """Return the addresses of a document, given by its id; of the one that it is about, where it has none itself."""
+    entry = documents()[document]
+    return entry.links or (documents()[entry.about].links if entry.about else ())
+
+
 def in_runners_document(document: str, run_by: str | None) -> bool:
     """Say whether a document, given by its id, is of the people who ran a number (a row's ``run_by``), or about it."""
     entry = documents()[document]

@@ -12,7 +12,9 @@ from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_fac
 JOINT = "Joint"  # the ledger's name for training on all classes at once
 NOT_KNOWN = "not known"
 _RANDOM = "none"  # what a record calls weights that no data have trained
-_USUAL = "-imagenet"  # how the names of ImageNet-1k weights end
+# How the names of weights end that come with cispbench: those of ImageNet-1k, and those of ImageNet-21k. Other weights,
+# as those of a file, may have learnt from anything.
+_LEARNT_MORE = {"-imagenet": False, "-augreg": True}
 
 
 class Badge(NamedTuple):
@@ -47,11 +49,12 @@ def measured_badges(cells: Iterable[Cell], facts: MethodFacts) -> tuple[Badge, .
 def _cell_badges(cell: Cell, facts: MethodFacts) -> tuple[Badge, ...]:
     # Never test-selected: our runs test the weights of the last iteration, whatever the released code does.
     weights = cell.runs[0].facts.model.weights
-    unusual = not weights.endswith(_USUAL) and weights != _RANDOM
+    found = [more for end, more in _LEARNT_MORE.items() if weights.endswith(end)]
+    unusual = False if weights == _RANDOM else found[0] if found else None
     checks = [
         *_method_checks(facts, cell.group.dataset),
         ("no pre-training", weights == _RANDOM, "Its encoder starts from random weights."),
-        ("pre-training", unusual, f"Its encoder starts from {weights}, by its name not the usual ImageNet-1k."),
+        ("pre-training", unusual, f"Its encoder starts from {weights}, which have learnt from ImageNet-21k."),
     ]
     return _badges(checks, cell.joint)
 

@@ -17,7 +17,7 @@ from cispbench.reports.tables.numbers import mean_text, ranks
 from cispbench.reports.tables.published import is_inferred, is_repeated_otherwise, verdicts
 from cispbench.reports.tables.runs import SCORES, Group, setting_order
 from cispbench.reports.tables.scoring import load_runs
-from cispbench.results.documents import KINDS
+from cispbench.results.documents import KINDS, document_links
 from cispbench.results.ledger import find_published_name, ledger_rows
 from cispbench.results.protocols import Protocol, load_protocol
 from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_facts
@@ -35,9 +35,10 @@ class Number:
     """A number as shown and its value in percent; "-" and NaN where there is none.
 
     ``kind``: measured, submitted, predictions, or the ledger's kind; ``provenance``: what is known, by label;
-    ``source``: the text of the ledger, "" of the store; ``background``: whether it counts it, None where not known;
-    ``inferred``: the source does not print it with its setting; ``disputed``: other sources print another number;
-    ``likely``: who ran it, and so its kind, is inferred.
+    ``source``: the text of the ledger, "" of the store, and ``links``: its addresses; ``background``: whether it counts
+    it, None where not known; ``inferred``: the source does not print it with its setting; ``disputed``: other sources
+    print another number; ``likely``: who ran it, and so its kind, is inferred; ``spread``: the standard deviation over
+    seeds, NaN where there is none.
     """
 
     text: str
@@ -50,11 +51,18 @@ class Number:
     inferred: bool = False
     disputed: bool = False
     likely: bool = False
+    spread: float = math.nan
+    links: tuple[str, ...] = ()
 
     @property
     def kind_text(self) -> str:
         """The kind, with a question mark where it is inferred."""
         return f"{self.kind}?" if self.likely else self.kind
+
+    @property
+    def cited(self) -> str:
+        """The source with its addresses, "" of the store."""
+        return f"{self.source}: {' '.join(self.links)}" if self.links else self.source
 
 
 Numbers = tuple[Number, ...]
@@ -214,11 +222,20 @@ def _published_numbers(row: Row, rows: Sequence[Row], standings: Standings, know
     """Return the numbers of one of a setting's ``rows``; the others are named in their provenance."""
     verdict = verdicts()[tuple(row.values())]
     provenance = published_provenance(row, verdict, known, [other for other in rows if other is not row])
-    numbers = []
+    numbers, links = [], document_links(row["document"])
     for name in SCORES:
         if row[name] is None:
             numbers.append(
-                Number("-", math.nan, NOTHING, row["kind"], provenance, row["source"], likely=row["run_by_inferred"])
+                Number(
+                    "-",
+                    math.nan,
+                    NOTHING,
+                    row["kind"],
+                    provenance,
+                    row["source"],
+                    likely=row["run_by_inferred"],
+                    links=links,
+                )
             )
             continue
         # Where a document repeats the number with other digits, the ledger's text says so.
@@ -226,7 +243,7 @@ def _published_numbers(row: Row, rows: Sequence[Row], standings: Standings, know
         standing, counted = standings.of_published(row, verdict, name), published_background(verdict, name)
         numbers.append(Number(
             str(row[name]), float(row[name]), standing, row["kind"], provenance, row["source"], counted,
-            is_inferred(row), disputed, row["run_by_inferred"],
+            is_inferred(row), disputed, row["run_by_inferred"], links=links,
         ))  # fmt: skip
     return tuple(numbers)
 
@@ -253,5 +270,5 @@ def _measured_numbers(cell: Cell, standings: Standings, known: MethodFacts, rule
         mean, std, _ = cell.numbers[name]
         standing = NOTHING if math.isnan(mean) else standings.of_measured(cell, name)
         text, counted = mean_text(mean, std, DECIMALS), measured_background(rules, name)
-        numbers.append(Number(text, mean, standing, cell.key.origin, provenance, background=counted))
+        numbers.append(Number(text, mean, standing, cell.key.origin, provenance, background=counted, spread=std))
     return tuple(numbers)

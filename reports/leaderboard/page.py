@@ -32,6 +32,7 @@ from cispbench.reports.leaderboard.text import (
 )  # fmt: skip
 from cispbench.reports.tables.html import load_template, render_html
 from cispbench.reports.tables.layout import one_line
+from cispbench.reports.tables.numbers import json_number
 from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.atomic import make_folder
 from cispbench.results.documents import KINDS
@@ -182,12 +183,14 @@ def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
 
 def _row(board: Board, entry: Entry, texts: dict[str, int], sources: dict[tuple[int, ...], int]) -> dict[str, Any]:
     def shown(number: Number) -> list[Any]:
-        status, off, why = number.standing
+        status, points, why = number.standing.status, number.standing.points, number.standing.why
         pairs = tuple(texts[one_line(text)] for pair in number.provenance for text in pair)
+        # A published number is its text; a measured one has more digits than are shown.
+        exact = [] if number.source else [[json_number(number.value), json_number(number.spread)]]
         return [
-            number.text, STATUSES.index(status) + 1 if status else 0, off, texts[one_line(why)],
-            _BACKGROUND[number.background], [int(number.inferred), int(number.disputed)], texts[number.kind],
-            sources[pairs],
+            number.text, STATUSES.index(status) + 1 if status else 0, points, texts[one_line(why)],
+            _BACKGROUND[number.background], [int(number.inferred), int(number.disputed), int(number.likely)],
+            texts[number.kind], sources[pairs], *exact,
         ]  # fmt: skip
 
     year = entry.facts.year

@@ -144,5 +144,5 @@ def _who(line: Line, references: References) -> str:
     """Return who ran a line, and the number of its source."""
     who = line.entry.run_by.removesuffix(" authors").removeprefix("the authors of ") or NOT_KNOWN
     remark = f" ({line.entry.remark})" if line.entry.remark else ""
-    source, links = line.numbers[0].source, dict(line.numbers[0].provenance).get(LINKS)
-    return f"{who}{remark}" + (f" {references.mark(f'{source}: {links}' if links else source)}" if source else "")
+    cited = line.numbers[0].cited
+    return f"{who}{remark}" + (f" {references.mark(cited)}" if cited else "")

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from cispbench.reports.check.comparison import CheckOptions, PublishedComparison, compare_published
-from cispbench.reports.leaderboard.background import background_mark, published_background
+from cispbench.reports.leaderboard.background import UNKNOWN, background_mark, published_background
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import number_text, signed
 from cispbench.reports.tables.published import published, verdicts
@@ -27,18 +27,25 @@ class Standing(NamedTuple):
     """The status of a number: one of STATUSES, and why.
 
     ``off``: the signed differences in points, measured here (one) or run by others (one or several) minus published.
+    ``mixed``: the numbers that were subtracted are not all known to count the background in one way.
     """
 
     status: str
     off: str
     why: str
+    mixed: bool = False
+
+    @property
+    def points(self) -> str:
+        """The differences as shown, with the mark of what is not known of them."""
+        return f"{self.off} {UNKNOWN}" if self.mixed else self.off
 
     @property
     def words(self) -> str:
         """The status in words."""
         if self.status == OFF:
             return f"off by {self.off}"
-        return f"{self.status}: {self.off}" if self.off else self.status
+        return f"{self.status}: {self.points}" if self.off else self.status
 
 
 NOTHING = Standing("", "", "")  # of a number that is not there
@@ -109,6 +116,8 @@ def _subject(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _rerun(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]], verdict: Verdict, name: str) -> Standing:
     """Return the standing of a published number that others have run again, with the same network."""
     counted, differences, told = published_background(verdict, name), [], []
+    # Where the published number is marked as not known itself, that one mark tells it of all differences.
+    ways: set[bool | None] = set() if counted is None else {counted}
     for other in others:
         judged = verdicts()[tuple(other.values())]
         theirs = published_background(judged, name)
@@ -119,10 +128,14 @@ def _rerun(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]], verdict:
         if None not in (counted, theirs) and counted != theirs:
             told.append(f"{text}, not compared: it counts the background otherwise.")
             continue
+        ways.add(theirs)
         differences.append(_printed_difference(other[name], row[name]))
         told.append(f"{text}, difference {differences[-1]}.")
+    mixed = bool(differences) and len(ways) > 1
+    if mixed:
+        told.append("These numbers are not all known to count the background in one way.")
     mine = f"Published {row[name]} ({background_mark(counted)})."
-    return Standing(RERUN, ", ".join(differences), " ".join([mine, *told]))
+    return Standing(RERUN, ", ".join(differences), " ".join([mine, *told]), mixed)
 
 
 def _printed_difference(number: float, reference: float) -> str:

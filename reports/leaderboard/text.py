@@ -26,6 +26,7 @@ LEGEND = [
     (MARKS[REPRODUCED], "reproduced: measured within the tolerance of the published number"),
     (MARKS[OFF], "off by so many points: measured minus published, beyond the tolerance"),
     (MARKS[RERUN], "re-run by others: so many points off the published number; not measured here yet"),
+    (f"{MARKS[RERUN]} {UNKNOWN}", "these numbers are not all known to count the background in one way"),
     ("", "no mark, published only: published, and no comparable run here or by others"),
     (MARKS[UNVERIFIED], "unverified: measured with nothing to compare with, or submitted"),
     (MARKS[INCONSISTENT], "inconsistent: old, new and all of the row contradict each other"),
@@ -150,8 +151,8 @@ def _section(board: Board) -> Section:
 
 
 def _sources(entry: Entry) -> list[str]:
-    """Return the sources of a row's numbers, each once; none for what comes from the store."""
-    found = (number.source for numbers in entry.by_setting.values() for number in numbers)
+    """Return the sources of a row's numbers with their links, each once; none for what comes from the store."""
+    found = (number.cited for numbers in entry.by_setting.values() for number in numbers)
     return [source for source in dict.fromkeys(found) if source]
 
 
@@ -178,10 +179,10 @@ def _cell_text(board: Board, entry: Entry, setting: str, score: int, sources: di
     status = number.standing.status
     # Where no number can be verified, a mark on each of them would say nothing.
     verified = board.group.comparable or status != UNVERIFIED
-    mark = MARKS.get(status, "") + number.standing.off if verified else ""
+    mark = MARKS.get(status, "") + number.standing.points if verified else ""
     text = f"{plain_number(number, score)} {mark}".rstrip()
     several = len(_sources(entry)) > 1 and not math.isnan(number.value)
-    return f"{text} [{sources[number.source]}]" if several else text
+    return f"{text} [{sources[number.cited]}]" if several else text
 
 
 def _best(board: Board, setting: str) -> list[Entry]:

@@ -135,7 +135,7 @@ def _legend(entries: Iterable[JudgedRow]) -> str:
     there = {row["kind"] for row in rows}
     lines.append("kind: " + "; ".join(f"{name}: {meaning}" for name, meaning in KINDS.items() if name in there) + ".")
     if any(row["run_by_inferred"] for row in rows):
-        lines[-1] += " With ?: likely, as the document marks what others ran; it does not say it."
+        lines[-1] += " With ?: likely; no document says it."
     lines.append(
         "reading: where background counts (without: in neither old nor all; both; old-without: in all alone), by the "
         "row's arithmetic. x/y: both fit. x?: inferred, as it fits most rows of the same table. inconsistent: none "

@@ -27,7 +27,7 @@
   };
 
   // A row: {method, remark, backbone, run_by, year, memory, kind, badges, ranked, places: {setting: numbers}}; a number:
-  // [as shown, status, differences, why, background, flags, kind, source].
+  // [as shown, status, differences, why, background, flags, kind, source, and of what was measured [mean, spread]].
   const readFilters = () => {
     const now = new FormData(form);
     chosen = Object.fromEntries(CHOICES.map((name) => [name, now.get(name)]));
@@ -108,7 +108,7 @@
     const ranked = ["", ", best of its column", ", second of its column"][rank];
     const flags = flagged(found).map((flag) => `, ${flag[2]}`).join("");
     button.setAttribute("aria-label", `${found[0]}, ${row.method}, ${board.settings[setting]} ${data.scores[score]}, ` +
-      `${text(found[6])}, ${words(found)}${flags}${ranked}: where it comes from`);
+      `${text(found[6])}${found[5][2] ? "?" : ""}, ${words(found)}${flags}${ranked}: where it comes from`);
     button.title = [...pairs(found)].filter(([label]) => label === "Source" || label === "Run by").map((pair) => pair.join(": ")).join("\n");
     [button.dataset.row, button.dataset.setting, button.dataset.number] = [row.place, setting, score];
     cell.append(button);
@@ -256,11 +256,11 @@
         data.scores.forEach((score, index) => {
           const found = number(row, setting, index);
           if (!found) return;
-          const [mean, spread] = found[0].split(" ± ");
+          const [exact, spread] = found[8] ?? [+found[0], null]; // not rounded
           const known = new Map(pairs(found));
           lines.push({ board: board.title, setting: board.settings[setting], score, method: row.method, remark: row.remark,
-            network: row.backbone, run_by: row.run_by === "-" ? null : row.run_by, value: +mean, spread: spread === undefined ? null : +spread,
-            kind: text(found[6]), background: [false, true, null][found[4]], status: words(found), setting_inferred: !!found[5][0],
+            network: row.backbone, run_by: row.run_by === "-" ? null : row.run_by, value: exact, spread,
+            kind: text(found[6]), kind_inferred: !!found[5][2], background: [false, true, null][found[4]], status: words(found), setting_inferred: !!found[5][0],
             disputed: !!found[5][1], badges: row.badges.map(([name]) => text(name)).join("; "), year: row.year === "-" ? null : row.year,
             source: known.get("Source") ?? null, links: known.get(data.links) ?? null, run_keys: known.get("Run keys") ?? null });
         });

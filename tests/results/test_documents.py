@@ -13,6 +13,7 @@ import yaml
 from cispbench.results import documents as module
 from cispbench.results.documents import KINDS, NOBODYS, documents, in_runners_document, kind_of
 from cispbench.results.ledger import ledger_rows, load_reported
+from cispbench.results.published_methods import method_facts
 from cispbench.splits.errors import StoreError
 
 FILES = Path(module.__file__).parent
@@ -49,7 +50,8 @@ def test_who_ran_a_row_is_named_or_none() -> None:
         assert row["run_by"] == (documents()[raw["run_by"]].runners if raw["run_by"] else None)
         assert (row["run_by"] is None) == (row["kind"] == "not known")
         assert row["run_by_inferred"] == raw.get("run_by_inferred", False)
-        assert not (row["run_by_inferred"] and row["kind"] == "own")
+        # A document of a method's authors is theirs; only what is nobody's may be another's run in any document.
+        assert not (row["run_by_inferred"] and row["kind"] == "own") or row["method"] in NOBODYS
 
 
 def test_numbers_that_documents_contradict_are_ascribed_to_nobody() -> None:
@@ -96,7 +98,9 @@ def test_kinds_by_hand(method: str, document: str, run_by: str | None, kind: str
         ("MiB", "plop21", "ResNet-101 DeepLabV3", {"re-run"}, "PLOP authors", False),
         ("MBS", "select26", "ViT-B/16 (Segmenter)", {"re-run"}, "SELECT authors", False),
         ("MBS", "prkr26", "ViT-B/16 (Segmenter)", {"re-run"}, "PRKR authors", False),
-        ("Incrementer", "select26", "ViT-B/16 (Segmenter)", {"quoted"}, "Incrementer authors", False),
+        ("Incrementer", "select26", "ViT-B/16 (Segmenter)", {"quoted"}, "Incrementer authors", True),
+        ("Joint", "dkd22", "ResNet-101 DeepLabV3", {"own"}, "DKD authors", True),
+        ("Joint", "mib20", "ResNet-101 DeepLabV3", {"own"}, "MiB authors", False),
         ("CoGaMiD", "select26", "Swin-B", {"quoted"}, "CoGaMiD authors", True),
         ("MiB", "select26", "ViT-B/16 (Segmenter)", {"not known"}, None, False),
         ("MiB", "prkr26", "ViT-B/16 (Segmenter)", {"not known"}, None, False),
@@ -209,3 +213,12 @@ def test_the_documentation_prints_the_one_definition_of_the_kinds() -> None:
     text = (FILES.parent / "docs" / "reading-leaderboard.md").read_text()
     for kind, meaning in KINDS.items():
         assert f"| {kind} | {meaning} |" in text
+
+
+def test_the_facts_of_a_method_are_of_the_year_of_its_paper() -> None:
+    papers = {method: entry for entry in documents().values() for method in entry.proposes}
+    methods = {row["method"] for row in ledger_rows()}
+    assert methods - set(NOBODYS) <= set(papers)
+    assert methods == set(method_facts())
+    for method, facts in method_facts().items():
+        assert facts.year == (papers[method].year if method in papers else None)

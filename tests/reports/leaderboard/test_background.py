@@ -95,6 +95,23 @@ def test_numbers_that_count_otherwise_are_not_subtracted() -> None:
     assert alike.off == "-1.6, -2.6"
 
 
+@pytest.mark.parametrize(
+    ("method", "setting", "words"),
+    [
+        ("MBS", "overlapped-15-1", "re-run by others: -1.6, -2.6"),  # 80.6 b?; 79.0 +b, 78.0 +b
+        ("MBS", "disjoint-15-5", "re-run by others: -2.6, +0.3 b?"),  # 79.0 b?; 76.4 -b, 79.3 +b: one of them is unlike
+        ("MBS", "disjoint-15-1", "re-run by others: -4.0, -1.6 b?"),  # 78.1 b?; 74.1 -b, 76.5 +b
+        ("MiB", "overlapped-15-1", "re-run by others: +4.9 b?"),  # 29.7 -b; 34.6 b?
+        ("SATS", "overlapped-15-1", "re-run by others: -5.39"),  # 74.48 +b; 69.09 +b
+    ],
+)
+def test_differences_of_numbers_that_may_count_otherwise_say_so(method: str, setting: str, words: str) -> None:
+    (own,) = rows_of(method, setting, "own")
+    standing = Standings([]).of_published(own, verdicts()[tuple(own.values())], "all")
+    assert standing.words == words
+    assert ("not all known to count" in standing.why) == words.endswith("b?")
+
+
 def test_a_rerun_is_of_the_same_network(boards: tuple[Board, ...]) -> None:
     reruns = {(row["setting"], row["method"], row["backbone"]) for row in ledger_rows() if row["kind"] == "re-run"}
     found = 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cispbench.reports.leaderboard.board import load_leaderboard
 from cispbench.reports.leaderboard.page import write_leaderboard
+from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.store import Store
 
 if TYPE_CHECKING:
@@ -179,25 +181,59 @@ def test_the_address_holds_the_view_and_opens_it_again(page: Chrome, folder: Pat
     assert methods(page) == [] and "by overlapped-15-1 all" in page.find_element("id", "status").text
 
 
+def saved(page: Chrome, form: str, folder: Path) -> list[dict[str, Any]]:
+    """What a click on the board's button for CSV or JSON saves into a folder."""
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+    find(page, f".download[data-form={form}]")[0].click()
+    for _ in range(100):
+        if files := list(folder.glob(f"*.{form}")):
+            text = files[0].read_text(encoding="utf-8")
+            return list(json.loads(text)) if form == "json" else list(csv.DictReader(text.splitlines()))
+        time.sleep(0.1)
+    raise AssertionError("nothing was saved")
+
+
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_what_is_shown_is_saved(page: Chrome, form: str, tmp_path: Path) -> None:
-    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.find_element("name", "method").send_keys("mbs")
     find(page, ".setting option")[3].click()  # 15-1
-    find(page, f".download[data-form={form}]")[0].click()
-    file = tmp_path / f"voc-overlapped.{form}"
-    for _ in range(100):
-        if file.exists():
-            break
-        time.sleep(0.1)
-    text = file.read_text(encoding="utf-8")
-    rows = json.loads(text) if form == "json" else list(csv.DictReader(text.splitlines()))
+    rows = saved(page, form, tmp_path)
     shown = [float(figure) for figure in texts(page, "tbody .figure")]
     assert [float(row["value"]) for row in rows] == shown and len(shown) == 7
     (own,) = (row for row in rows if row["kind"] == "own")
     assert float(own["value"]) == 80.6 and own["status"] == "re-run by others: -1.6, -2.6"
     assert own["setting"] == "overlapped-15-1" and own["network"] == "ViT-B/16 (Segmenter)"
     assert own["background"] in (None, "") and "https://arxiv.org/abs/2407.11859" in own["links"]
+
+
+def test_what_was_measured_is_saved_with_all_its_digits(page: Chrome, mixed_store: Store, tmp_path: Path) -> None:
+    rows = [row for row in saved(page, "json", tmp_path) if row["kind"] == "measured"]
+    numbers = {
+        (entry.method, entry.remark, entry.backbone, setting, score): number
+        for board in load_leaderboard(mixed_store).boards if board.group == Group("full", "paper", "voc")
+        for entry in board.entries for setting, found in entry.by_setting.items()
+        for score, number in zip(SCORES, found, strict=True) if number.kind == "measured"
+    }  # fmt: skip
+    assert rows
+    for row in rows:
+        number = numbers[row["method"], row["remark"], row["network"], row["setting"], row["score"]]
+        assert row["value"] == number.value
+        assert row["spread"] == (None if math.isnan(number.spread) else number.spread)
+    assert any(round(row["value"], 2) != row["value"] for row in rows)
+
+
+def test_what_is_saved_says_whose_run_is_a_guess(page: Chrome, tmp_path: Path) -> None:
+    page.find_element("name", "method").send_keys("Incrementer")
+    rows = [row for row in saved(page, "json", tmp_path) if row["kind"] == "quoted"]
+    assert rows
+    assert all(row["kind_inferred"] for row in rows)
+    assert all(", quoted?, " in label for label in labels(page, "quoted"))
+
+
+def labels(page: Chrome, kind: str) -> list[str]:
+    """What the buttons of that kind tell a screen reader."""
+    buttons = find(page, f"td.number button[aria-label*='{kind}']")
+    return [button.get_attribute("aria-label") or "" for button in buttons]
 
 
 def test_addresses_of_the_ledger_are_links_and_no_others(page: Chrome) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from cispbench.harness.cli import main
@@ -17,6 +18,8 @@ from cispbench.reports.leaderboard.board import Leaderboard, load_leaderboard
 from cispbench.reports.leaderboard.page import papers_page, render_pages
 from cispbench.reports.leaderboard.paper import paper_data, render_paper
 from cispbench.reports.leaderboard.text import leaderboard_markdown
+from cispbench.results import ledger
+from cispbench.results.documents import document_links, documents
 from cispbench.results.ledger import ledger_rows
 from cispbench.results.store import Store
 from cispbench.splits.errors import UsageError
@@ -133,6 +136,26 @@ def test_every_format_holds_the_numbers_and_the_links(ledger_alone: Leaderboard)
     assert '<a href="https://github.com/RoadoneP/ECCV2024_MBS" rel="noopener noreferrer">' in html
     (first, *_) = csv.DictReader(io.StringIO(render_paper(ledger_alone, "mbs", "csv")))
     assert first["method"] == "MBS" and first["setting"] == "overlapped-19-1" and float(first["all"]) == 80.8
+
+
+def document_of_source() -> dict[str, str]:
+    """The document of each source, by the text that tables cite it with."""
+    files = sorted((Path(ledger.__file__).parent / "reported").glob("*.yaml"))
+    raw = [row for path in files for row in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    return {row["source"]: entry["document"] for row, entry in zip(ledger_rows(), raw, strict=True)}
+
+
+def test_a_source_has_the_links_of_its_own_document_and_stands_once(ledger_alone: Leaderboard) -> None:
+    """Not those of other documents that print the number again: a reader would look for its table there."""
+    known = document_of_source()
+    texts = [render_paper(ledger_alone, name, "markdown") for name in sorted({row["method"] for row in ledger_rows()})]
+    for text in [*texts, *re.split("^#+ ", leaderboard_markdown(ledger_alone), flags=re.MULTILINE)]:
+        for section in re.split("^### ", text, flags=re.MULTILINE):
+            listed = re.findall(r"^\[\d+\] (.*?)(?:: (https.*))?$", section, re.MULTILINE)
+            assert len({source for source, _ in listed}) == len(listed)
+            for source, links in listed:
+                assert tuple(links.split()) == document_links(known[source])
+    assert document_links("mbs-page") == documents()["mbs24"].links
 
 
 def test_the_command_names_what_it_does_not_know_or_cannot_combine() -> None:

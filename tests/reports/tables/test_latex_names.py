@@ -26,7 +26,8 @@ def store(tmp_path: Path, make_record: Maker) -> Store:
         for setting, step in (("overlapped-15-1", 5), ("disjoint-15-5", 1)):
             fields = {"method": method, "step": step, "data": SCENES, "profile": "quick"}
             store.write(make_record(setting, run_key=f"{number}{setting}"[:16], **fields))
-    store.write(make_record("overlapped-15-1-b", step=5, method="lwf_mc", run_key="f" * 16, profile="mine"))
+    fields = {"method": "lwf_mc", "data": SCENES, "profile": "mine"}
+    store.write(make_record("overlapped-15-1-b", step=5, run_key="f" * 16, **fields))
     return store
 
 

@@ -11,6 +11,7 @@ import gzip
 import re
 import sys
 from collections import defaultdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,17 @@ PROBABLY = {"CoMBO": "Network: probably", "CoMasTRe": "Network: by its abstract,
 MARKING = ("prkr26", "select26")
 MARK = re.compile("dagger|re-averaged|NeST paper numbers")
 OTHER_RUN = re.compile("released weights|re-run")  # own numbers that are not those of the paper's table
-# Rows of SELECT with a dagger (excerpted from MBS or Incrementer) whose old note does not say so.
-DAGGER_OF_SELECT = ("MiB", "PLOP", "RCIL")
+# SELECT excerpts rows from MBS and Incrementer, which compare with these: whose number it prints is not known of them.
+MAYBE_EXCERPTED = ("MiB", "PLOP", "RCIL")
+# Notes of rows whose document does not print their scenario, or prints another one.
+ASSIGNED = re.compile("the table does not print disjoint/overlapped|README heads the column Disjoint, .*overlap")
 HEAD = """\
 # Published old / new / all mIoU (percent, as printed; null where not printed) on {dataset}, {scenario}.
 #   document, place   where the numbers stand (documents.yaml)
 #   run_by            the document whose authors ran it; null: not known. With run_by_inferred: likely, nobody says it
 #   also              other places that print the same numbers; gives: what is taken from there, as the first place does
 #                     not print it or with fewer digits; prints: what differs there in the last digit
+#   assignment        how a number came to its setting, where its document does not print the two together
 # A row's kind (own, quoted, re-run) follows from these facts, see documents.py.
 """
 KEYS = (
@@ -122,10 +126,14 @@ def _row(entry: Row) -> Row:
     document, place = place_of(entry["source"])
     notes = [_note(entry, document), PROBABLY.get(entry["method"])]
     row = {name: entry[name] for name in ("dataset", "setting", "method", "backbone", *NUMBERS)}
-    row |= {"backbone": network_of(entry), "document": document, "place": place, "run_by": _run_by(entry, document)}
-    row["run_by"] = documents()[row["run_by"]].runners if row["run_by"] else None
+    runners = _run_by(entry, document)
+    row |= {"backbone": network_of(entry), "document": document, "place": place}
+    row["run_by"] = documents()[runners].runners if runners else None
+    if runners and not _told(entry, document):
+        row["run_by_inferred"] = True
     row["note"] = ". ".join(filter(None, notes)) or None
-    row["assignment"] = entry.get("assignment")
+    guess = ASSIGNED.search(str(entry.get("note") or ""))
+    row["assignment"] = f"inferred ({guess[0]})" if guess else entry.get("assignment")
     if "ICLR review of SELECT" in entry["source"]:
         row["also"] = [{"document": "select-review", "place": "names the setting"}]
     return row
@@ -133,11 +141,6 @@ def _row(entry: Row) -> Row:
 
 def _note(entry: Row, document: str) -> str | None:
     note = str(entry.get("note") or "").strip()
-    if document == "select26" and entry["method"] in DAGGER_OF_SELECT and entry["backbone"].startswith("ResNet"):
-        note = "dagger in SELECT: 'results are excerpted from [35 MBS, 39 Incrementer]'"
-    if note.startswith("ViT rows; implementation by"):
-        note = "no dagger in that paper, which marks reproduced results" if entry["kind"] != "reproduced" else (
-            "dagger in that paper: 'results reproduced following the publicly released code'")  # fmt: skip
     dropped = ("DeepLabV3+", "Mask2Former-type", "listed as 'ViT' in that table; CoinSeg and NeST are Swin-B in SELECT")
     if note in dropped[:2] or (note == dropped[2] and entry["method"] == "PRKR-DKD"):
         note = ""
@@ -163,6 +166,18 @@ def _run_by(entry: Row, document: str) -> str | None:
     return document if ran else None
 
 
+def _told(entry: Row, document: str) -> bool:
+    """Say whether it is known that those whom ``_run_by`` names ran an old row; else they likely did.
+
+    SELECT's dagger names two papers, and MBS's may have run Incrementer again. That a table has a row of joint training
+    does not say who trained it; in MiB's, the first with these settings, nobody else can have run any row.
+    """
+    note = str(entry.get("note") or "")
+    if entry["method"] == "Incrementer":
+        return False
+    return entry["method"] not in NOBODYS or document == "mib20" or "re-implementation" in note
+
+
 def _infer(rows: list[Row]) -> None:
     """Add who likely ran a row: those whose number of all classes it prints, or else whose method it is.
 
@@ -182,6 +197,7 @@ def _infer(rows: list[Row]) -> None:
         disputed = any(_alike(other, row) and other["run_by"] in (None, authors) and _other_number(row, other)
                        for other in rows)  # fmt: skip
         unmarked = row["document"] in MARKING and not MARK.search(row["note"] or "") and not disputed
+        unmarked &= row["document"] != "select26" or row["method"] not in MAYBE_EXCERPTED
         if len(printed) == 1:
             row |= {"run_by": printed.pop(), "run_by_inferred": True}
         elif unmarked and networks <= {row["backbone"]} and (row["method"], row["backbone"]) not in again:
@@ -233,12 +249,20 @@ def _add(row: Row, again: Row) -> None:
     gives = {} if adds_nothing(again, row) else {name: value for name, value in shown.items() if value != row[name]}
     row |= gives
     source |= {"gives": list(gives)} if gives else {}
-    differing = {name: value for name, value in shown.items() if not shortened(value, row[name])}
+    differing = {name: value for name, value in shown.items() if not _rounded(value, row[name])}
     source |= {"prints": differing} if differing else {}
     source |= {"note": again["note"]} if again["note"] else {}
     row["also"] = [*row.get("also", []), source, *again.get("also", [])]
+    if not again["assignment"]:  # that document prints the number with its setting
+        row["assignment"] = None
     if row["run_by"] is None and again["run_by"]:
         row |= {"run_by": again["run_by"], "run_by_inferred": True}
+
+
+def _rounded(number: float, of: float) -> bool:
+    """Say whether a number is another, or that one rounded; what is cut (70.0 of 70.09) reads otherwise."""
+    fewer, more = Decimal(repr(number)), Decimal(repr(of))
+    return number == of or (more.as_tuple().exponent == -2 and abs(fewer - more) <= Decimal("0.05"))
 
 
 def _written(row: Row) -> Row:
