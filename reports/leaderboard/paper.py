@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cispbench.reports.leaderboard.badges import NOT_KNOWN
 from cispbench.reports.leaderboard.board import HERE, Entry, Leaderboard, Number, Numbers
-from cispbench.reports.leaderboard.provenance import LINKS
+from cispbench.reports.leaderboard.provenance import AGAIN, LINKS
 from cispbench.reports.leaderboard.text import DISPUTED, INFERRED, plain_number
 from cispbench.reports.tables.data import write_csv
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
@@ -144,5 +144,9 @@ def _who(line: Line, references: References) -> str:
     """Return who ran a line, and the number of its source."""
     who = line.entry.run_by.removesuffix(" authors").removeprefix("the authors of ") or NOT_KNOWN
     remark = f" ({line.entry.remark})" if line.entry.remark else ""
-    source, links = line.numbers[0].source, dict(line.numbers[0].provenance).get(LINKS)
-    return f"{who}{remark}" + (f" {references.mark(f'{source}: {links}' if links else source)}" if source else "")
+    source, known = line.numbers[0].source, dict(line.numbers[0].provenance)
+    if not source:
+        return f"{who}{remark}"
+    # The links are those of all these documents: without the other names they would seem to be the first one's.
+    texts = [source, *(f"{name}: {known[name]}" for name in (AGAIN, LINKS) if name in known)]
+    return f"{who}{remark} {references.mark('. '.join(texts))}"

@@ -109,9 +109,10 @@ def test_a_joint_run_is_scored_over_all_classes(make_record: Maker) -> None:
 
 def test_an_empty_store_has_no_table(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
-    assert render_store(store, "markdown") == f"No finished runs in {tmp_path}."
+    nothing = f"No finished runs in {tmp_path}. `cispbench run` makes one, --results names another folder"
+    assert render_store(store, "markdown").startswith(nothing)
     store.write(make_record(step=3))
-    assert render_store(store, "markdown") == f"No finished runs in {tmp_path}."
+    assert render_store(store, "markdown").startswith(nothing)
 
 
 def test_seeds_are_averaged_and_counted(tmp_path: Path, make_record: Maker) -> None:
