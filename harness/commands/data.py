@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 DATASET = click.option("--dataset", metavar="NAME", help="Data set. [each that is found]")
 STEPS_DIR = click.option(
-    "--steps-dir", type=click.Path(path_type=Path), help="Folder of the index, below index/. [.cispbench]"
+    "--steps-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the index, below index/. [$CISPBENCH_STEPS, else .cispbench]",
 )
 MASKS_ONLY = click.option("--masks-only", is_flag=True, help="Do not ask for images: masks and lists are enough.")
 

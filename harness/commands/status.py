@@ -18,7 +18,7 @@ from cispbench.harness.commands.sweep_selection import SELECTION, SweepSelection
 @STEPS_DIR
 @JSON
 def status(selection: SweepSelection, out: Path, steps_dir: Path | None, as_json: bool) -> None:
-    """Show what is being trained, recorded and published.
+    """Show what is being trained, and which runs have records.
 
     It reads the stores alone. It may be asked from another shell or machine while sweeps and runs are under way.
 

@@ -83,9 +83,11 @@ class Status:
     def as_text(self, table: TableWriter) -> str:
         """Return a table of each kind of entry, and below them how many there are."""
         parts = []
-        for rows in (self.running, self.cluster, self.runs):
+        for rows in (self.running, self.cluster):
             if rows:
                 parts += [_table(rows, table), ""]
+        if self.runs:
+            parts += [_run_table(self.runs, table), ""]
         finished = sum(run.recorded == run.steps for run in self.runs)
         unrecorded = f" ({self.unrecorded} of them without a record here)" if self.unrecorded else ""
         in_jobs = number_of(sum(entry.state != "failed" for entry in self.cluster), "step")
@@ -173,6 +175,17 @@ def _table(rows: Sequence[Any], table: TableWriter) -> str:
     cells = [[str(getattr(row, name)) for name in names] for row in rows]
     numbers = [name for name in names if isinstance(getattr(rows[0], name), int)]
     return table([_title(name) for name in names], cells, [_title(name) for name in numbers])
+
+
+def _run_table(runs: Sequence[RunStatus], table: TableWriter) -> str:
+    rows = [
+        [run.setting, run.method, run.model, f"{run.data} {run.profile}", str(run.seed), f"{run.recorded}/{run.steps}",
+         run.newest[:16].replace("T", " "), run.run_key]
+        for run in runs
+    ]  # fmt: skip
+    return table(
+        ["setting", "method", "model", "data", "seed", "steps", "newest (UTC)", "run"], rows, ["seed", "steps"]
+    )
 
 
 def _title(name: str) -> str:

@@ -26,7 +26,7 @@ def check_text(check: CheckResult, terminal: bool = False) -> str:
         method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
         words = [cell.status, cell.setting, method, cell.model, f"{cell.kind} {cell.profile}", str(len(cell.seeds))]
         against = "; ".join(filter(None, (cell.against, cell.note)))
-        if terminal and against:
+        if terminal and against != "-":
             against = references.mark(against)
         rows.append([*words, *map(_number, cell.compared), against])
     headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against"]

@@ -20,6 +20,7 @@ from cispbench.reports.tables.runs import SCORES, Selection, group_of, nothing_f
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal, table_text
 from cispbench.results.atomic import write_atomic
+from cispbench.results.documents import KINDS
 from cispbench.results.ledger import reported_rows
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
@@ -46,7 +47,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal:
         [f"{last.method.name} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
          f"{last.data.kind} data", last.model.name, f"profile {last.profile}, seed {last.seed}"]
     ]  # fmt: skip
-    published = reported_rows(last.setting, last.method.name)
+    published = sorted(reported_rows(last.setting, last.method.name), key=lambda row: list(KINDS).index(row["kind"]))
     for row in published:
         source = row["source"]
         if len(source) > _SOURCE_WIDTH:

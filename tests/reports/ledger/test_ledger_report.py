@@ -201,12 +201,14 @@ def test_a_word_that_no_row_knows_is_named(chosen: dict[str, str], error: type[E
 
 
 @pytest.mark.parametrize("by", ["source", "method", "both"])
-def test_the_lint_fits_a_terminal(by: str) -> None:
+def test_the_lint_fits_a_terminal(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     assert max(map(len, lint_text(Filter(), by, each=True).splitlines())) <= 100
 
 
 @pytest.mark.parametrize("chosen", [Filter(), Filter(kind="own", dataset="ade"), *map(Filter, ["MBS", "MiB", "Joint"])])
-def test_what_is_shown_fits_a_hundred_columns(chosen: Filter) -> None:
+def test_what_is_shown_fits_a_hundred_columns(chosen: Filter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     assert max(map(len, show_text(chosen).splitlines())) <= 100
 
 
