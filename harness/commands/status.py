@@ -27,8 +27,8 @@ def status(selection: SweepSelection, out: Path, steps_dir: Path | None, as_json
       cispbench status
       cispbench status --methods mib --settings 'overlapped-15-*' --json
     """
+    from cispbench.harness.commands.sweep_status import status_of
     from cispbench.harness.runs.step_store import default_steps_dir
-    from cispbench.harness.sweep.status import status_of
     from cispbench.reports.tables.terminal import table_text
 
     found = status_of(out, steps_dir or default_steps_dir(), selection.request())

@@ -22,13 +22,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from cispbench.harness.commands.sweep_status import status_of
 from cispbench.harness.machine.locks import HOLDER, run_lock
 from cispbench.harness.models.weight_files import read_state
 from cispbench.harness.models.weights_first_use import compare_first_use, first_use_path, keep_first_use
 from cispbench.harness.models.weights_table import load_table
 from cispbench.harness.sweep.matrix import SweepRequest
 from cispbench.harness.sweep.slurm.notes import JobStep, SlurmNotes, StepReport
-from cispbench.harness.sweep.status import status_of
 from cispbench.results.store import read_run
 from cispbench.results.submission import pack, read_submission
 from cispbench.splits.errors import CispbenchError

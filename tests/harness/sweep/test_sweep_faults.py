@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from cispbench.harness.commands.sweep_status import StepInWork, status_of
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.machine.progress import PlainView
@@ -27,7 +28,6 @@ from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.runs.plan import PlannedWeights, plan_run
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.matrix import SweepRequest
-from cispbench.harness.sweep.status import StepInWork, status_of
 from cispbench.harness.sweep.worker import StepJob, do_step
 from cispbench.methods.finetune import FineTune
 from cispbench.results.record import StepRecord
