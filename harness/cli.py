@@ -24,8 +24,9 @@ from cispbench.harness.commands.method import method
 from cispbench.harness.commands.plots import panels, plots
 from cispbench.harness.commands.run import run
 from cispbench.harness.commands.show import list_, show
+from cispbench.harness.commands.status import status
 from cispbench.harness.commands.submission import accept, score, submit
-from cispbench.harness.commands.sweep import status, sweep
+from cispbench.harness.commands.sweep import sweep
 from cispbench.harness.commands.table import table
 from cispbench.harness.machine.output import check_output, escaped_streams
 from cispbench.splits.errors import CispbenchError

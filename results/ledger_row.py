@@ -59,6 +59,9 @@ class LedgerRow:
                   if number is not None and not 0 <= number <= 100]  # fmt: skip
         if all(number is None for number in numbers.values()):
             wrong.append("none of old, new and all is given")
+        places = [(self.document, self.place), *((other.document, other.place) for other in self.also)]
+        if len(set(places)) < len(places):
+            wrong.append("also names a place twice, or that of the row itself")
         if self.run_by_inferred and self.run_by is None:
             wrong.append("run_by_inferred is true, and run_by is null")
         cited = {"document": self.document, "run_by": self.run_by or self.document}

@@ -100,7 +100,7 @@ def check(
       cispbench check --results measured --store --steps-dir .cispbench
     """
     from cispbench.harness.commands.store_audit import audit_stores
-    from cispbench.harness.commands.stores import existing_store, named_store
+    from cispbench.harness.commands.stores import existing_store, named_store, reported_store
     from cispbench.reports.check.comparison import CheckOptions
     from cispbench.reports.check.regression import check_store
     from cispbench.reports.check.text import check_json, check_text
@@ -119,7 +119,8 @@ def check(
         raise UsageError("--reason, --machine and --made-by go with --update.")
     if rules.protocol is not None:
         load_protocol(rules.protocol)
-    store, folder, selection = existing_store(out), rules.baselines or COMMITTED, runs.selection()
+    store = reported_store(out) if rules.allow_empty and not baseline.update else existing_store(out)
+    folder, selection = rules.baselines or COMMITTED, runs.selection()
     if baseline.update:
         changes = Update(baseline.reason or "", baseline.machine, baseline.made_by)
         for path, written in update_baselines(store, folder, selection, changes).items():
@@ -129,7 +130,7 @@ def check(
     if not found.compared and not rules.allow_empty:
         raise StoreError(
             f"nothing was compared: {store.path} holds no run of the selection, measured here, with a reference.",
-            hint="Give --results the --out of the runs, or give --allow-empty.",
+            hint="Name the folder of the runs by --results, or let it pass by --allow-empty.",
         )
     context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 DATASET = click.option("--dataset", metavar="NAME", help="Data set. [each that is found]")
 STEPS_DIR = click.option(
-    "--steps-dir", type=click.Path(path_type=Path), help="Folder of the index, below index/. [.cispbench]"
+    "--steps-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the index, below index/. [$CISPBENCH_STEPS, else .cispbench]",
 )
 MASKS_ONLY = click.option("--masks-only", is_flag=True, help="Do not ask for images: masks and lists are enough.")
 
@@ -63,6 +66,7 @@ def check(context: click.Context, choice: DataChoice, names: tuple[str, ...], de
     from cispbench.harness.data.check import check_data
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.runs.step_store import default_steps_dir
+    from cispbench.reports.tables.terminal import wrap_long
     from cispbench.splits.settings import parse_setting
 
     settings = [parse_setting(name) for name in dict.fromkeys(names)]
@@ -79,7 +83,8 @@ def check(context: click.Context, choice: DataChoice, names: tuple[str, ...], de
     if as_json:
         click.echo(json.dumps({"agrees": all(r.agrees for r in reports), "datasets": [_as_dict(r) for r in reports]}))
     else:
-        click.echo("\n\n".join([*map(_as_text, reports), _summary(reports)]))
+        text = "\n\n".join([*map(_as_text, reports), _summary(reports)])
+        click.echo(wrap_long(text) if sys.stdout.isatty() else text)
     context.exit(0 if all(report.agrees for report in reports) else 1)
 
 
@@ -157,8 +162,7 @@ def _index_text(row: dict[str, Any]) -> str:
 
 def _as_text(report: DataReport) -> str:
     """Return a report: where, what is broken, a table of what differs, why."""
-    from tabulate import tabulate
-
+    from cispbench.reports.tables.terminal import table_text
     from cispbench.splits.datasets import dataset as find_dataset
 
     lines = [f"{find_dataset(report.dataset).title} in {report.folder}{', masks only' * report.masks_only}"]
@@ -177,7 +181,7 @@ def _as_text(report: DataReport) -> str:
             rows.append(_row(check.setting.name, f"{first.name} of 0..{last}", first))
     if rows:
         headers = ["differs", "first at step", "images published", "images found"]
-        lines += ["", tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
+        lines += ["", table_text(headers, rows, headers[2:], terminal=sys.stdout.isatty()), ""]
     lines += [f"Likely cause: {cause}" for cause in report.causes]
     whole = [check.setting.name for check in report.comparison.settings if check.setting.scenario == "partitioned"]
     if whole:

@@ -174,7 +174,7 @@ def _weights(folder: Path) -> MachineCheck:
         there = [name for name, entry in table.items() if (folder / entry.file_name).is_file()]
     if there:
         return MachineCheck("weights", "ok", f"{folder}: {', '.join(there)}")
-    hint = "They are downloaded when a run needs them; without a network see --weights FILE."
+    hint = "A run downloads those that it needs, where their checksum is published; --weights names a file or others."
     return MachineCheck("weights", "note", f"no pre-trained ones in {folder}", hint)
 
 
@@ -192,8 +192,11 @@ def _paper_weights(folder: Path) -> MachineCheck:
     with suppress(OSError):  # `_folder` has reported it
         if path.is_file():
             return MachineCheck("paper with mbs", "ok", f"{entry.name} is there")
-    text = f"needs the weights {entry.name}, which its first run downloads"
-    return MachineCheck("paper with mbs", "note", text, f"Without a network, save as {path}: {entry.url}")
+    text, offline = f"needs the weights {entry.name}", f"Without a network, save as {path}: {entry.url}"
+    if entry.digits:
+        return MachineCheck("paper with mbs", "note", f"{text}, which its first run downloads", offline)
+    hint = f"No checksum of them is published, so that --weights {entry.name} has to allow the download. {offline}"
+    return MachineCheck("paper with mbs", "note", text, hint)
 
 
 def _cluster() -> MachineCheck:

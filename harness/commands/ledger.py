@@ -51,7 +51,8 @@ def lint(by: str, each: bool, as_json: bool, **filters: str | None) -> None:
 def show(as_json: bool, **filters: str | None) -> None:
     """Print what is published on a method or a setting.
 
-    Each row is a result's old, new and all, with its kind, network and source, the best first.
+    Each row is a result's old, new and all, with its kind, network and source. Own numbers stand first, and within a
+    kind and network the best.
 
     \b
     Example:

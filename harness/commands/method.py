@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,13 +62,12 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
 
 
 def _as_text(report: ContractReport) -> str:
-    from tabulate import tabulate
-
     from cispbench.harness.contract.check import RULES
+    from cispbench.reports.tables.terminal import table_text
 
-    lines = (
-        [tabulate(report.rows(), headers=["rule", "result", "note"], tablefmt="github"), ""] if report.results else []
-    )
+    lines = []
+    if report.results:
+        lines += [table_text(["rule", "result", "note"], report.rows(), terminal=sys.stdout.isatty()), ""]
     lines += [f"not checked with {model}: {reason}" for model, reason in report.unsupported.items()]
     if report.keeps:
         lines.append(f"{report.method} keeps the contract ({len(RULES)} rules, {report.seconds:.0f} s)")

@@ -32,10 +32,14 @@ RESULTS = click.option(
     "--results", "--out", "out", **_RECORDS, help="Folder of the records, as --out of the runs named it."
 )
 STEPS_DIR = click.option(
-    "--steps-dir", type=click.Path(path_type=Path), help="Folder of weights, checkpoints and logs. [.cispbench]"
+    "--steps-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of weights, checkpoints and logs. [$CISPBENCH_STEPS, else .cispbench]",
 )
 DATA_ROOT = click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder with VOC2012 or ADEChallengeData2016."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder with VOC2012 or ADEChallengeData2016. [$CISPBENCH_DATA, else data]",
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 LOADERS = click.option(

@@ -37,14 +37,18 @@ def named_store(out: Path) -> Store:
     from cispbench.results.store import Store
 
     if not out.is_dir():
-        raise StoreError(f"the store {out} does not exist.", hint="Give --results the --out of the runs.")
+        raise StoreError(
+            f"the store {out} does not exist.",
+            hint="Name the folder of the records by --results. Runs write to cispbench-results unless --out names "
+            "another.",
+        )
     return Store(out)
 
 
 def reported_store(out: Path) -> Store:
-    """Return the store of a report that shows published numbers, too: nothing need be measured where it is made.
+    """Return a store in which nothing need be measured: the report shows published numbers, or may be empty.
 
-    The default of ``--out`` need not exist; a folder that was named must, see ``existing_store``.
+    The default of ``--results`` need not exist; a folder that was named must, see ``existing_store``.
     """
     from cispbench.results.store import Store
 

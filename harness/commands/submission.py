@@ -115,7 +115,11 @@ def accept(file: Path, out: Path, protocol: str, as_json: bool) -> None:
                  help="What the result counts as: paper, mini, or quick for the built-in scenes."),
 )  # fmt: skip
 @DATA_ROOT
-@click.option("--steps-dir", type=click.Path(path_type=Path), help="Folder of the data's index. [.cispbench]")
+@click.option(
+    "--steps-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the data's index. [$CISPBENCH_STEPS, else .cispbench]",
+)
 @OUT
 @PROTOCOL
 @JSON

@@ -1,4 +1,4 @@
-"""``cispbench sweep`` and ``cispbench status``: many runs as one graph of steps, and how far it is."""
+"""``cispbench sweep``: many runs as one graph of steps."""
 
 from __future__ import annotations
 
@@ -13,52 +13,23 @@ import click
 
 from cispbench.harness.commands.options import (
     DATA_ROOT,
-    JSON,
     MICRO_BATCH,
-    MODEL,
     OUT,
     PRINTING,
-    PROFILE,
-    RESULTS,
     STEPS_DIR,
     WEIGHTS,
     Printing,
     collected,
 )
+from cispbench.harness.commands.sweep_selection import SELECTION, SweepSelection
 from cispbench.harness.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from cispbench.harness.sweep.display import SweepView
     from cispbench.harness.sweep.graph import Graph, Node
-    from cispbench.harness.sweep.matrix import SweepRequest
     from cispbench.harness.sweep.outcome import SweepOutcome
     from cispbench.harness.sweep.planning import SweepPlan
     from cispbench.results.store import Store
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which runs, in the words of the command line. ``file``: a sweep file, whose entries the other words replace."""
-
-    methods: str | None
-    settings: str | None
-    seeds: str | None
-    profile: str | None
-    model: str | None
-    file: Path | None = None
-    overrides: tuple[str, ...] = ()
-
-    def request(self) -> SweepRequest:
-        """Return what is asked for. Raises UsageError."""
-        from cispbench.harness.sweep.matrix import SweepRequest, read_sweep_file, split_seeds, split_words
-
-        given = SweepRequest(
-            methods=None if self.methods is None else split_words(self.methods),
-            settings=None if self.settings is None else split_words(self.settings),
-            seeds=None if self.seeds is None else split_seeds(self.seeds),
-            profile=self.profile, model=self.model, set=self.overrides or None,
-        )  # fmt: skip
-        return given if self.file is None else given.over(read_sweep_file(self.file))
 
 
 @dataclass(frozen=True)
@@ -88,15 +59,6 @@ class Places:
     device: str
 
 
-SELECTION = (
-    click.option("--methods", metavar="A,B", help="Methods, see `cispbench list methods`."),
-    click.option("--settings", metavar="A,B", help="Settings, patterns such as 'overlapped-*', and paper-table."),
-    click.option("--seeds", metavar="0,1", help="Seeds. [sweep: 0; status: all]"),
-    PROFILE,
-    MODEL,
-)
-
-
 def _example(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted:
         from cispbench.harness.sweep.slurm.cluster import cluster_example
@@ -107,7 +69,7 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
 
 @click.command()
 @collected(
-    Selection, "selection", *SELECTION,
+    SweepSelection, "selection", *SELECTION,
     click.option("--file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
                  help="Sweep as YAML: methods, settings, seeds, profile, model, set. Options replace its entries."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
@@ -129,7 +91,7 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
               help="Print a file for --slurm that explains itself.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Print the graph of steps and its cost; train nothing.")
 @PRINTING
-def sweep(selection: Selection, training: Training, places: Places, plan_only: bool, printing: Printing) -> None:
+def sweep(selection: SweepSelection, training: Training, places: Places, plan_only: bool, printing: Printing) -> None:
     """Train many runs, and each step that they share only once.
 
     The runs are all methods on all settings with all seeds. The profile is `paper` unless another is named: a sweep
@@ -254,25 +216,3 @@ def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:
     for note in plan.notes:
         lines.note(note)
     return lines
-
-
-@click.command()
-@collected(Selection, "selection", *SELECTION)
-@RESULTS
-@STEPS_DIR
-@JSON
-def status(selection: Selection, out: Path, steps_dir: Path | None, as_json: bool) -> None:
-    """Show what is being trained, recorded and published.
-
-    It reads the stores alone. It may be asked from another shell or machine while sweeps and runs are under way.
-
-    \b
-    Example:
-      cispbench status
-      cispbench status --methods mib --settings 'overlapped-15-*' --json
-    """
-    from cispbench.harness.commands.status import status_of
-    from cispbench.harness.runs.step_store import default_steps_dir
-
-    found = status_of(out, steps_dir or default_steps_dir(), selection.request())
-    click.echo(found.as_json() if as_json else found.as_text())

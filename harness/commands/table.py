@@ -120,8 +120,6 @@ def table(
         terminal = form == "terminal"
         text = protocols_json(store, selection) if form == "json" else protocols_table(store, selection, terminal)
     else:
-        if not store.path.is_dir():
-            click.echo("Nothing is measured here. `--paper METHOD` shows what is published on a method.", err=True)
         text = render_store(store, form, protocol, selection, options=options, each=each, marked=marked)
     if file.output is None:
         click.echo(text, nl=bool(text) and not text.endswith("\n"))

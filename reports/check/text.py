@@ -9,6 +9,7 @@ from typing import Any
 from cispbench.reports.check.comparison import STATUSES, Compared
 from cispbench.reports.check.regression import CheckedCell, CheckResult
 from cispbench.reports.tables.numbers import json_number, number_text
+from cispbench.reports.tables.published import References
 from cispbench.reports.tables.terminal import table_text, wrap_long
 
 _MARKS = {"worse": " WORSE", "better": " better"}
@@ -17,17 +18,23 @@ _MARKS = {"worse": " WORSE", "better": " better"}
 def check_text(check: CheckResult, terminal: bool = False) -> str:
     """Return a table of all cells, the worst first, and how many there are of each status.
 
-    ``terminal``: for a terminal, not as Markdown.
+    ``terminal``: for a terminal, not as Markdown; there what the cells are compared with stands below the table, as a
+    column so narrow would make every row many lines high.
     """
-    rows = []
+    rows, references = [], References()
     for cell in sorted(check.cells, key=lambda cell: STATUSES.index(cell.status)):
         method = f"{cell.method} (variant {cell.variant})" if cell.variant else cell.method
         words = [cell.status, cell.setting, method, cell.model, f"{cell.kind} {cell.profile}", str(len(cell.seeds))]
-        rows.append([*words, *map(_number, cell.compared), "; ".join(filter(None, (cell.against, cell.note)))])
+        against = "; ".join(filter(None, (cell.against, cell.note)))
+        if terminal and against != "-":
+            against = references.mark(against)
+        rows.append([*words, *map(_number, cell.compared), against])
     headers = ["status", "setting", "method", "model", "data", "seeds", "old", "new", "all", "against"]
     counts = ", ".join(f"{check.count(status)} {status}" for status in STATUSES if check.count(status))
     title = "Measured mIoU in percent, in brackets its reference and by how many points they may differ."
-    lines = [title, "", table_text(headers, rows, terminal=terminal), "", f"{counts}."]
+    lines = [title, "", table_text(headers, rows, terminal=terminal), ""]
+    listed = [f"[{number}] {against}" for against, number in references.numbers.items()]
+    lines += [*listed, "", f"{counts}."] if listed else [f"{counts}."]
     if check.left_out:
         lines.append(f"Not measured here, and not compared: {check.left_out} cell{'s' if check.left_out > 1 else ''}.")
     if check.count("better"):

@@ -19,6 +19,7 @@ from cispbench.results.protocols import Protocol
 from cispbench.results.published_methods import MethodFacts
 
 Pairs = tuple[tuple[str, str], ...]
+AGAIN = "Printed again in"
 LINKS = "Links"  # the only text in which addresses may be opened
 UNRECORDED = "not recorded"
 _LONGEST = 1500  # characters of a text; a record may hold any
@@ -42,7 +43,7 @@ def published_provenance(
         ("Kind", row["kind"]),
         ("Run by", _run_by(row)),
         ("Source", row["source"]),
-        ("Printed again in", "; ".join(row["also"])),
+        (AGAIN, "; ".join(row["also"])),
         (LINKS, " ".join(row["links"])),
         ("Note", row["note"]),
         ("Assignment of the setting", row["assignment"]),

@@ -101,10 +101,10 @@ def scores_after(cell: Cell, step: int) -> list[Scores]:
 
 def _labels(cells: Sequence[Cell]) -> dict[int, str]:
     """Return, by the identity of a cell, its method, with the model where the group has several, and its remark."""
-    several = len({cell.key.model for cell in cells if not cell.joint}) > 1
+    several = len({cell.key.model for cell in cells}) > 1
     labels = {}
     for cell in cells:
-        parts = [cell.key.model if several or cell.joint else "", cell.key.remark()]
+        parts = [cell.key.model if several else "", cell.key.remark()]
         words = ", ".join(filter(None, parts))
         labels[id(cell)] = f"{cell.key.method} ({words})" if words else cell.key.method
     return labels

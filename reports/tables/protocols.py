@@ -9,7 +9,7 @@ from dataclasses import asdict
 from cispbench.reports.tables.cells import by_group, cells, latest
 from cispbench.reports.tables.markdown import escape
 from cispbench.reports.tables.numbers import number_text
-from cispbench.reports.tables.runs import SCORES, Run, Selection, run_json, scores_json, setting_order
+from cispbench.reports.tables.runs import SCORES, Run, Selection, nothing_finished, run_json, scores_json, setting_order
 from cispbench.reports.tables.scoring import load_runs, scores_under
 from cispbench.reports.tables.terminal import table_text, wrap_long
 from cispbench.results.protocols import Protocol, load_protocol, protocol_names
@@ -31,11 +31,11 @@ def protocols_table(store: Store, selection: Selection | None = None, terminal: 
     """
     found = cells(load_runs(store, selection=selection))
     if not found:
-        return f"No finished runs in {store.path}."
+        return nothing_finished(store)
     protocols = [load_protocol(name) for name in protocol_names()]
     parts = ["mIoU in percent after the last step, by the same predictions under every protocol."]
     for group, members in by_group(found).items():
-        parts.append(f"## {escape(group.dataset)}, {group.kind} data, profile {escape(group.profile)}")
+        parts.append(_heading(2, f"{group.dataset}, {group.kind} data, profile {group.profile}", terminal))
         order = setting_order(cell.setting for cell in members)
         runs = [(run, cell.key.variant) for cell in members for run in cell.runs]
         runs.sort(key=lambda pair: (order[pair[0].facts.setting], pair[0].facts.method.name, pair[0].facts.seed))
@@ -91,9 +91,14 @@ def _run_text(run: Run, variant: str, protocols: Sequence[Protocol], terminal: b
         numbers = [number_text(getattr(scores[protocol.name], name), 2) for name in SCORES]
         rows.append([protocol.name, *numbers, ", ".join(unmet(facts, protocol)) or "-"])
     name = f"{facts.method.name} on {facts.setting}{f' (variant {variant})' if variant else ''}"
-    about = f"{escape(facts.model.name)}, seed {facts.seed}, run {facts.run_key[:10]}"
+    model = facts.model.name if terminal else escape(facts.model.name)
+    tested = f"{model}, seed {facts.seed}, run {facts.run_key[:10]}; tested on: {', '.join(_evaluation(facts))}."
     table = table_text(["protocol", *SCORES, "asked for, not met"], rows, SCORES, terminal=terminal)
-    return f"### {escape(name)}\n\n{about}; tested on: {', '.join(_evaluation(facts))}.\n\n{table}"
+    return f"{_heading(3, name, terminal)}\n\n{tested}\n\n{table}"
+
+
+def _heading(level: int, text: str, terminal: bool) -> str:
+    return text if terminal else f"{'#' * level} {escape(text)}"
 
 
 def _switches_text(protocols: Sequence[Protocol], terminal: bool) -> str:
@@ -104,7 +109,7 @@ def _switches_text(protocols: Sequence[Protocol], terminal: bool) -> str:
     shown = [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
     table = table_text(["protocol", *differing], shown, terminal=terminal)
     return (
-        f"## Switches in which the protocols differ\n\n{table}\n\n"
+        f"{_heading(2, 'Switches in which the protocols differ', terminal)}\n\n{table}\n\n"
         f"Applied to the stored confusion matrix: {', '.join(applied)}.\n"
         "future changes nothing after the last step, and void nothing but label 0 of ADE20K.\n\n"
         f"WARNING: decided when the images were tested, and not changed here: {', '.join(fixed)}.\n"

@@ -16,10 +16,11 @@ from cispbench.reports.tables.layout import Section
 from cispbench.reports.tables.markdown import render_markdown
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.published import kind_text, printed_texts
-from cispbench.reports.tables.runs import SCORES, Selection, group_of, score_record
+from cispbench.reports.tables.runs import SCORES, Selection, group_of, nothing_finished, score_record
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.reports.tables.terminal import render_terminal, table_text
 from cispbench.results.atomic import write_atomic
+from cispbench.results.documents import KINDS
 from cispbench.results.ledger import reported_rows
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
@@ -46,7 +47,7 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal:
         [f"{last.method.name} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
          f"{last.data.kind} data", last.model.name, f"profile {last.profile}, seed {last.seed}"]
     ]  # fmt: skip
-    published = reported_rows(last.setting, last.method.name)
+    published = sorted(reported_rows(last.setting, last.method.name), key=lambda row: list(KINDS).index(row["kind"]))
     for row in published:
         source = row["source"]
         if len(source) > _SOURCE_WIDTH:
@@ -93,7 +94,7 @@ def render_store(
         rows = [run_data(run) for run in latest(runs)] if each else [of_cell(cell) for cell in cells(runs)]
         return json.dumps(rows, allow_nan=False) if form == "json" else write_csv(rows)
     if not runs:
-        text = f"No finished runs in {store.path}."
+        text = nothing_finished(store)
         # Each as its format allows: a comment of LaTeX, which ends with its line, and a whole page of HTML.
         empty = {"latex": f"% {' '.join(text.split())}", "html": f"<!doctype html>\n<p>{html.escape(text)}</p>"}
         return empty.get(form, text)

@@ -14,6 +14,7 @@ from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import StepFacts
 from cispbench.results.scan import Cost
 from cispbench.results.scores import Scores, score
+from cispbench.results.store import Store
 from cispbench.splits.settings import list_settings, parse_setting
 
 SCORES = ("old", "new", "all")
@@ -106,6 +107,14 @@ class Selection:
     def __post_init__(self) -> None:
         if self.setting is not None:
             object.__setattr__(self, "setting", setting_pattern(self.setting))
+
+
+def nothing_finished(store: Store) -> str:
+    """Return what a report says of a store without a finished run, and what to do next."""
+    return (
+        f"No finished runs in {store.path}. `cispbench run` makes one, --results names another folder, and `cispbench "
+        "table --paper METHOD` shows the published numbers of a method."
+    )
 
 
 def setting_pattern(text: str) -> str:

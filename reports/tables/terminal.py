@@ -104,10 +104,13 @@ def _fit(limits: Sequence[int], room: int) -> bool:
 def _blocks(table: Table) -> tuple[list[int], list[list[int]]]:
     """Return the width of every column, and the columns of each part of a table that fits the terminal.
 
-    The texts at its left are in all parts. Columns below one setting stay together where they fit; a column that does
-    not fit by itself is not cut.
+    One part holds all columns where wrapped texts make the room for them. Else the texts at its left are in all parts.
+    Columns below one setting stay together where they fit; a column that does not fit by itself is not cut.
     """
     count, room = len(table.columns), width()
+    whole = _limits(table, range(count), room)
+    if _fit(whole, room):
+        return whole, [list(range(count))]
     fixed = list(range(next((i for i, column in enumerate(table.columns) if column.right), 0)))
     natural = _limits(table, (), room)
     limits = _limits(table, fixed, room - 2 - max((natural[i] for i in range(len(fixed), count)), default=0))

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from cispbench.harness.commands.status import status_of
+from cispbench.harness.commands.sweep_status import status_of
 from cispbench.harness.machine.locks import HOLDER, run_lock
 from cispbench.harness.models.weight_files import read_state
 from cispbench.harness.models.weights_first_use import compare_first_use, first_use_path, keep_first_use

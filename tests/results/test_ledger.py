@@ -113,6 +113,8 @@ def one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ({"run_by": None, "run_by_inferred": True}, ["run_by_inferred is true", "run_by is null"]),
         ({"also": [{"document": "mip20", "place": "Table 1"}]}, ["also[0].document is 'mip20'", "'mib20'"]),
         ({"also": [{"document": "mib20", "place": "Table 1", "gives": ["al"]}]}, ["also[0].gives", "'al'"]),
+        ({"also": [{"document": "mib20", "place": "Table 1"}]}, ["also names a place twice, or that of the row"]),
+        ({"also": [{"document": "plop21", "place": "Table 2"}] * 2}, ["also names a place twice"]),
         ({"old": "70"}, ["old is '70'"]),
         ({"old": 101.0}, ["old is 101.0"]),
         ({"new": True}, ["new is True"]),

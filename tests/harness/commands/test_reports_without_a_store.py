@@ -37,6 +37,28 @@ def test_the_table_says_that_nothing_is_measured() -> None:
     assert paper.exit_code == 0 and "77.19" in paper.output and "Not measured here yet." in paper.output
 
 
+def test_a_table_of_an_empty_folder_says_what_to_do_next(empty: Path) -> None:
+    for words in (["table"], ["table", "--compare-protocols"]):
+        (empty / "cispbench-results").mkdir(exist_ok=True)
+        done = run(*words)
+        assert done.exit_code == 0 and "`cispbench run` makes one" in done.output and "--results" in done.output
+
+
+def test_the_status_of_an_empty_folder_says_what_to_do_next() -> None:
+    for more, folder in (([], "cispbench-results"), (["--results", "elsewhere"], "elsewhere")):
+        done = run("status", *more)
+        assert done.exit_code == 0 and f"No such run has a record in {folder}." in done.output
+        assert "`cispbench run` starts a run" in done.output
+    assert "No such run" not in run("status", "--json").output
+
+
+def test_an_empty_folder_passes_the_check_if_that_is_asked_for() -> None:
+    refused = run("check")
+    assert refused.exit_code == 1 and "does not exist" in refused.output and "--results" in refused.output
+    assert run("check", "--allow-empty").exit_code == 0
+    assert run("check", "--allow-empty", "--results", "elsewhere").exit_code == 1
+
+
 @pytest.mark.parametrize("command", ["leaderboard", "table"])
 def test_a_folder_that_was_named_must_be_there(command: str) -> None:
     done = run(command, "--out", "elsewhere")

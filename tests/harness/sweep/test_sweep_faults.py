@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from cispbench.harness.commands.status import StepInWork, status_of
+from cispbench.harness.commands.sweep_status import StepInWork, status_of
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.machine.progress import PlainView

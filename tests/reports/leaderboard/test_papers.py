@@ -180,3 +180,19 @@ def test_one_page_has_the_tables_of_all_methods(ledger_alone: Leaderboard, tmp_p
     assert 'href="papers.html"' in render_pages(ledger_alone)["index.html"] and 'href="index.html"' in page
     ids = re.findall(r'<section id="(\d+)">', page)
     assert re.findall(r'<a href="#(\d+)">', page) == ids and len(ids) == len(headings)
+
+
+@pytest.mark.parametrize("columns", ["100", "80"])
+def test_the_table_of_a_paper_is_one_table_on_a_terminal(
+    ledger_alone: Leaderboard, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """Long texts are wrapped; a status apart from its number would have to be looked up."""
+    monkeypatch.setenv("COLUMNS", columns)
+    text = render_paper(ledger_alone, "mbs", "terminal")
+    assert len(re.findall("^setting +run by +kind +old +new +all +status of all$", text, re.MULTILINE)) == 1
+    assert max(len(line) for line in text.splitlines() if "https://" not in line) <= int(columns)
+
+
+def test_a_note_names_all_documents_whose_links_it_has(ledger_alone: Leaderboard) -> None:
+    notes = [line for line in render_paper(ledger_alone, "mib", "markdown").splitlines() if "2608.30281" in line]
+    assert notes and all("SELECT" in note for note in notes)

@@ -272,7 +272,7 @@ def test_curves_hold_the_means_and_bands_over_seeds(store: Store, canvas: None) 
             round(sum(values) / 2 + sign * abs(values[0] - values[1]) / math.sqrt(2), 6) for sign in (-1, 1)
         }
     assert len(axes.collections) == 1  # plop has one seed and no band
-    level = subject.cells[subject.labels.index("joint (deeplabv3-resnet101)")].numbers["all"].mean
+    level = subject.cells[subject.labels.index("joint")].numbers["all"].mean
     assert [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]] == [level]
 
 

@@ -156,7 +156,7 @@ def test_side_by_side_is_what_each_protocol_gives_alone(store: Store) -> None:
 
 def test_small_data_and_odd_names(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
-    assert protocols_table(store) == f"No finished runs in {tmp_path}."
+    assert protocols_table(store).startswith(f"No finished runs in {tmp_path}.")
     assert json.loads(protocols_json(store))["runs"] == []
     store.write(make_record(step=5, method="a|b", run_key="e" * 16, profile="quick", data=SCENES))
     joint = {"method": "joint", "joint": True, "steps": 1, "classes": tuple(range(1, 21)), "run_key": "f" * 16}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cispbench.reports.tables.render import render_store, run_table, step_line
+from cispbench.results.documents import KINDS
 from cispbench.results.ledger import reported_rows
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, ModelUsed, Timing
@@ -107,11 +108,19 @@ def test_a_joint_run_is_scored_over_all_classes(make_record: Maker) -> None:
     assert lines_with(text, "Joint", "own")
 
 
+def test_the_table_of_a_run_shows_the_numbers_of_the_method_s_authors_first(make_record: Maker) -> None:
+    text = run_table([make_record("overlapped-15-5", method="mib", step=1)])
+    kinds = [line.split("|")[5].strip().rstrip("?") for line in text.splitlines() if line.startswith("| MiB")]
+    assert kinds[0] == "own" and {"re-run", "not known"} <= set(kinds)
+    assert kinds == sorted(kinds, key=list(KINDS).index)
+
+
 def test_an_empty_store_has_no_table(tmp_path: Path, make_record: Maker) -> None:
     store = Store(tmp_path)
-    assert render_store(store, "markdown") == f"No finished runs in {tmp_path}."
+    nothing = f"No finished runs in {tmp_path}. `cispbench run` makes one, --results names another folder"
+    assert render_store(store, "markdown").startswith(nothing)
     store.write(make_record(step=3))
-    assert render_store(store, "markdown") == f"No finished runs in {tmp_path}."
+    assert render_store(store, "markdown").startswith(nothing)
 
 
 def test_seeds_are_averaged_and_counted(tmp_path: Path, make_record: Maker) -> None:
