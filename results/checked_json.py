@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cispbench.results.atomic import write_atomic
+from cispbench.splits.plain_files import read_plain
 
 _OPENING, _HEAD, _TAIL = b"{\n", b'{\n "sha256": "', b'",\n'
 _HEX = 64  # digits of a SHA-256 sum
@@ -56,8 +57,12 @@ def write_checked(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Return the mapping that ``write_checked`` wrote. Raises OSError, or ChecksumError for a damaged file."""
-    data = path.read_bytes()
+    """Return the mapping that ``write_checked`` wrote. Raises OSError as ``read_plain`` does, and ChecksumError."""
+    return parse_checked(read_plain(path))
+
+
+def parse_checked(data: bytes) -> dict[str, Any]:
+    """Return the mapping that the bytes of a file hold. Raises ChecksumError if they are not what was written."""
     verify_checksum(data)
     try:
         content = loads_once(data.decode())

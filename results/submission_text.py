@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cispbench.splits.errors import StoreError
-from cispbench.splits.plain_files import NotPlainError, open_plain
+from cispbench.splits.plain_files import open_plain
 
 MAX_BYTES = 32 * 1024**2  # 150 steps of ADE20K's 151 x 151 counts take half of it
 MAX_DEPTH = 16
@@ -33,10 +33,9 @@ def read_untrusted(path: Path) -> Any:
     try:
         with open_plain(path) as file:
             content = file.read(MAX_BYTES + 1)
-    except NotPlainError as error:
-        raise StoreError(f"{path} is {str(error).removeprefix('it is ')}.", hint="Name a file of JSON.") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}.", hint="Check its name and permissions.") from error
+        reason = error.strerror or error
+        raise StoreError(f"cannot read {path}: {reason}.", hint="Check its name and permissions.") from error
     return parse_untrusted(content, str(path))
 
 

@@ -165,7 +165,7 @@ def test_a_folder_without_a_manifest_is_set_aside_and_that_is_said(done: Any, fi
     path.unlink()
     path.mkdir()
     shutil.rmtree(done.out)
-    assert f"{path} is damaged: it is not a file" in done.succeed(done.tiny("--quiet")).stderr
+    assert f"{path} is damaged: it is a folder, not a plain file" in done.succeed(done.tiny("--quiet")).stderr
     assert done.outcome() == finished.outcome()
 
 

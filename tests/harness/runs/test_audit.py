@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -151,14 +152,14 @@ def test_a_file_that_cannot_be_read_is_a_finding_and_the_rest_is_audited(
     store: StepStore, step: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = step.glob(f"{name}*")
-    right = Path.read_bytes
+    right = os.open
 
-    def fail(self: Path) -> bytes:
-        if self == path:
+    def fail(name: Any, *flags: int) -> int:
+        if name == path:
             raise OSError(errno.EIO, "Input/output error")
-        return right(self)
+        return right(name, *flags)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     audit = audit_steps(store)
     (found,) = audit.findings
     assert found.damaged and str(path) in found.what and found.next_action
