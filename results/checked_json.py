@@ -15,6 +15,7 @@ from typing import Any
 
 from cispbench.results.atomic import write_atomic
 from cispbench.splits.plain_files import read_plain
+from cispbench.splits.printable import shown
 
 _OPENING, _HEAD, _TAIL = b"{\n", b'{\n "sha256": "', b'",\n'
 _HEX = 64  # digits of a SHA-256 sum
@@ -80,15 +81,16 @@ def loads_once(text: str) -> Any:
     Python's own parser takes the last of two equal keys, other parsers take the first: such a file has two meanings.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON by its members. Raises ValueError for a key that occurs twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return content

@@ -14,9 +14,10 @@ from cispbench.results.record import StepRecord
 from cispbench.results.record_files import run_files, run_folders
 from cispbench.results.store import Store, read_record
 from cispbench.results.submission_checks import problems
-from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
+from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted
 from cispbench.splits.errors import StoreError
 from cispbench.splits.plain_files import read_plain
+from cispbench.splits.printable import shown
 from cispbench.splits.strict_fields import read_fields, refusal
 
 SCHEMA = 1

@@ -51,7 +51,7 @@ def test_a_file_without_a_checksum_says_so() -> None:
 
 
 def test_a_key_that_stands_there_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="'all' stands there twice"):
+    with pytest.raises(ValueError, match="'all' occurs twice"):
         loads_once('{"a": {"all": 1, "all": 2}}')
 
 
