@@ -35,7 +35,7 @@ class BaselineUpdate:
 
 
 @dataclass(frozen=True)
-class StoreAudit:
+class StoreChoice:
     """Whether the stores themselves are checked, and records without a checksum are written anew."""
 
     store: bool
@@ -73,7 +73,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
                  help="With --update: the command that makes the runs. [as before]"),
 )  # fmt: skip
 @collected(
-    StoreAudit, "audit",
+    StoreChoice, "audit",
     click.option("--store", is_flag=True, help="Compare nothing: read all of the store, and list what is wrong."),
     click.option("--rewrite", is_flag=True,
                  help="With --store: if all is well, add a checksum to records of earlier versions."),
@@ -84,7 +84,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 @click.pass_context
 def check(
     context: click.Context, out: Path, runs: RunFilter, rules: CheckRules, baseline: BaselineUpdate,
-    audit: StoreAudit, as_json: bool,
+    audit: StoreChoice, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare measured runs with baselines or published numbers.
 
