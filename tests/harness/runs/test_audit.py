@@ -50,10 +50,10 @@ def state(root: Path) -> dict[str, str]:
 def cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = os.open
 
-    def fail(name: Any, *flags: int) -> int:
+    def fail(name: Any, *args: int, **more: Any) -> int:
         if name == path:
             raise OSError(errno.EIO, "Input/output error")
-        return right(name, *flags)
+        return right(name, *args, **more)
 
     monkeypatch.setattr(os, "open", fail)
 
