@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from cispbench.harness.commands.options import JSON, METHOD_GLOB, RESULTS, SETTING_GLOB, RunFilter, collected
+from cispbench.harness.commands.options import (
+    JSON,
+    METHOD_GLOB,
+    RESULTS,
+    SETTING_GLOB,
+    RunFilter,
+    collected,
+    refuse_given,
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ def check(
     if (audit.rewrite or audit.steps_dir) and not audit.store:
         raise UsageError("--rewrite and --steps-dir go with --store.")
     if audit.store:
-        _refuse_others(context)
+        kept = {"out", "store", "rewrite", "steps_dir", "as_json"}
+        refuse_given({str(option.name) for option in context.command.params} - kept, "--store, which compares nothing")
         sound = audit_stores(named_store(out), audit.steps_dir, rewrite=audit.rewrite, as_json=as_json)
         context.exit(0 if sound else 1)
     if not baseline.update and (baseline.reason, baseline.machine, baseline.made_by) != (None, None, None):
@@ -132,14 +140,3 @@ def check(
             hint="Give --results the --out of the runs, or give --allow-empty.",
         )
     context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)
-
-
-def _refuse_others(context: click.Context) -> None:
-    """Raise UsageError for an option of the comparison beside --store, which compares nothing."""
-    from cispbench.splits.errors import UsageError
-
-    for option in context.command.params:
-        name = str(option.name)
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if given and name not in ("out", "store", "rewrite", "steps_dir", "as_json"):
-            raise UsageError(f"{option.opts[0]} does not go with --store, which compares nothing.")

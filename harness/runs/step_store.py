@@ -24,6 +24,7 @@ from cispbench.harness.machine.locks import who_holds
 from cispbench.harness.runs.step_files import MANIFEST_SCHEMA, evaluation_name, read_evaluation, read_manifest
 from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
 from cispbench.results.checked_json import write_checked
+from cispbench.results.record_files import list_folder
 from cispbench.splits.errors import StoreError
 from cispbench.splits.plain_files import NotPlainError, open_plain
 
@@ -69,8 +70,9 @@ class StepStore:
 
     def published(self) -> list[str]:
         """Return the keys of all finished steps, sorted."""
-        names = {path.parent.name for path in self.root.glob(f"steps/*/{MANIFEST}")}
-        return sorted(name for name in names if "." not in name)  # drafts and damaged steps have a dot
+        folders, _, links = list_folder(self.root / "steps")
+        names = sorted(path.name for path in (*folders, *links))
+        return [name for name in names if "." not in name and self.has(name)]  # drafts and damaged steps have a dot
 
     def has(self, key: str) -> bool:
         """Whether the step is finished."""

@@ -26,13 +26,13 @@ def test_the_leaderboard_shows_the_published_numbers_and_says_that_nothing_is_me
     for file in ("leaderboard.md", "leaderboard/index.html"):
         text = (empty / "site" / file).read_text(encoding="utf-8")
         assert "Nothing is measured" in text and "77.19" in text
-    assert not (empty / "results").exists()
-    assert run("leaderboard").exit_code == 0 and (empty / "results" / "leaderboard" / "index.html").exists()
+    assert not (empty / "cispbench-results").exists()
+    assert run("leaderboard").exit_code == 0 and (empty / "cispbench-results" / "leaderboard" / "index.html").exists()
 
 
 def test_the_table_says_that_nothing_is_measured() -> None:
     done = run("table")
-    assert done.exit_code == 0 and "No finished runs in results." in done.output and "--paper" in done.output
+    assert done.exit_code == 0 and "No finished runs in cispbench-results." in done.output and "--paper" in done.output
     paper = run("table", "--paper", "mbs")
     assert paper.exit_code == 0 and "77.19" in paper.output and "Not measured here yet." in paper.output
 

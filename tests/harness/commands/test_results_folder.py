@@ -46,4 +46,4 @@ def test_a_variable_names_the_folder_once_for_all(
     monkeypatch.setenv("CISPBENCH_RESULTS", str(finished.out))
     assert "mbs" in commands.succeed(["table"]).stdout
     monkeypatch.setenv("CISPBENCH_RESULTS", "")
-    commands.refused(1, ["table"], "the store cispbench-results does not exist", "--results")
+    commands.refused(1, ["check"], "the store cispbench-results does not exist", "--results")
