@@ -18,7 +18,7 @@ from cispbench.harness.machine.seeds import derive_seed, random_states, restore_
 from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, read_checkpoint, write_checkpoint
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.state import TrainingState
-from cispbench.splits.errors import CispbenchError, MethodError, RunError
+from cispbench.splits.errors import CispbenchError, MethodError, RunError, describe_error
 
 
 def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float) -> None:
@@ -120,9 +120,8 @@ def _explained(job: TrainingJob, kind: type[CispbenchError], what: str) -> Itera
     except (CispbenchError, DamagedCheckpointError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raised = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise kind(
-            f"the checkpoint {job.checkpoint} is not damaged, but {what}: {raised}.",
+            f"the checkpoint {job.checkpoint} is not damaged, but {what}: {describe_error(error)}.",
             hint="If the code has changed, raise its version: the step then has another key. To start this step anew, "
             "delete the checkpoint.",
         ) from error

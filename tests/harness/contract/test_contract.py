@@ -402,7 +402,7 @@ def test_a_fault_is_named_by_its_rule_and_by_no_other(name):
         ("previous-untouched", PreviousInTraining, "the previous model has changed: training ("),
         ("previous-untouched", ThawsPrevious, ".requires_grad and "),
         ("state-exact", Remembers, "resumed by a new instance of the method, after step 1 the weights or"),
-        ("state-exact", CannotResume, "step 1 starts anew: its checkpoint cannot be restored"),
+        ("state-exact", CannotResume, "load_state_dict raised MethodError: the checkpoint"),
         ("state-exact", KeepsNumbers, "the state of the method is wrong: seen is a int"),
         ("state-exact", SharesMemory, "the state of the method is wrong: it cannot be written"),
         ("new-classes-one-and-many", TenAreTooMany, "with ten new classes initialise raised ValueError: too many"),
