@@ -17,6 +17,7 @@ from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.seeds import derive_seed, random_states, restore_random_states, seed_everything
 from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, read_checkpoint, write_checkpoint
 from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.other_code import is_other_code
 from cispbench.harness.training.state import TrainingState
 from cispbench.splits.errors import CispbenchError, MethodError, RunError, describe_error
 
@@ -79,18 +80,12 @@ def _read(job: TrainingJob) -> dict[str, Any] | None:
     except DamagedCheckpointError as error:
         _start_anew(job, f"is damaged ({error})")
         return None
-    if content is not None and _is_of_other_code(job, *content.get("code", (None, None))):
+    now = job.method.name, job.code
+    # Half a step each of two codes would be a result of neither.
+    if content is not None and is_other_code(now, content.get("code", (None, None))):
         _start_anew(job, f"was written by other code of {job.method.name}")
         return None
     return content
-
-
-def _is_of_other_code(job: TrainingJob, name: str | None, code: str | None) -> bool:
-    """Return whether the method's code has been edited since: half a step each would be a result of neither.
-
-    The base of another method may be gone on with: what such methods share at step 0 is the same.
-    """
-    return name == job.method.name and None not in (code, job.code) and code != job.code
 
 
 def _start_anew(job: TrainingJob, why: str) -> None:
