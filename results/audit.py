@@ -20,27 +20,31 @@ _BEGINNING = 128  # bytes of a file that tell whether it carries a checksum
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A file or folder, what is wrong with it, and what to do."""
+class Finding:
+    """A file or folder, a sentence that names it and says what was found, and what to do.
+
+    ``damaged``: its content is wrong or cannot be read. All else is left over, and harms nothing.
+    """
 
     path: Path
     what: str
     action: str
+    damaged: bool = True
 
 
 @dataclass(frozen=True)
-class Audit:
+class RecordsAudit:
     """How many records and runs were read without an error, how many without a checksum, and all that is wrong."""
 
     records: int
     runs: int
     unchecked: tuple[Path, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
 
 
-def audit_records(store: Store) -> Audit:
+def audit_records(store: Store) -> RecordsAudit:
     """Read every file below the store's folder ``runs`` by all rules for records and runs."""
-    problems: list[Problem] = []
+    problems: list[Finding] = []
     unchecked: list[Path] = []
     runs = records = 0
     # Run by run: all records of a large store do not fit into memory.
@@ -50,14 +54,14 @@ def audit_records(store: Store) -> Audit:
         others: list[Path] = []
         for path in paths:
             (named if at_home and named_as_record(path) else others).append(path)
-        problems += [Problem(path, f"{path} is no record, and nothing reads it.", _HOME) for path in others]
+        problems += [Finding(path, f"{path} is no record, and nothing reads it.", _HOME) for path in others]
         read = _audit_run(folder, named, problems)
         unchecked += [path for path in read if not has_checksum(read_file(path, _BEGINNING))]
         runs, records = runs + bool(read), records + len(read)
-    return Audit(records, runs, tuple(unchecked), tuple(problems))
+    return RecordsAudit(records, runs, tuple(unchecked), tuple(problems))
 
 
-def _audit_run(folder: Path, paths: list[Path], problems: list[Problem]) -> list[Path]:
+def _audit_run(folder: Path, paths: list[Path], problems: list[Finding]) -> list[Path]:
     """Return the files of a run that can be read, and note what is wrong with the others and with the whole."""
     records = {}
     for path in paths:
@@ -72,11 +76,11 @@ def _audit_run(folder: Path, paths: list[Path], problems: list[Problem]) -> list
     # A record that cannot be read is not missing.
     if len(records) == len(paths) and (missing := _missing(list(records.values()))):
         what = f"{folder} has no record of step {', '.join(map(str, missing))}, though of later ones."
-        problems.append(Problem(folder, what, "Restore it from version control, or rerun."))
+        problems.append(Finding(folder, what, "Restore it from version control, or rerun."))
     return list(records)
 
 
-def rewrite_records(found: Audit) -> None:
+def rewrite_records(found: RecordsAudit) -> None:
     """Write the records of an audit that carry no checksum anew, with one; nothing else in them changes.
 
     To be called where the audit has found no problem, which a checksum would hide. Raises StoreError.
@@ -91,7 +95,7 @@ def count_unchecked(store: Store) -> tuple[int, int]:
     return carried.count(False), len(carried)
 
 
-def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
+def _files(folder: Path, problems: list[Finding]) -> Iterator[Path]:
     """Yield all files below a folder, those of a run by step; note folders that cannot be read, and links."""
     try:
         listing = list_folder(folder)
@@ -114,5 +118,5 @@ def _missing(records: list[StepRecord]) -> list[int]:
     return sorted(set(range(first, max(there))) - there)
 
 
-def _problem(path: Path, error: StoreError) -> Problem:
-    return Problem(path, error.message, error.hint or "")
+def _problem(path: Path, error: StoreError) -> Finding:
+    return Finding(path, error.message, error.hint or "")

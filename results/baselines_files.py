@@ -10,6 +10,7 @@ from pathlib import Path
 from cispbench.results.atomic import make_folder, write_atomic
 from cispbench.results.checked_json import loads_once
 from cispbench.splits.errors import StoreError
+from cispbench.splits.plain_files import read_plain
 from cispbench.splits.strict_fields import read_fields
 
 SCHEMA = 1
@@ -104,7 +105,7 @@ def merged(old: Sequence[BaselineCell], new: Sequence[BaselineCell]) -> tuple[Ba
 
 def _read(path: Path) -> Baselines:
     try:
-        value = loads_once(path.read_text(encoding="utf-8"))
+        value = loads_once(read_plain(path).decode())
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}.", hint="Restore it from version control.") from error
     schema = value.get("schema") if isinstance(value, dict) else None

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cispbench.results.atomic import write_atomic
+from cispbench.splits.plain_files import read_plain
+from cispbench.splits.printable import shown
 
 _OPENING, _HEAD, _TAIL = b"{\n", b'{\n "sha256": "', b'",\n'
 _HEX = 64  # digits of a SHA-256 sum
@@ -56,8 +58,12 @@ def write_checked(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Return the mapping that ``write_checked`` wrote. Raises OSError, or ChecksumError for a damaged file."""
-    data = path.read_bytes()
+    """Return the mapping that ``write_checked`` wrote. Raises OSError as ``read_plain`` does, and ChecksumError."""
+    return parse_checked(read_plain(path))
+
+
+def parse_checked(data: bytes) -> dict[str, Any]:
+    """Return the mapping that the bytes of a file hold. Raises ChecksumError if they are not what was written."""
     verify_checksum(data)
     try:
         content = loads_once(data.decode())
@@ -75,15 +81,16 @@ def loads_once(text: str) -> Any:
     Python's own parser takes the last of two equal keys, other parsers take the first: such a file has two meanings.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON by its members. Raises ValueError for a key that occurs twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return content

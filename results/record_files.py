@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cispbench.results.record_fields import StepFacts
 from cispbench.splits.errors import StoreError
-from cispbench.splits.plain_files import NotPlainError, open_plain
+from cispbench.splits.plain_files import open_plain
 
 DEPTH = 4  # folders of data set, setting, method and run
 
@@ -111,9 +111,6 @@ def read_file(path: Path, size: int = -1) -> bytes:
     try:
         with open_plain(path, follow=False) as file:
             return file.read(size)
-    except NotPlainError as error:
-        reason = str(error).removeprefix("it is ")
-        raise StoreError(f"{path} is {reason}.", hint="Move it away: a record is a file of JSON.") from error
     except OSError as error:
         if path.is_symlink():
             raise linked(path) from error

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cispbench.results.record_fields import StepFacts
-from cispbench.results.submission_text import shown
 from cispbench.splits.errors import SettingError
+from cispbench.splits.printable import shown
 from cispbench.splits.selection import golden_list, golden_steps, has_golden
 from cispbench.splits.settings import Setting, parse_setting
 from cispbench.splits.strict_fields import read_fields

@@ -14,8 +14,10 @@ from cispbench.results.record import StepRecord
 from cispbench.results.record_files import run_files, run_folders
 from cispbench.results.store import Store, read_record
 from cispbench.results.submission_checks import problems
-from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted, shown
+from cispbench.results.submission_text import MAX_BYTES, content_digest, read_untrusted
 from cispbench.splits.errors import StoreError
+from cispbench.splits.plain_files import read_plain
+from cispbench.splits.printable import shown
 from cispbench.splits.strict_fields import read_fields, refusal
 
 SCHEMA = 1
@@ -72,7 +74,7 @@ def pack(records: Sequence[StepRecord], version: str) -> bytes:
 def write_submission(path: Path, data: bytes) -> None:
     """Write a submission; a file that holds it already is left. Raises StoreError if it holds anything else."""
     try:
-        there = path.read_bytes() if path.exists() else None
+        there = read_plain(path) if path.exists() else None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error}.", hint="Name another file by --to.") from error
     if there == data:

@@ -10,8 +10,8 @@ from operator import attrgetter
 
 from cispbench.results.record import StepRecord
 from cispbench.results.run_rules import KINDS, known_test, run_problems, scored_from_files, step_problems
-from cispbench.results.submission_text import shown
 from cispbench.splits.errors import SettingError
+from cispbench.splits.printable import shown
 from cispbench.splits.selection import has_golden
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,62}[A-Za-z0-9_+])?")

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cispbench.results.checked_json import unique_keys
 from cispbench.splits.errors import StoreError
-from cispbench.splits.plain_files import NotPlainError, open_plain
+from cispbench.splits.plain_files import open_plain
+from cispbench.splits.printable import shown
 
 MAX_BYTES = 32 * 1024**2  # 150 steps of ADE20K's 151 x 151 counts take half of it
 MAX_DEPTH = 16
@@ -25,7 +26,6 @@ _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff0-\uffff]"
 )
-_SHOWN = 80
 
 
 def read_untrusted(path: Path) -> Any:
@@ -33,10 +33,9 @@ def read_untrusted(path: Path) -> Any:
     try:
         with open_plain(path) as file:
             content = file.read(MAX_BYTES + 1)
-    except NotPlainError as error:
-        raise StoreError(f"{path} is {str(error).removeprefix('it is ')}.", hint="Name a file of JSON.") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}.", hint="Check its name and permissions.") from error
+        reason = error.strerror or error
+        raise StoreError(f"cannot read {path}: {reason}.", hint="Check its name and permissions.") from error
     return parse_untrusted(content, str(path))
 
 
@@ -55,14 +54,14 @@ def parse_untrusted(content: bytes, place: str) -> Any:
         if depth > MAX_DEPTH:
             raise StoreError(f"{place} nests values {depth} deep; {MAX_DEPTH} is the limit.")
         value = json.loads(
-            text, parse_int=_whole, parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=_unique
+            text, parse_int=_whole, parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=unique_keys
         )
         _check_texts(value)
     except UnicodeDecodeError as error:
         raise StoreError(f"{place} is no UTF-8 text (byte {error.start}).") from error
     except json.JSONDecodeError as error:
         raise StoreError(f"{place} is not valid JSON: {error}.") from error
-    except _RefusedError as error:
+    except ValueError as error:
         raise StoreError(f"{place}: {error}.") from error
     return value
 
@@ -71,16 +70,6 @@ def content_digest(value: Any) -> str:
     """Return the SHA-256 (hexadecimal) of a JSON value, whatever its layout and the order of its keys."""
     # Stored in submissions and keys: another separator or order would make all of them invalid.
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def shown(value: object) -> str:
-    """Return a value as an error shows it: on one line, in ASCII, cut where it is long."""
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-# ``parse_untrusted`` adds the place to what it says.
-class _RefusedError(Exception): ...
 
 
 def _depth(text: str) -> int:
@@ -94,27 +83,19 @@ def _depth(text: str) -> int:
 
 def _whole(text: str) -> int:
     if len(text) > len(str(-MAX_WHOLE)) or abs(int(text)) > MAX_WHOLE:
-        raise _RefusedError(f"the number {shown(text)} is beyond {MAX_WHOLE}")
+        raise ValueError(f"the number {shown(text)} is beyond {MAX_WHOLE}")
     return int(text)
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _RefusedError(f"the number {shown(text)} is too large")
+        raise ValueError(f"the number {shown(text)} is too large")
     return value
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise _RefusedError(f"{text} is no number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise _RefusedError(f"the key {shown(name)} occurs twice")
-    return found
+    raise ValueError(f"{text} is no number")
 
 
 def _check_texts(value: Any) -> None:
@@ -132,7 +113,7 @@ def _check_texts(value: Any) -> None:
 
 def _check_text(text: str, most: int) -> None:
     if len(text) > most:
-        raise _RefusedError(f"the text {shown(text)} has {len(text)} characters; {most} is the limit")
+        raise ValueError(f"the text {shown(text)} has {len(text)} characters; {most} is the limit")
     hidden = _HIDDEN.search(text)
     if hidden is not None:
-        raise _RefusedError(f"the text {shown(text)} holds the character U+{ord(hidden[0]):04X}")
+        raise ValueError(f"the text {shown(text)} holds the character U+{ord(hidden[0]):04X}")

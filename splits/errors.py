@@ -54,6 +54,12 @@ class RunError(CispbenchError):
     """A run that cannot go on."""
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the kind of any error and the first line of its text, without the full stop."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": .")
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``Did you mean 'x'?`` for the closest choice, else the list of all choices."""
     known = sorted(choices)

@@ -13,8 +13,11 @@ _KINDS = {
 }  # fmt: skip
 
 
-class NotPlainError(OSError):
-    """A path that is not a plain file, or a file that is too large. The message begins with "it", and names no file."""
+class NotPlainError(OSError, ValueError):
+    """A path that is not a plain file, or a file that is too large. The message begins with "it", and names no file.
+
+    It is a ValueError, too: what lies there is wrong, while other OSErrors may pass.
+    """
 
 
 def open_plain(path: Path, *, follow: bool = True) -> BufferedReader:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
-from cispbench.splits.errors import CispbenchError, UsageError, nearest
+from cispbench.splits.errors import CispbenchError, UsageError, describe_error, nearest
 
 Plugin = TypeVar("Plugin")
 
@@ -113,8 +113,7 @@ class Registry(Generic[Plugin]):
 def _described(error: Exception) -> str:
     """Return the kind of an error, the first line of its text, and the file and line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    lines = str(error).splitlines() or [""]
-    text = f"{type(error).__name__}: {lines[0]}".rstrip(": .")
+    text = describe_error(error)
     return text if isinstance(error, ImportError | AttributeError) else f"{text} ({last.filename}:{last.lineno})"
 
 

@@ -16,6 +16,7 @@ from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cispbench.splits.errors import CispbenchError, StoreError, nearest
+from cispbench.splits.printable import cut, shown
 from cispbench.splits.ranges import Range
 
 T = TypeVar("T")
@@ -25,7 +26,6 @@ _Reader = Callable[[object, str, "list[str]"], Any]
 
 MAX_WHOLE = 2**63 - 1  # what numpy, torch and other readers of the files can hold
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold: bytes that were not UTF-8
-_LONGEST = 60  # characters of a value that an error shows
 _MOST = 8  # problems that an error lists
 
 
@@ -90,28 +90,17 @@ def refusal(place: str, problems: list[str], error: type[CispbenchError]) -> Cis
 
 
 def _wrong(field: str, value: object, wanted: str) -> str:
-    return f"{field or 'the value'} is {_shown(value)}, not {wanted}."
+    return f"{field or 'the value'} is {shown(value)}, not {wanted}."
 
 
 def _unknown(field: str, key: object, known: Mapping[str, Any]) -> str:
     # A key can be as long as its file; ``nearest`` compares every character.
-    name = _cut(str(key))
+    name = cut(str(key))
     return f"unknown key {_join(field, name)!r}. {nearest(name, known)}"
 
 
 def _join(field: str, key: str) -> str:
-    return f"{field}.{_cut(key)}" if field else _cut(key)
-
-
-def _shown(value: object) -> str:
-    try:
-        return _cut(repr(value))
-    except ValueError:  # Python writes out no number of more than some thousand digits
-        return "a number of thousands of digits"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return f"{field}.{cut(key)}" if field else cut(key)
 
 
 @cache
@@ -208,7 +197,7 @@ def _read_dict(hint: Any, value: object, field: str, problems: list[str]) -> Any
         problems.append(_wrong(field, value, "a mapping with words as keys"))
         return None
     if wrong := [key for key in value if _SURROGATE.search(key)]:
-        problems.append(f"{field or 'the value'} has the key {_shown(wrong[0])}, which cannot be written as UTF-8.")
+        problems.append(f"{field or 'the value'} has the key {shown(wrong[0])}, which cannot be written as UTF-8.")
         return None
     _, inner = get_args(hint)
     if inner is Any:

@@ -19,12 +19,12 @@ import yaml
 
 from cispbench.splits.errors import CispbenchError
 from cispbench.splits.plain_files import read_plain
+from cispbench.splits.printable import LONGEST, shown
 from cispbench.splits.strict_fields import MAX_WHOLE
 
 MAX_BYTES = 16 * 1024**2
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000  # of one document, with every alias written out
-_SHOWN = 60  # characters of a value that an error shows
 _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -65,7 +65,7 @@ class _Open:
         elif isinstance(value, (list, dict)):
             raise _RefusedError("a key is a list or a mapping; keys are words", mark)
         elif value in self.value:
-            raise _RefusedError(f"the key {_shown(value)} occurs twice", mark)
+            raise _RefusedError(f"the key {shown(value)} occurs twice", mark)
         else:
             self.key.append(value)
 
@@ -76,7 +76,7 @@ def parse_yaml(text: str, place: str = "text") -> Any:
         return _document(yaml.parse(text, Loader=_PARSER))
     except UnicodeEncodeError as error:  # lone surrogates: what is left of bytes that are not UTF-8
         line = text.count("\n", 0, error.start) + 1
-        raise CispbenchError(f"{place}, line {line}: {_shown(text[error.start])} is no character.") from error
+        raise CispbenchError(f"{place}, line {line}: {shown(text[error.start])} is no character.") from error
     except yaml.reader.ReaderError as error:
         raise CispbenchError(f"{place} is not valid YAML: {error.reason} (position {error.position}).") from error
     except (yaml.MarkedYAMLError, _RefusedError) as error:
@@ -116,7 +116,7 @@ def _document(events: Iterator[Any]) -> Any:
             value, size, anchor = _scalar(event), 1, event.anchor
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchors:
-                raise _RefusedError(f"the alias {_shown(event.anchor)} names nothing before it", event.start_mark)
+                raise _RefusedError(f"the alias {shown(event.anchor)} names nothing before it", event.start_mark)
             (value, size), anchor = anchors[event.anchor], None
         else:
             if isinstance(event, yaml.DocumentStartEvent) and opened[0].value:
@@ -130,7 +130,7 @@ def _document(events: Iterator[Any]) -> Any:
 
 def _no_tag(event: Any) -> None:
     if event.tag is not None:
-        raise _RefusedError(f"the tag {_shown(event.tag)} is not known here; write the plain value", event.start_mark)
+        raise _RefusedError(f"the tag {shown(event.tag)} is not known here; write the plain value", event.start_mark)
 
 
 def _scalar(event: Any) -> Any:
@@ -142,18 +142,13 @@ def _scalar(event: Any) -> Any:
         return _CONSTANTS[text]
     if _WHOLE.fullmatch(text):
         # The length first: Python takes no text of more than some thousand digits for a number.
-        number = int(text, 0 if text[:2] in ("0x", "0o") else 10) if len(text) <= _SHOWN else MAX_WHOLE + 1
+        number = int(text, 0 if text[:2] in ("0x", "0o") else 10) if len(text) <= LONGEST else MAX_WHOLE + 1
         if abs(number) > MAX_WHOLE:
-            raise _RefusedError(f"the number {_shown(text)} is beyond {MAX_WHOLE}", event.start_mark)
+            raise _RefusedError(f"the number {shown(text)} is beyond {MAX_WHOLE}", event.start_mark)
         return number
     if _FLOAT.fullmatch(text):
         value = float(text)
         if math.isinf(value):
-            raise _RefusedError(f"the number {_shown(text)} is too large", event.start_mark)
+            raise _RefusedError(f"the number {shown(text)} is too large", event.start_mark)
         return value
     return text
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

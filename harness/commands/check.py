@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from cispbench.harness.commands.options import JSON, METHOD_GLOB, RESULTS, SETTING_GLOB, RunFilter, collected
+from cispbench.harness.commands.options import (
+    JSON,
+    METHOD_GLOB,
+    RESULTS,
+    SETTING_GLOB,
+    RunFilter,
+    collected,
+    refuse_given,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class BaselineUpdate:
 
 
 @dataclass(frozen=True)
-class StoreAudit:
+class StoreChoice:
     """Whether the stores themselves are checked, and records without a checksum are written anew."""
 
     store: bool
@@ -73,7 +80,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
                  help="With --update: the command that makes the runs. [as before]"),
 )  # fmt: skip
 @collected(
-    StoreAudit, "audit",
+    StoreChoice, "audit",
     click.option("--store", is_flag=True, help="Compare nothing: read all of the store, and list what is wrong."),
     click.option("--rewrite", is_flag=True,
                  help="With --store: if all is well, add a checksum to records of earlier versions."),
@@ -84,7 +91,7 @@ def _number(context: click.Context, option: click.Parameter, value: float | None
 @click.pass_context
 def check(
     context: click.Context, out: Path, runs: RunFilter, rules: CheckRules, baseline: BaselineUpdate,
-    audit: StoreAudit, as_json: bool,
+    audit: StoreChoice, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare measured runs with baselines or published numbers.
 
@@ -112,7 +119,8 @@ def check(
     if (audit.rewrite or audit.steps_dir) and not audit.store:
         raise UsageError("--rewrite and --steps-dir go with --store.")
     if audit.store:
-        _refuse_others(context)
+        kept = {"out", "store", "rewrite", "steps_dir", "as_json"}
+        refuse_given({str(option.name) for option in context.command.params} - kept, "--store, which compares nothing")
         sound = audit_stores(named_store(out), audit.steps_dir, rewrite=audit.rewrite, as_json=as_json)
         context.exit(0 if sound else 1)
     if not baseline.update and (baseline.reason, baseline.machine, baseline.made_by) != (None, None, None):
@@ -133,14 +141,3 @@ def check(
             hint="Name the folder of the runs by --results, or let it pass by --allow-empty.",
         )
     context.exit(1 if found.count("worse") or (rules.complete and found.count("missing")) else 0)
-
-
-def _refuse_others(context: click.Context) -> None:
-    """Raise UsageError for an option of the comparison beside --store, which compares nothing."""
-    from cispbench.splits.errors import UsageError
-
-    for option in context.command.params:
-        name = str(option.name)
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if given and name not in ("out", "store", "rewrite", "steps_dir", "as_json"):
-            raise UsageError(f"{option.opts[0]} does not go with --store, which compares nothing.")

@@ -6,15 +6,17 @@ that a command takes ``request: RunRequest`` in place of a dozen parameters, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cispbench.harness.runs.request import RunRequest
+from cispbench.splits.errors import UsageError
 
 if TYPE_CHECKING:
     from cispbench.reports.tables.runs import Selection
@@ -131,3 +133,15 @@ RECIPE = (PROFILE, MODEL, OVERRIDES)  # what decides a recipe, besides method an
 def run_request(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return a decorator that passes a ``RunRequest`` as the argument ``request``."""
     return collected(RunRequest, "request", *options)
+
+
+def is_given(name: str) -> bool:
+    """Return whether a parameter of the command that runs is somebody's choice, not its default."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def refuse_given(names: Collection[str], beside: str) -> None:
+    """Raise UsageError for an option among ``names`` that was given; ``beside``: what it does not go with."""
+    for option in click.get_current_context().command.params:
+        if option.name in names and is_given(option.name):
+            raise UsageError(f"{option.opts[0]} does not go with {beside}.", hint="Leave one of them out.")

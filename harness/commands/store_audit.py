@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from cispbench.harness.runs.audit import StoreAudit
-    from cispbench.results.audit import Audit
+    from cispbench.harness.runs.audit import StepsAudit
+    from cispbench.results.audit import Finding, RecordsAudit
     from cispbench.results.store import Store
 
 
@@ -38,7 +39,7 @@ def audit_stores(records: Store, steps_dir: Path | None, *, rewrite: bool, as_js
     return not found.problems and (steps is None or steps.sound)
 
 
-def _audit_steps(folder: Path) -> StoreAudit:
+def _audit_steps(folder: Path) -> StepsAudit:
     from cispbench.harness.runs.audit import audit_steps
     from cispbench.harness.runs.step_store import StepStore
     from cispbench.splits.errors import StoreError
@@ -48,25 +49,27 @@ def _audit_steps(folder: Path) -> StoreAudit:
     return audit_steps(StepStore(folder))
 
 
-def _records_json(found: Audit, rewritten: int) -> dict[str, Any]:
-    problems = [{"file": str(entry.path), "what": entry.what, "action": entry.action} for entry in found.problems]
+def _records_json(found: RecordsAudit, rewritten: int) -> dict[str, Any]:
     return {
         "records": found.records, "runs": found.runs, "without_checksum": len(found.unchecked) - rewritten,
-        "rewritten": rewritten, "problems": problems,
+        "rewritten": rewritten, "problems": _findings_json(found.problems),
     }  # fmt: skip
 
 
-def _steps_json(found: StoreAudit | None) -> dict[str, Any] | None:
+def _steps_json(found: StepsAudit | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    findings = [
-        {"place": str(entry.place), "what": entry.what, "action": entry.next_action, "damaged": entry.damaged}
-        for entry in found.findings
+    return {"counts": dict(found.counts), "findings": _findings_json(found.findings)}
+
+
+def _findings_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    return [
+        {"file": str(entry.path), "what": entry.what, "action": entry.action, "damaged": entry.damaged}
+        for entry in findings
     ]
-    return {"counts": dict(found.counts), "findings": findings}
 
 
-def _records_text(found: Audit, out: Path, rewritten: int, *, asked: bool) -> list[str]:
+def _records_text(found: RecordsAudit, out: Path, rewritten: int, *, asked: bool) -> list[str]:
     lines = [f"{entry.what} {entry.action}" for entry in found.problems]
     without = len(found.unchecked) - rewritten
     lines.append(f"{out}: {found.records} records of {found.runs} runs read, {without} of them without a checksum.")
@@ -80,12 +83,8 @@ def _records_text(found: Audit, out: Path, rewritten: int, *, asked: bool) -> li
     return lines
 
 
-def _steps_text(found: StoreAudit, folder: Path) -> list[str]:
-    lines = []
-    for entry in found.findings:
-        # Messages about damage begin with the file; the others need its name.
-        what = entry.what if entry.damaged else f"{entry.place}: {entry.what}."
-        lines.append(f"{what} {entry.next_action}")
+def _steps_text(found: StepsAudit, folder: Path) -> list[str]:
+    lines = [f"{entry.what} {entry.action}" for entry in found.findings]
     counts = found.counts
     without = counts["manifests without checksum"]
     lines.append(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
+from cispbench.harness.commands.options import is_given
 from cispbench.splits.errors import StoreError
 
 if TYPE_CHECKING:
@@ -52,5 +52,4 @@ def reported_store(out: Path) -> Store:
     """
     from cispbench.results.store import Store
 
-    named = click.get_current_context().get_parameter_source("out") is not ParameterSource.DEFAULT
-    return existing_store(out) if named or out.is_dir() else Store(out)
+    return existing_store(out) if is_given("out") or out.is_dir() else Store(out)

@@ -44,7 +44,7 @@ def print_outcome(graph: Graph, records: Store, outcome: SweepOutcome, printing:
         ]  # fmt: skip
         click.echo(json.dumps({"finished": outcome.finished, "failed": failed, "runs": rows}))
     else:
-        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{run_table(rows, sys.stdout.isatty())}")
+        click.echo(f"{number_of(outcome.finished, 'step')} finished now.\n\n{runs_table(rows, sys.stdout.isatty())}")
     if outcome.failures:
         reasons = [
             f"{entry.node.name}: {entry.reason}" + (f" Log: {entry.log}" if entry.log else "")
@@ -68,7 +68,7 @@ def _run_rows(graph: Graph, records: Store, protocol: str) -> list[dict[str, Any
     return [{**run_json(record), **scores_json(score_record(record, protocol))} for record in found]
 
 
-def run_table(rows: list[dict[str, Any]], terminal: bool = False) -> str:
+def runs_table(rows: list[dict[str, Any]], terminal: bool = False) -> str:
     """Return the table of finished runs, Markdown or for a terminal, and below it each warning once."""
 
     def number(value: float | None) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from cispbench.harness.commands.options import (
     JSON,
@@ -18,6 +17,8 @@ from cispbench.harness.commands.options import (
     SETTING_GLOB,
     RunFilter,
     collected,
+    is_given,
+    refuse_given,
 )
 from cispbench.splits.errors import UsageError
 
@@ -103,14 +104,13 @@ def table(
 
     load_protocol(protocol)
     # The default protocol is nobody's choice, so that only one that is named contradicts --compare-protocols.
-    explicit = click.get_current_context().get_parameter_source("protocol") is not ParameterSource.DEFAULT
-    if compare_protocols and explicit:
+    if compare_protocols and is_given("protocol"):
         raise UsageError("--compare-protocols shows every protocol.", hint=f"Leave --protocol {protocol} out.")
     form = choose_format(file.form, file.output, file.as_json, sys.stdout.isatty())
     if compare_protocols and form not in ("terminal", "markdown", "json"):
         raise UsageError(f"--compare-protocols has no format {form!r}.", hint="It has terminal, markdown and json.")
     if numbers.paper is not None:
-        _refuse_with_paper()
+        refuse_given(_NOT_WITH_PAPER, "--paper")
     options = table_options(numbers.columns, numbers.metrics, numbers.decimals, numbers.published, form)
     selection, store = runs.selection(), reported_store(out)
     marked = file.output is None and sys.stdout.isatty()
@@ -125,12 +125,3 @@ def table(
         click.echo(text, nl=bool(text) and not text.endswith("\n"))
     else:
         write_text(file.output, text)
-
-
-def _refuse_with_paper() -> None:
-    """Raise UsageError if an option was named that chooses runs or columns: the table of a paper has its own."""
-    context = click.get_current_context()
-    for name in context.params:
-        if name in _NOT_WITH_PAPER and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = next(option for option in context.command.params if option.name == name)
-            raise UsageError(f"{option.opts[0]} does not go with --paper.", hint="Leave one of them out.")

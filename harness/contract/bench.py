@@ -30,7 +30,7 @@ from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.training.job import StoppedError
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store
-from cispbench.splits.errors import DataError, MethodError, StoreError, UsageError
+from cispbench.splits.errors import DataError, MethodError, StoreError, UsageError, describe_error
 from cispbench.splits.settings import Setting, parse_setting
 
 SEED = 0
@@ -105,7 +105,7 @@ class Bench:
             return self.cls(options)
         except Exception as error:
             raise MethodError(
-                f"the method {self.cls.name!r} cannot be made from its options: {type(error).__name__}: {error}.",
+                f"the method {self.cls.name!r} cannot be made from its options: {describe_error(error)}.",
                 hint="A Method is made by Method(options), and implements `losses`.",
             ) from error
 
@@ -118,7 +118,7 @@ class Bench:
         except Exception as error:
             raise MethodError(
                 f"the method {self.cls.name!r} fails to say whether it serves {chosen.name} with {self.model}: "
-                f"{type(error).__name__}: {error}.",
+                f"{describe_error(error)}.",
                 hint="Let `unsupported` return a reason, or None.",
             ) from error
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cispbench.harness.contract.verdict import Location
 from cispbench.harness.method import Batch, StepContext
+from cispbench.splits.errors import describe_error
 
 State = dict[str, Tensor]
 Snapshot = Mapping[str, Tensor | bool]
@@ -91,7 +92,9 @@ class RecordedTraining:
     @property
     def failure(self) -> str | None:
         """What failed, in words; None for a training that reached its end."""
-        return None if self.error is None else f"{self.calling or 'the training loop'} raised {describe(self.error)}"
+        return (
+            None if self.error is None else f"{self.calling or 'the training loop'} raised {describe_error(self.error)}"
+        )
 
     def calls(self) -> Iterator[tuple[RecordedCall, Location]]:
         """Yield every call of ``losses`` with its location."""
@@ -105,9 +108,6 @@ class RecordedTraining:
             return f"the training stops: {other.failure}"
         for mine, theirs in zip(self.steps, other.steps, strict=True):
             step = mine.context.step
-            # The loop trains a step anew if a checkpoint cannot be restored.
-            if len(theirs.calls) > len(mine.calls):
-                return f"step {step} starts anew: its checkpoint cannot be restored"
             for one, two in zip(mine.calls, theirs.calls, strict=True):
                 for _, found in differing_terms(one.values, two.values):
                     return f"at step {step} {found}"
@@ -161,13 +161,8 @@ def state_fault(state: Any) -> str | None:
     try:
         save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
     except Exception as error:  # noqa: BLE001 (whatever the library raises for this state)
-        return f"it cannot be written: {describe(error)}"
+        return f"it cannot be written: {describe_error(error)}"
     return None
-
-
-def describe(error: Exception) -> str:
-    """Return the type and the first line of an error."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from cispbench.harness.data.png import SIGNATURE, check_png
 from cispbench.harness.machine.lazy import torch
 from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
-from cispbench.splits.plain_files import NotPlainError, read_plain
+from cispbench.splits.plain_files import read_plain
 from cispbench.splits.settings import VOID
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ def read_pair(pair: Pair, dataset: str, digests: Digests | None = None) -> tuple
 def read_regular_file(path: Path, what: str) -> bytes:
     """Read a whole file; ``what`` names it in errors. Raises DataError, also for a device, pipe, socket or folder."""
     with _as_data_error(what, path):
-        try:
-            return read_plain(path)
-        except NotPlainError as error:
-            raise DataError(f"the {what} {path} is {str(error).removeprefix('it is ')}.", hint=_AGAIN) from error
+        return read_plain(path)
 
 
 def check_image(path: Path, content: bytes) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from cispbench.results.atomic import explain_os_error, sync_folder
@@ -25,12 +24,3 @@ def set_aside(path: Path) -> Path:
     except OSError as error:
         raise explain_os_error("set aside", path, error) from error
     return aside
-
-
-def require_file(path: Path) -> None:
-    """Raise ValueError if ``path`` is a folder, a pipe or the like: to open a pipe would wait for a writer.
-
-    Raises OSError if there is nothing, or the disk fails.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not a file")

@@ -90,11 +90,6 @@ MODELS: Registry[ModelSpec] = Registry(
 )
 
 
-def model_names() -> list[str]:
-    """Return the names of all installed models, sorted, without importing any."""
-    return MODELS.names()
-
-
 def model_spec(name: str) -> ModelSpec:
     """Return a model's facts. Raises UsageError with the nearest name, CispbenchError for a broken plug-in."""
     return MODELS.load(name)

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from cispbench.harness.models.weights_checks import check_tensors, check_torch_file, numpy_stand_ins, short
+from cispbench.harness.models.weights_checks import check_tensors, check_torch_file, numpy_stand_ins
 from cispbench.splits.errors import WeightsError
 from cispbench.splits.plain_files import open_plain
+from cispbench.splits.printable import shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,7 +66,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} holds no named tensors but {type(content).__name__}.", hint="Save a state_dict.")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(f"{path} holds {type(value).__name__} as {short(key)}.", hint="Save the tensors alone.")
+            raise WeightsError(f"{path} holds {type(value).__name__} as {shown(key)}.", hint="Save the tensors alone.")
     check_tensors(content, path)
     state = {key.removeprefix("module."): value for key, value in content.items()}
     if len(state) < len(content):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cispbench.splits.errors import WeightsError
+from cispbench.splits.printable import cut, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,12 +59,12 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
         raise ValueError("it is an archive with two meanings")
     for part in parts:
         if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
-            raise ValueError(f"its part {part.filename[:80]!r} is compressed, as torch.save never does")
+            raise ValueError(f"its part {shown(part.filename)} is compressed, as torch.save never does")
     pickles = [part for part in parts if part.filename.endswith("data.pkl")]
     if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
         raise ValueError("it is no archive of torch.save")
     if (damaged := archive.testzip()) is not None:
-        raise ValueError(f"its part {damaged[:80]!r} is damaged: its checksum does not match")
+        raise ValueError(f"its part {shown(damaged)} is damaged: its checksum does not match")
     _check_pickle(io.BytesIO(archive.read(pickles[0])))
 
 
@@ -79,7 +80,7 @@ def _check_pickle(stream: BinaryIO) -> None:
     for name in sorted(called):
         if not _NEEDED.fullmatch(name):
             what = "a kind of tensor that is not read" if name.startswith("torch") else "no tensor and is not run"
-            raise ValueError(f"it holds {name.replace(' ', '.')[:80]}, which is {what}")
+            raise ValueError(f"it holds {cut(name.replace(' ', '.'))}, which is {what}")
     if "_codecs encode" in called and any(map(_LONGER.fullmatch, texts)):
         raise ValueError("it holds a text in a code, which is no tensor and is not run")
 
@@ -116,7 +117,7 @@ def check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
     for name, value in state.items():
         if not _NAME.fullmatch(name):
             raise WeightsError(
-                f"{path} holds a tensor called {short(name)}, which is no name of a parameter.",
+                f"{path} holds a tensor called {shown(name)}, which is no name of a parameter.",
                 hint="Names have at most 300 visible ASCII characters.",
             )
         place = f"{path}: {name}"
@@ -145,9 +146,3 @@ def _span(value: Tensor) -> int:
     if value.numel() == 0:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-
-
-def short(name: object) -> str:
-    """Return a name out of a file as an error shows it: in ASCII, and cut where it is long."""
-    text = ascii(name)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -44,7 +44,7 @@ def fetch(
     A broken download is resumed after 1, 2, 4 ... seconds, at most ``retries`` times; ``timeout``
     (seconds) is for each answer. ``progress`` is given the bytes done and in all (None if unknown), ``note`` single
     lines (standard error by default). Without a known checksum nothing is downloaded unless ``allow_unverified``. Where
-    the full SHA-256 is not known, that of the first use is kept beside the file, and compared ever after.
+    the full SHA-256 is not known, that of the first use is kept beside the file, and compared at every later use.
     Raises UsageError for an unknown name, WeightsError if the file cannot be fetched or is not the right one.
     """
     table = load_table()
@@ -57,7 +57,7 @@ def fetch(
             raise WeightsError(
                 f"the weights {name!r} ({entry.source}) cannot be verified: no checksum of them is published.",
                 hint=f"Fetch {entry.url} as {target}, or allow the download by --weights {name}; its SHA-256 is kept "
-                "at the first use and compared ever after.",
+                "at the first use and compared at every later use.",
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

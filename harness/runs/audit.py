@@ -19,6 +19,8 @@ from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM, read_evaluation
 from cispbench.harness.runs.step_store import CHECKPOINT, MANIFEST, METHOD, WEIGHTS, StepStore
 from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, verified_payload
+from cispbench.results.audit import Finding
+from cispbench.results.record_files import list_folder
 from cispbench.splits.errors import StoreError
 
 RETRAIN = "Run again what needs it: the step is set aside and trained anew. An imported step is imported again."
@@ -30,26 +32,14 @@ UNKNOWN = "No run reads it. Move it away if it is not wanted."
 
 
 @dataclass(frozen=True)
-class AuditFinding:
-    """What was found at a file or folder, and what to do; ``damaged``: its content is not what was written, or
-    cannot be read.
-    """
-
-    place: Path
-    what: str
-    next_action: str
-    damaged: bool = False
-
-
-@dataclass(frozen=True)
-class StoreAudit:
+class StepsAudit:
     """The findings, ordered by place, and the numbers of what was read.
 
     ``counts``: sound ``steps`` and ``evaluations``, ``checkpoints`` of unfinished steps, ``bytes`` of weights and of
     what methods keep, ``manifests without checksum`` (of an earlier version), and steps that are ``at work``.
     """
 
-    findings: tuple[AuditFinding, ...]
+    findings: tuple[Finding, ...]
     counts: Counter[str]
 
     @property
@@ -58,19 +48,19 @@ class StoreAudit:
         return not any(finding.damaged for finding in self.findings)
 
 
-def audit_steps(store: StepStore, threads: int | None = None) -> StoreAudit:
+def audit_steps(store: StepStore, threads: int | None = None) -> StepsAudit:
     """Audit every step of a store; ``threads`` of them are read at a time (None: one for each core).
 
     Raises StoreError if the disk fails.
     """
     counts: Counter[str] = Counter()
-    findings: list[AuditFinding] = []
+    findings: list[Finding] = []
     truths: dict[str, GroundTruth] = defaultdict(GroundTruth)
     try:
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # hashing lets other threads work
             parts = [
-                *pool.map(lambda folder: _StepAudit(store, folder), sorted(store.root.glob("steps/*"))),
-                *pool.map(lambda folder: _WorkAudit(store, folder), sorted(store.root.glob("work/*"))),
+                *pool.map(lambda folder: _StepAudit(store, folder), _content(store.root / "steps")),
+                *pool.map(lambda folder: _WorkAudit(store, folder), _content(store.root / "work")),
             ]
     except OSError as error:
         raise StoreError(f"cannot read {store.root}: {error}.", hint="Check the disk and its permissions.") from error
@@ -81,8 +71,8 @@ def audit_steps(store: StepStore, threads: int | None = None) -> StoreAudit:
             try:
                 truths[evaluation["key"]].require(path, evaluation["confusion"])
             except StoreError as error:
-                findings.append(AuditFinding(path, error.message, error.hint or RECOUNT, damaged=True))
-    return StoreAudit(tuple(sorted(findings, key=lambda finding: finding.place)), counts)
+                findings.append(Finding(path, error.message, error.hint or RECOUNT))
+    return StepsAudit(tuple(sorted(findings, key=lambda finding: finding.path)), counts)
 
 
 class _Part:
@@ -92,63 +82,68 @@ class _Part:
         self.store, self.folder = store, folder
         self.counts: Counter[str] = Counter()
         self.evaluations: dict[Path, dict[str, Any]] = {}
-        self.findings = [*self._find()]
+        self.findings: list[Finding] = []
+        try:
+            for finding in self._find():
+                self.findings.append(finding)
+        except StoreError as error:  # a disk that fails; the other folders are audited all the same
+            self.findings.append(Finding(folder, error.message, error.hint or LOOK))
 
-    def _find(self) -> Iterator[AuditFinding]:
+    def _find(self) -> Iterator[Finding]:
         raise NotImplementedError
 
-    def _strangers(self, *known: str) -> Iterator[AuditFinding]:
+    def _strangers(self, *known: str) -> Iterator[Finding]:
         """Yield what is in the folder besides ``known``."""
-        for path in sorted(self.folder.iterdir()):
+        for path in _content(self.folder):
             if ASIDE in path.name:
-                yield AuditFinding(path, "a run has set it aside as damaged", LOOK)
+                yield _left(path, "a run has set it aside as damaged", LOOK)
             elif path.name.startswith(".") and path.name.endswith(".tmp"):
-                yield AuditFinding(path, "a killed process has left it", LEFT)
+                yield _left(path, "a killed process has left it", LEFT)
             elif path.name not in known:
-                yield AuditFinding(path, "it is none of a step's files", UNKNOWN)
+                yield _left(path, "it is none of a step's files", UNKNOWN)
 
 
 class _StepAudit(_Part):
     """A folder of ``steps/``."""
 
-    def _find(self) -> Iterator[AuditFinding]:
+    def _find(self) -> Iterator[Finding]:
         folder, store, key = self.folder, self.store, self.folder.name
         if ASIDE in key:
-            yield AuditFinding(folder, "a run has set it aside as damaged", LOOK)
+            yield _left(folder, "a run has set it aside as damaged", LOOK)
         elif key.startswith("."):
-            yield AuditFinding(folder, "a killed process has left this draft of a step", LEFT)
+            yield _left(folder, "a killed process has left this draft of a step", LEFT)
         elif not folder.is_dir():
-            yield AuditFinding(folder, "it is no step", UNKNOWN)
+            yield _left(folder, "it is no step", UNKNOWN)
         else:
             try:
                 damage: StoreError | None = store.damage(key)
             except StoreError as error:  # a disk that fails, or a manifest of a later version
                 damage = error
             if damage is not None:
-                yield AuditFinding(folder, damage.message, damage.hint or RETRAIN, damaged=True)
+                yield Finding(folder, damage.message, damage.hint or RETRAIN)
             else:
                 self.counts["steps"] += 1
                 self.counts["bytes"] += sum((folder / name).stat().st_size for name in (WEIGHTS, METHOD))
                 self.counts["manifests without checksum"] += store.manifest(key)["schema"] == WITHOUT_CHECKSUM
-            evaluations = sorted(folder.glob("evaluation-*.json"))
+            evaluations = [path for path in _content(folder) if path.match("evaluation-*.json")]
             yield from self._evaluations(evaluations)
             yield from self._strangers(WEIGHTS, METHOD, MANIFEST, *(path.name for path in evaluations))
 
-    def _evaluations(self, paths: list[Path]) -> Iterator[AuditFinding]:
+    def _evaluations(self, paths: list[Path]) -> Iterator[Finding]:
         for path in paths:
             try:
                 self.evaluations[path] = read_evaluation(path)
                 self.counts["evaluations"] += 1
             except (OSError, ValueError) as error:
-                yield AuditFinding(path, f"{path} is damaged: {error}.", RECOUNT, damaged=True)
+                yield Finding(path, f"{path} is damaged: {error}.", RECOUNT)
 
 
 class _WorkAudit(_Part):
     """A folder of ``work/``."""
 
-    def _find(self) -> Iterator[AuditFinding]:
+    def _find(self) -> Iterator[Finding]:
         if not self.folder.is_dir():
-            yield AuditFinding(self.folder, "it is no folder of a step in training", UNKNOWN)
+            yield _left(self.folder, "it is no folder of a step in training", UNKNOWN)
             return
         if is_held(self.folder):
             self.counts["at work"] += 1  # what lies there may change at any moment
@@ -156,14 +151,23 @@ class _WorkAudit(_Part):
         checkpoint = self.folder / CHECKPOINT
         if os.path.lexists(checkpoint):
             if self.store.has(self.folder.name):
-                yield AuditFinding(checkpoint, "its step is finished", LEFT)
+                yield _left(checkpoint, "its step is finished", LEFT)
             else:
                 yield from self._checkpoint(checkpoint)
         yield from self._strangers(CHECKPOINT, LOCK, HOLDER)
 
-    def _checkpoint(self, path: Path) -> Iterator[AuditFinding]:
+    def _checkpoint(self, path: Path) -> Iterator[Finding]:
         try:
             verified_payload(path)
             self.counts["checkpoints"] += 1
         except DamagedCheckpointError as error:
-            yield AuditFinding(path, f"{path} is damaged: {error}.", RESTART, damaged=True)
+            yield Finding(path, f"{path} is damaged: {error}.", RESTART)
+
+
+def _content(folder: Path) -> list[Path]:
+    """Return all that lies in a folder, in order. Raises StoreError as ``list_folder`` does."""
+    return sorted(path for kind in list_folder(folder) for path in kind)
+
+
+def _left(path: Path, what: str, action: str) -> Finding:
+    return Finding(path, f"{path}: {what}.", action, damaged=False)

@@ -13,12 +13,13 @@ from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import run_lock
 from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.options import RunOptions
-from cispbench.harness.runs.other_code import TrainedBy, code_warning
+from cispbench.harness.runs.other_code import code_warning
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.recording import step_manifest, step_record, trained_here
 from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM
 from cispbench.harness.runs.step_store import CHECKPOINT, DamagedEvaluationError
 from cispbench.harness.runs.step_work import StepWork
+from cispbench.harness.training.other_code import TrainedBy
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
 from cispbench.splits.errors import MethodError, StoreError

@@ -6,17 +6,7 @@ from collections.abc import Mapping
 
 from cispbench.harness.runs.method_code import UNKNOWN
 from cispbench.harness.runs.plan import PlannedMethod
-
-TrainedBy = tuple[str | None, str | None]  # the method that a stored step was trained for, and the digest of its code
-
-
-def is_other_code(method: PlannedMethod, trained_by: TrainedBy) -> bool:
-    """Return whether a step was trained for this method by other code than today's; False where that is not known.
-
-    A step that was trained for another method is shared by what its key holds, and says nothing of this one.
-    """
-    name, code = trained_by
-    return name == method.name and code not in (None, method.code)
+from cispbench.harness.training.other_code import TrainedBy, is_other_code
 
 
 def code_warning(method: PlannedMethod, trained: Mapping[int, TrainedBy]) -> str | None:
@@ -29,7 +19,8 @@ def code_warning(method: PlannedMethod, trained: Mapping[int, TrainedBy]) -> str
             f"the source of {method.name} is not found, so an edit of it is not noticed. Raise its version "
             f"({method.version}) whenever its results change."
         )
-    other = {step: str(code) for step, (name, code) in trained.items() if is_other_code(method, (name, code))}
+    now = method.name, method.code
+    other = {step: str(by[1]) for step, by in trained.items() if is_other_code(now, by)}
     if not other:
         return None
     digests = " and ".join(sorted({code[:10] for code in other.values()}))

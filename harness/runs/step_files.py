@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cispbench.harness.machine.damaged import require_file
-from cispbench.results.checked_json import ChecksumError, has_checksum, loads_once, read_checked
+from cispbench.results.checked_json import ChecksumError, has_checksum, loads_once, parse_checked, read_checked
 from cispbench.results.record_fields import Execution, GitState, Losses, TrainedFor
 from cispbench.splits.errors import StoreError
+from cispbench.splits.plain_files import read_plain
 from cispbench.splits.strict_fields import read_fields
 
 MANIFEST_SCHEMA = 2
@@ -70,11 +70,11 @@ class Evaluation:
 
 def read_manifest(path: Path, key: str) -> dict[str, Any]:
     """Return the manifest of the step ``key``. Raises StoreError for one that a later version wrote."""
-    require_file(path)
+    data = read_plain(path)
     try:
-        content, schema = read_checked(path), MANIFEST_SCHEMA
+        content, schema = parse_checked(data), MANIFEST_SCHEMA
     except ChecksumError:
-        content, schema = _old_manifest(path), WITHOUT_CHECKSUM
+        content, schema = _old_manifest(data), WITHOUT_CHECKSUM
         if not content:
             raise
     written = content.get("schema")
@@ -98,7 +98,6 @@ def evaluation_name(key: str) -> str:
 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Return an evaluation; its ``key`` is the evaluation key, which fits the file's name."""
-    require_file(path)
     content = read_checked(path)
     _check(Evaluation, content)
     if path.name != evaluation_name(content["key"]):
@@ -106,12 +105,11 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return content
 
 
-def _old_manifest(path: Path) -> dict[str, Any]:
+def _old_manifest(data: bytes) -> dict[str, Any]:
     """Return a manifest without checksum, empty unless an earlier version wrote it.
 
     A flipped bit cannot make an old manifest of a new one: it would have to change the checksum's line and the schema.
     """
-    data = path.read_bytes()
     try:
         content = {} if has_checksum(data) else loads_once(data.decode())
     except ValueError:

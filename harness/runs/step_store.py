@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import who_holds
-from cispbench.harness.models.weight_files import file_sha256
 from cispbench.harness.runs.step_files import MANIFEST_SCHEMA, evaluation_name, read_evaluation, read_manifest
 from cispbench.results.atomic import explain_os_error, make_folder, sync_folder, write_atomic
 from cispbench.results.checked_json import write_checked
-from cispbench.splits.errors import StoreError, WeightsError
+from cispbench.results.record_files import list_folder
+from cispbench.splits.errors import StoreError
+from cispbench.splits.plain_files import NotPlainError, open_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,12 +70,17 @@ class StepStore:
 
     def published(self) -> list[str]:
         """Return the keys of all finished steps, sorted."""
-        names = {path.parent.name for path in self.root.glob(f"steps/*/{MANIFEST}")}
-        return sorted(name for name in names if "." not in name)  # drafts and damaged steps have a dot
+        folders, _, links = list_folder(self.root / "steps")
+        names = sorted(path.name for path in (*folders, *links))
+        return [name for name in names if "." not in name and self.has(name)]  # drafts and damaged steps have a dot
 
     def has(self, key: str) -> bool:
         """Whether the step is finished."""
-        return _is_file(self.folder(key) / MANIFEST)
+        path = self.folder(key) / MANIFEST
+        try:
+            return path.is_file()
+        except OSError as error:
+            raise explain_os_error("look for", path, error) from error
 
     def manifest(self, key: str) -> dict[str, Any]:
         """Return what the step was made of and what its training cost. Raises StoreError."""
@@ -87,7 +93,7 @@ class StepStore:
             raise DamagedStepError(f"{path} is damaged: {error}.") from error
         except OSError as error:
             # Not damaged: on a disk that fails for a moment, a sound step would be set aside and trained again.
-            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+            raise explain_os_error("read", path, error) from error
 
     def verify(self, key: str, name: str = WEIGHTS) -> Path:
         """Return the file of the step's weights, or of what its method keeps, once its checksum is found right.
@@ -95,14 +101,18 @@ class StepStore:
         Raises DamagedStepError for a file that is missing or changed, StoreError for a disk that fails.
         """
         path = self.folder(key) / name
-        files = self.manifest(key)["files"]
-        if not _is_file(path):
-            raise DamagedStepError(f"{path} is damaged: it is missing.")
+        stated = self.manifest(key)["files"].get(name)
         try:
-            if file_sha256(path) != files.get(name):
-                raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
-        except WeightsError as error:
-            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+            with open_plain(path) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise DamagedStepError(f"{path} is damaged: it is missing.") from error
+        except NotPlainError as error:
+            raise DamagedStepError(f"{path} is damaged: {error}.") from error
+        except OSError as error:
+            raise explain_os_error("read", path, error) from error
+        if found != stated:
+            raise DamagedStepError(f"{path} is damaged: its checksum is not the one in the manifest.")
         return path
 
     def damage(self, key: str) -> DamagedStepError | None:
@@ -123,7 +133,7 @@ class StepStore:
         try:
             state: dict[str, Tensor] = load_file(path)
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error}.", hint="Check the disk, and rerun.") from error
+            raise explain_os_error("read", path, error) from error
         return state
 
     def publish(
@@ -208,10 +218,3 @@ class StepStore:
                 raise StoreError(
                     f"cannot publish {target}: {error}.", hint="Check the folder's permissions."
                 ) from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise explain_os_error("look for", path, error) from error

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cispbench.harness.machine.progress import PlainView
-from cispbench.splits.errors import CispbenchError
+from cispbench.splits.errors import CispbenchError, describe_error
 
 PROGRESS_SECONDS = 0.5
 
@@ -74,7 +74,7 @@ def sending_the_end(send: Callable[[StepEvent], None]) -> Iterator[None]:
         send(StepFailed(str(error)))
         raise
     except Exception as error:
-        send(StepFailed(f"{type(error).__name__}: {error}".partition("\n")[0]))
+        send(StepFailed(describe_error(error)))
         raise
     send(StepFinished())
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from cispbench.harness.machine.environment import describe_environment
 from cispbench.harness.runs.key_parts import changed_parts, parts_from_record
-from cispbench.harness.runs.other_code import is_other_code
 from cispbench.harness.runs.published import PUBLISHED
 from cispbench.harness.runs.step_store import METHOD, WEIGHTS, DamagedStepError, StepStore
 from cispbench.harness.sweep.graph import Need, State, StepState
+from cispbench.harness.training.other_code import is_other_code
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
 from cispbench.results.store import Store, foreign
@@ -100,8 +100,8 @@ class StepStates:
         record = self._trained.get(planned.key)
         if record is None or record.trained_for is None:
             return ""
-        by = record.trained_for.method, record.method.code
-        return f"trained by other code of {run.method.name}" if is_other_code(run.method, by) else ""
+        now, by = (run.method.name, run.method.code), (record.trained_for.method, record.method.code)
+        return f"trained by other code of {run.method.name}" if is_other_code(now, by) else ""
 
     def _damage(self, key: str) -> str:
         """Return what is wrong with a step's files, "" if nothing is; only a loading compares checksums."""

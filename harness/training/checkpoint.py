@@ -17,8 +17,9 @@ from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.seeds import derive_seed, random_states, restore_random_states, seed_everything
 from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, read_checkpoint, write_checkpoint
 from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.other_code import is_other_code
 from cispbench.harness.training.state import TrainingState
-from cispbench.splits.errors import CispbenchError, MethodError, RunError
+from cispbench.splits.errors import CispbenchError, MethodError, RunError, describe_error
 
 
 def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float) -> None:
@@ -79,18 +80,12 @@ def _read(job: TrainingJob) -> dict[str, Any] | None:
     except DamagedCheckpointError as error:
         _start_anew(job, f"is damaged ({error})")
         return None
-    if content is not None and _is_of_other_code(job, *content.get("code", (None, None))):
+    now = job.method.name, job.code
+    # Half a step each of two codes would be a result of neither.
+    if content is not None and is_other_code(now, content.get("code", (None, None))):
         _start_anew(job, f"was written by other code of {job.method.name}")
         return None
     return content
-
-
-def _is_of_other_code(job: TrainingJob, name: str | None, code: str | None) -> bool:
-    """Return whether the method's code has been edited since: half a step each would be a result of neither.
-
-    The base of another method may be gone on with: what such methods share at step 0 is the same.
-    """
-    return name == job.method.name and None not in (code, job.code) and code != job.code
 
 
 def _start_anew(job: TrainingJob, why: str) -> None:
@@ -120,9 +115,8 @@ def _explained(job: TrainingJob, kind: type[CispbenchError], what: str) -> Itera
     except (CispbenchError, DamagedCheckpointError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raised = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise kind(
-            f"the checkpoint {job.checkpoint} is not damaged, but {what}: {raised}.",
+            f"the checkpoint {job.checkpoint} is not damaged, but {what}: {describe_error(error)}.",
             hint="If the code has changed, raise its version: the step then has another key. To start this step anew, "
             "delete the checkpoint.",
         ) from error

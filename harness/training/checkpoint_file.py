@@ -10,8 +10,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from cispbench.harness.machine.damaged import require_file
 from cispbench.results.atomic import explain_os_error, write_atomic
+from cispbench.splits.plain_files import NotPlainError, open_plain
 
 # A first line of another format is that of another version of this file.
 _WORDS = b"cispbench checkpoint 2, sha256 "
@@ -54,12 +54,11 @@ def verified_payload(path: Path) -> bytes | None:
     Raises DamagedCheckpointError, and StoreError for a disk that fails: what cannot be read now may be sound.
     """
     try:
-        require_file(path)
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             head, payload = file.read(_HEAD_BYTES), file.read()
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except NotPlainError as error:
         raise DamagedCheckpointError(str(error)) from error
     except OSError as error:
         raise explain_os_error("read", path, error) from error

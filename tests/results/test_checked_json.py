@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_file_without_a_checksum_says_so() -> None:
 
 
 def test_a_key_that_stands_there_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="'all' stands there twice"):
+    with pytest.raises(ValueError, match="'all' occurs twice"):
         loads_once('{"a": {"all": 1, "all": 2}}')
 
 
@@ -63,3 +64,11 @@ def test_nesting_without_end_is_no_crash() -> None:
 def test_only_an_object_with_one_member_a_line_can_carry_one(text: str) -> None:
     with pytest.raises(ValueError, match="one member a line"):
         add_checksum(text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_plain_file_is_wrong_and_never_waited_for(tmp_path: Path, kind: str) -> None:
+    (os.mkfifo if kind == "pipe" else os.mkdir)(tmp_path / "file.json")
+    with pytest.raises(ValueError, match=f"it is a {kind}, not a plain file"):
+        read_checked(tmp_path / "file.json")

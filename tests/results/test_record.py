@@ -211,7 +211,7 @@ def test_a_key_that_stands_there_twice_is_refused(make_record: Maker) -> None:
     text = json.dumps({**make_record().content(), "schema": 2}, indent=1)
     for old, new in (('"seed": 0', '"seed": 0,\n "seed": 1'), ('"lr": 1e-05', '"lr": 1, "lr": 2')):
         assert text.count(old) == 1
-        with pytest.raises(StoreError, match=r"^place .*stands there twice"):
+        with pytest.raises(StoreError, match=r"^place .*occurs twice"):
             StepRecord.from_json(text.replace(old, new).encode(), "place")
 
 

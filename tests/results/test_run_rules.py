@@ -205,12 +205,12 @@ def test_links_and_pipes_are_refused(tmp_path: Path, make_record: Maker) -> None
     path.unlink()
     os.mkfifo(path)
     for read in [*readers(path), lambda: store.write(make_record("overlapped-15-5", 1))]:
-        with pytest.raises(StoreError, match=r"step-1\.json is a .*, not a plain file"):
+        with pytest.raises(StoreError, match=r"step-1\.json: it is a .*, not a plain file"):
             read()
     path.unlink()
     path.mkdir()
     for read in readers(path):
-        with pytest.raises(StoreError, match=r"step-1\.json is a .*, not a plain file"):
+        with pytest.raises(StoreError, match=r"step-1\.json: it is a .*, not a plain file"):
             read()
     path.rmdir()
     (tmp_path / "elsewhere").mkdir()

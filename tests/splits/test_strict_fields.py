@@ -63,7 +63,7 @@ def test_values_are_read_and_defaults_stay() -> None:
         ({"flags": {"\ud800": True}}, r"flags has the key '\ud800', which cannot be written as UTF-8."),
         (
             {"k" * 5000: 1},
-            f"unknown key '{'k' * 57}...'. Known: either, flags, free, inner, name, several, sizes, word.",
+            f"unknown key '{'k' * 77}...'. Known: either, flags, free, inner, name, several, sizes, word.",
         ),
         ({"inner": {"rate": 1, "cuont": 2}}, "unknown key 'inner.cuont'. Did you mean 'count'?"),
         ({"sizes": 3}, "sizes is 3, not a list."),

@@ -166,7 +166,7 @@ def test_a_folder_without_a_manifest_is_set_aside_and_that_is_said(done: Any, fi
     path.unlink()
     path.mkdir()
     shutil.rmtree(done.out)
-    assert f"{path} is damaged: it is not a file" in done.succeed(done.tiny("--quiet")).stderr
+    assert f"{path} is damaged: it is a folder, not a plain file" in done.succeed(done.tiny("--quiet")).stderr
     assert done.outcome() == finished.outcome()
 
 
@@ -188,14 +188,14 @@ def test_a_disk_that_cannot_be_read_is_no_damage(done: Any, finished: Any, monke
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(path, {"iteration": 1})
     evaluation = evaluation_of(done, finished, 1)
-    right = Path.open
+    right = os.open
 
-    def fail(self: Path, *args: Any, **more: Any) -> Any:
-        if self in (path, evaluation, evaluation.with_name("manifest.json")):
+    def fail(name: Any, *args: int, **more: Any) -> int:
+        if name in (path, evaluation, evaluation.with_name("manifest.json")):
             raise OSError(errno.EIO, "Input/output error")
-        return right(self, *args, **more)
+        return right(name, *args, **more)
 
-    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(StoreError, match=re.escape(str(path))):
         read_checkpoint(path)
     shutil.rmtree(done.out)

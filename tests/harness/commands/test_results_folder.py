@@ -47,3 +47,4 @@ def test_a_variable_names_the_folder_once_for_all(
     assert "mbs" in commands.succeed(["table"]).stdout
     monkeypatch.setenv("CISPBENCH_RESULTS", "")
     assert "No finished runs in cispbench-results." in commands.succeed(["table"]).stdout
+    commands.refused(1, ["check"], "the store cispbench-results does not exist", "--results")

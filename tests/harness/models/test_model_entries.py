@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from cispbench.harness.models.catalogue import ModelSpec, build_model, model_names, model_spec, trains_batch_norm
+from cispbench.harness.models.catalogue import MODELS, ModelSpec, build_model, model_spec, trains_batch_norm
 from cispbench.harness.models.model_facts import wrong_facts
 from cispbench.splits.errors import CispbenchError, UsageError
 
 TINY = "deeplabv3-tiny"
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", MODELS.names())
 def test_every_installed_model_states_true_facts(name):
     assert wrong_facts(model_spec(name)) == []
 
@@ -67,7 +67,7 @@ def run(code: str) -> str:
 def test_reading_facts_loads_no_torch():
     code = (
         "import sys; from cispbench.harness.models.catalogue import *; print([model_spec(n).weights for n in "
-        "model_names()][0], 'torch' in sys.modules)"
+        "MODELS.names()][0], 'torch' in sys.modules)"
     )
     assert run(code) == "mobilenet_v2-imagenet False"
 
@@ -78,7 +78,7 @@ def test_a_model_brings_the_slow_packages_that_it_names_and_no_other():
 import sys, torch
 from cispbench.harness.models.catalogue import *
 with torch.device("meta"):
-    for spec in sorted(map(model_spec, model_names()), key=lambda spec: spec.imports):
+    for spec in sorted(map(model_spec, MODELS.names()), key=lambda spec: spec.imports):
         spec.build(64)
         print(spec.name, *(name for name in {slow} if name in sys.modules))
 """

@@ -303,7 +303,7 @@ def test_the_weights_of_mbs_say_in_one_line_what_to_fetch(tmp_path: Path) -> Non
     assert "timm vit_base_patch16_384.augreg_in21k_ft_in1k" in message
     assert "https://huggingface.co/timm/vit_base_patch16_384.augreg_in21k_ft_in1k/" in message
     assert f"{tmp_path}/vit_base_patch16_384.augreg_in21k_ft_in1k.safetensors" in message
-    assert "kept at the first use and compared ever after" in message
+    assert "kept at the first use and compared at every later use" in message
 
 
 def test_an_unknown_name_is_a_usage_error(offer, tmp_path: Path) -> None:

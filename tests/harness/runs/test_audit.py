@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 
 from cispbench.harness.machine.locks import run_lock
-from cispbench.harness.runs.audit import AuditFinding, audit_steps
+from cispbench.harness.runs.audit import audit_steps
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.training.checkpoint_file import write_checkpoint
+from cispbench.results.audit import Finding
 from cispbench.results.checked_json import read_checked, write_checked
+from cispbench.splits.errors import StoreError
 
 
 @pytest.fixture
@@ -44,11 +47,22 @@ def state(root: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def only(store: StepStore) -> AuditFinding:
+def cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = os.open
+
+    def fail(name: Any, *args: int, **more: Any) -> int:
+        if name == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return right(name, *args, **more)
+
+    monkeypatch.setattr(os, "open", fail)
+
+
+def only(store: StepStore) -> Finding:
     before = state(store.root)
     (finding,) = audit_steps(store).findings
     assert state(store.root) == before, "an audit changes nothing"
-    assert finding.next_action
+    assert finding.action
     return finding
 
 
@@ -61,21 +75,37 @@ def test_a_sound_store_has_no_findings(store: StepStore) -> None:
     assert audit_steps(StepStore(store.root / "none")).findings == ()
 
 
+def test_a_store_that_cannot_be_listed_is_no_sound_one(store: StepStore) -> None:
+    shutil.rmtree(store.root / "steps")
+    (store.root / "steps").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"cannot read the folder .*steps"):
+        audit_steps(store)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_a_finding_and_the_rest_is_audited(
+    store: StepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.work("unfinished") / "checkpoint.pt"
+    write_checkpoint(path, {"iteration": 1})
+    cannot_be_opened(path, monkeypatch)
+    audit = audit_steps(store)
+    assert [finding.damaged for finding in audit.findings] == [True] and str(path) in audit.findings[0].what
+    assert audit.counts["steps"] == 2
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "method.safetensors", "manifest.json"])
 @pytest.mark.parametrize("how", ["flip", "gone"])
 def test_damage_of_a_step_is_found(store: StepStore, step: Path, name: str, how: str) -> None:
     flip(step / name) if how == "flip" else (step / name).unlink()
     found = only(store)
-    assert (
-        found.damaged and found.place == step and str(step / name) in found.what and "trained anew" in found.next_action
-    )
+    assert found.damaged and found.path == step and str(step / name) in found.what and "trained anew" in found.action
 
 
 def test_a_damaged_evaluation_is_found(store: StepStore, step: Path) -> None:
     (path,) = step.glob("evaluation-*.json")
     flip(path)
     found = only(store)
-    assert found.damaged and found.place == path and "checksum" in found.what and "counted anew" in found.next_action
+    assert found.damaged and found.path == path and "checksum" in found.what and "counted anew" in found.action
 
 
 def test_evaluations_that_disagree_about_the_test_images_are_found(store: StepStore, step: Path) -> None:
@@ -98,7 +128,7 @@ def test_what_killed_processes_left_is_found_and_is_no_damage(store: StepStore, 
         path.write_bytes(b"x")
     audit = audit_steps(store)
     assert audit.sound
-    assert [finding.place for finding in audit.findings] == sorted([lefts[0].parent, *lefts[1:]])
+    assert [finding.path for finding in audit.findings] == sorted([lefts[0].parent, *lefts[1:]])
 
 
 def test_what_was_set_aside_is_found(store: StepStore, step: Path) -> None:
@@ -107,8 +137,8 @@ def test_what_was_set_aside_is_found(store: StepStore, step: Path) -> None:
     aside.write_bytes(b"x")
     audit = audit_steps(store)
     assert audit.sound and audit.counts["steps"] == 1
-    assert {finding.place.name for finding in audit.findings} == {f"{step.name}.damaged-0", aside.name}
-    assert all("delete it" in finding.next_action for finding in audit.findings)
+    assert {finding.path.name for finding in audit.findings} == {f"{step.name}.damaged-0", aside.name}
+    assert all("delete it" in finding.action for finding in audit.findings)
 
 
 def test_checkpoints_of_unfinished_steps_are_compared(store: StepStore) -> None:
@@ -118,7 +148,7 @@ def test_checkpoints_of_unfinished_steps_are_compared(store: StepStore) -> None:
     assert audit.findings == () and audit.counts["checkpoints"] == 1
     flip(path)
     found = only(store)
-    assert found.damaged and found.place == path and "starts anew" in found.next_action
+    assert found.damaged and found.path == path and "starts anew" in found.action
     with run_lock(path.parent, "training", 0):
         audit = audit_steps(store)
     assert audit.findings == () and audit.counts["at work"] == 1
@@ -126,7 +156,7 @@ def test_checkpoints_of_unfinished_steps_are_compared(store: StepStore) -> None:
 
 def test_strange_files_are_found(store: StepStore, step: Path) -> None:
     (step / "notes.txt").write_text("mine")
-    assert only(store).place == step / "notes.txt"
+    assert only(store).path == step / "notes.txt"
 
 
 def test_manifests_without_checksum_are_counted(store: StepStore, step: Path) -> None:
@@ -151,15 +181,8 @@ def test_a_file_that_cannot_be_read_is_a_finding_and_the_rest_is_audited(
     store: StepStore, step: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = step.glob(f"{name}*")
-    right = Path.read_bytes
-
-    def fail(self: Path) -> bytes:
-        if self == path:
-            raise OSError(errno.EIO, "Input/output error")
-        return right(self)
-
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    cannot_be_opened(path, monkeypatch)
     audit = audit_steps(store)
     (found,) = audit.findings
-    assert found.damaged and str(path) in found.what and found.next_action
+    assert found.damaged and str(path) in found.what and found.action
     assert audit.counts["steps"] == (1 if name == "manifest.json" else 2)

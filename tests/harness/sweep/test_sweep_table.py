@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cispbench.harness.commands.sweep_results import run_table
+from cispbench.harness.commands.sweep_results import runs_table
 
 WARNING = "Measured on a small part of the real data: these numbers are NOT comparable with published ones."
 
@@ -15,11 +15,11 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_warning_for_two_profiles_is_printed_once() -> None:
-    text = run_table([row(), row(profile="mine"), row(seed=1)])
+    text = runs_table([row(), row(profile="mine"), row(seed=1)])
     assert text.count(WARNING) == 1
 
 
 def test_different_warnings_are_all_printed() -> None:
-    text = run_table([row(), row(data="synthetic", profile="quick"), row(data="full", profile="paper")])
+    text = runs_table([row(), row(data="synthetic", profile="quick"), row(data="full", profile="paper")])
     assert text.count("NOT comparable") == 2
     assert "60.00" in text and " - " in text
