@@ -196,7 +196,8 @@ class StepStore:
 
     def write_evaluation(self, key: str, evaluation_key: str, content: Mapping[str, Any]) -> None:
         """Keep an evaluation beside the weights it belongs to."""
-        write_checked(self.evaluation_file(key, evaluation_key), {**content, "key": evaluation_key})
+        path = self.evaluation_file(key, evaluation_key)
+        write_checked(path, {**content, "key": evaluation_key, "step": key})
 
     @staticmethod
     def _rename(source: Path, target: Path) -> None:
