@@ -81,7 +81,7 @@ class StepStore:
         path = self.folder(key) / MANIFEST
         try:
             return read_manifest(path, key)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a file in the step's place
             raise DamagedStepError(f"{path} is damaged: it is missing.") from error
         except ValueError as error:
             raise DamagedStepError(f"{path} is damaged: {error}.") from error

@@ -67,6 +67,16 @@ def test_a_checkpoint_of_another_step_is_not_gone_on_from(commands: Any, monkeyp
     assert f"{ours} is that of another step" in result.stderr
 
 
+def test_a_file_in_place_of_a_step_is_set_aside(commands: Any) -> None:
+    expected, folders = run_both(commands)
+    shutil.rmtree(folders[0])
+    folders[0].write_bytes(b"x")
+    shutil.rmtree(commands.out)
+    result = commands.succeed(words(commands, 0))
+    assert commands.outcome() == expected
+    assert f"{folders[0].name}.damaged-0 and the step is trained anew" in result.stderr
+
+
 def saving_and_stopping(save: Any) -> Any:
     def stop_in_step_1(self: Monitor) -> None:
         if self._job.context.step == 1:
