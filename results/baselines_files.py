@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cispbench.results.atomic import make_folder, write_atomic
-from cispbench.results.checked_json import loads_once
+from cispbench.results.checked_json import add_checksum, has_checksum, loads_once, verify_checksum
 from cispbench.splits.errors import StoreError
 from cispbench.splits.plain_files import read_plain
 from cispbench.splits.strict_fields import read_fields
 
-SCHEMA = 1
+SCHEMA = 2
+WITHOUT_CHECKSUM = 1  # the schema of files that earlier versions wrote
 COMMITTED = Path(__file__).parent / "baselines"
 
 
@@ -88,7 +89,7 @@ def write_baselines(folder: Path, baselines: Baselines) -> Path:
     """Write the baselines of a kind of data and profile, and return their file. Raises StoreError."""
     make_folder(folder)
     path = baselines_path(folder, baselines)
-    write_atomic(path, (json.dumps(asdict(baselines), indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(path, add_checksum(json.dumps(asdict(baselines), indent=1, allow_nan=False) + "\n"))
     return path
 
 
@@ -105,10 +106,16 @@ def merged(old: Sequence[BaselineCell], new: Sequence[BaselineCell]) -> tuple[Ba
 
 def _read(path: Path) -> Baselines:
     try:
-        value = loads_once(read_plain(path).decode())
+        data = read_plain(path)
+        value = loads_once(data.decode())
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema == SCHEMA or has_checksum(data):
+            verify_checksum(data)
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}.", hint="Restore it from version control.") from error
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if schema != SCHEMA:
-        raise StoreError(f"{path}: schema is {schema!r}, and this version reads {SCHEMA}.", hint="Update cispbench.")
+    if schema not in (WITHOUT_CHECKSUM, SCHEMA):
+        raise StoreError(
+            f"{path}: schema is {schema!r}, and this version reads up to {SCHEMA}.", hint="Update cispbench."
+        )
+    value.pop("sha256", None)
     return read_fields(Baselines, value, str(path))

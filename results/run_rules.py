@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int64]
 
 PREDICTIONS = "predictions"  # in the environment of a record that was scored from files
-# What all steps of a run have in common.
+# What all steps of a run have in common. Not the method's code: other methods may have trained the base that a run
+# shares, and code may be edited without a new version, which a run says.
 _SHARED = (
     "run_key", "setting", "method.name", "method.version", "method.options", "joint", "profile", "seed", "recipe",
     "steps", "origin", "model.name", "model.weights", "model.weights_sha256", "data.kind", "data.fingerprint",

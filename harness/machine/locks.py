@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from cispbench.results.atomic import explain_os_error, write_atomic
 from cispbench.splits.errors import RunError, StoreError
+from cispbench.splits.plain_files import read_plain
 from cispbench.splits.strict_fields import read_fields
 
 LOCK = "lock"
@@ -33,6 +34,7 @@ HOLDER = "lock.holder.json"
 POLL_SECONDS = 0.2
 # The first try lasts so long. ``is_held`` of another process takes the lock for a moment, and that is no holder.
 GLANCE_SECONDS = 0.05
+_MOST = 10_000  # bytes of a holder's note
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
@@ -136,7 +138,7 @@ def read_holder(folder: Path) -> Holder | None:
     """
     try:
         path = folder / HOLDER
-        holder = read_fields(Holder, json.loads(path.read_text(encoding="utf-8")), str(path))
+        holder = read_fields(Holder, json.loads(read_plain(path, _MOST).decode()), str(path))
         datetime.fromisoformat(holder.since)
     except (OSError, ValueError, RecursionError, StoreError):
         return None
@@ -146,7 +148,8 @@ def read_holder(folder: Path) -> Holder | None:
 def is_held(folder: Path) -> bool:
     """Whether a process, on this machine or another, holds ``folder``'s lock now; needs no right but to read it."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        # Without O_NONBLOCK the opening of a pipe in its place waits for ever.
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:  # never locked so far, or not readable for this user
         return False
     try:

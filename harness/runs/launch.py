@@ -79,11 +79,13 @@ def launch(
         view.note(f"{name} trains step 0 with a loss of its own: the checkpoint should be one of {name}'s")
     if request.profile is None and plan.profile == "quick":
         view.note(_banner(setting))
+    records = Store(places.out)
     if group.first:
-        set_damaged_records_aside(Store(places.out), view, plan.run_key)
+        # Before anything reads the records: a damaged one is mended by this run, and must not end it.
+        set_damaged_records_aside(records, view, plan.run_key)
         _warn(plan, places, steps, view, group)
     options = RunOptions(
-        records=Store(places.out), steps=steps, device=places.device, view=view, workers=_loaders(places),
+        records=records, steps=steps, device=places.device, view=view, workers=_loaders(places),
         wait=places.wait, on_step=on_step, until=places.until, group=group, source=preparer.source(plan),
     )  # fmt: skip
     return plan, execute(plan, options)

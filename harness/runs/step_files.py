@@ -55,9 +55,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The counts (C, C) of a step's weights on the test images, rows = ground truth, and what they cost."""
+    """The counts (C, C) of a step's weights on the test images, rows = ground truth, and what they cost.
+
+    ``key``: the evaluation key; ``step``: the key of the step. All steps of a run have the same evaluation key.
+    """
 
     key: str
+    step: str
     confusion: tuple[tuple[int, ...], ...]
     seconds: float
     images: int
@@ -100,8 +104,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """Return an evaluation; its ``key`` is the evaluation key, which fits the file's name."""
     content = read_checked(path)
     _check(Evaluation, content)
-    if path.name != evaluation_name(content["key"]):
-        raise ValueError("it is another evaluation")
+    if (path.name, path.parent.name) != (evaluation_name(content["key"]), content["step"]):
+        raise ValueError("it is another evaluation, or that of another step")
     return content
 
 

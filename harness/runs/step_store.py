@@ -87,7 +87,7 @@ class StepStore:
         path = self.folder(key) / MANIFEST
         try:
             return read_manifest(path, key)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a file in the step's place
             raise DamagedStepError(f"{path} is damaged: it is missing.") from error
         except ValueError as error:
             raise DamagedStepError(f"{path} is damaged: {error}.") from error
@@ -206,7 +206,8 @@ class StepStore:
 
     def write_evaluation(self, key: str, evaluation_key: str, content: Mapping[str, Any]) -> None:
         """Keep an evaluation beside the weights it belongs to."""
-        write_checked(self.evaluation_file(key, evaluation_key), {**content, "key": evaluation_key})
+        path = self.evaluation_file(key, evaluation_key)
+        write_checked(path, {**content, "key": evaluation_key, "step": key})
 
     @staticmethod
     def _rename(source: Path, target: Path) -> None:

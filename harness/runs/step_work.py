@@ -114,6 +114,7 @@ class StepWork:
             group=options.group,
             micro_batch=plan.micro_batch,
             code=plan.method.code,
+            key=planned.key,
         )
         return StepTraining(job).run(), job.iterations
 

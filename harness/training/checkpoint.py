@@ -31,6 +31,7 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
     if not job.group.first:
         return
     content = {
+        "key": job.key,
         "code": [job.method.name, job.code],
         "iteration": state.iteration,
         "model": job.context.model.state_dict(),
@@ -47,9 +48,10 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
 def resume(job: TrainingJob) -> TrainingState | None:
     """Restore model, method and RNG states from the checkpoint, and return the training's state.
 
-    Without a checkpoint it returns None. So it does with a damaged one and with one of other code of the method, which
-    it sets aside and tells the user. All processes call it, and all resume or none does. Raises MethodError or
-    RunError, in all processes, for a sound checkpoint that the method or the network cannot take back.
+    Without a checkpoint it returns None. So it does with a damaged one, with one of another step and with one of other
+    code of the method, which it sets aside and tells the user. All processes call it, and all resume or none does.
+    Raises MethodError or RunError, in all processes, for a sound checkpoint that the method or the network cannot take
+    back.
     """
     content = job.group.decide(_read(job) if job.group.first else None)
     if content is None:
@@ -73,12 +75,15 @@ def resume(job: TrainingJob) -> TrainingState | None:
 
 
 def _read(job: TrainingJob) -> dict[str, Any] | None:
-    """Return the content of the checkpoint, None if there is none that is sound and of this code."""
+    """Return the content of the checkpoint, None if there is none that is sound, of this step and of this code."""
     try:
         with _explained(job, RunError, "it cannot be read"):
             content = read_checkpoint(job.checkpoint)
     except DamagedCheckpointError as error:
         _start_anew(job, f"is damaged ({error})")
+        return None
+    if content is not None and content.get("key") != job.key:
+        _start_anew(job, "is that of another step")
         return None
     now = job.method.name, job.code
     # Half a step each of two codes would be a result of neither.

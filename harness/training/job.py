@@ -26,7 +26,7 @@ class TrainingJob:
     ``stop``: asked after every iteration (with several processes: whenever losses are logged); once it returns True,
     the training saves a checkpoint and ends. ``group``: the processes that share each global batch. ``micro_batch``:
     the most images that one of them holds at once, None for its whole share. ``code``: the digest of the method's code,
-    which a checkpoint keeps; None where it is not known.
+    which a checkpoint keeps; None where it is not known. ``key``: that of the step, which a checkpoint keeps, too.
     """
 
     method: Method
@@ -42,6 +42,7 @@ class TrainingJob:
     group: Group = ALONE
     micro_batch: int | None = None
     code: str | None = None
+    key: str | None = None
 
     @property
     def division(self) -> Division:

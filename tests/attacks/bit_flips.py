@@ -11,7 +11,9 @@ at random, is turned, the commands run, and all files are put back. What may com
 - ``refused``: an error says which file is damaged; where the file is one of ours, the next run mends it without a hand;
 - ``another``: the data are other data now, and the results stand under other keys (images, masks and lists alone).
 
-All else is a fault. The script prints how often each was met, by kind of file, and exits with 1 if there is a fault.
+All else is a fault. A report shows its exit code, its standard output and the files that it writes. The baseline that
+``check`` compares with is one of the files that are damaged, and so is a packed run. The script prints how often each
+was met, by kind of file, and exits with 1 if there is a fault.
 ``test_bit_flips.py`` runs a short version.
 """
 
@@ -49,6 +51,8 @@ CHANGES = (
 # system (a new time of change) and, as bad disks do it, without.
 KINDS = {
     "record": ("finished", "out/runs/*/*/*/*/step-*.json"),
+    "baseline": ("finished", "baselines/*.json"),
+    "submission": ("finished", "run.json"),
     "manifest": ("tested", "steps/steps/*/manifest.json"),
     "weights": ("tested", "steps/steps/*/weights.safetensors"),
     "method": ("tested", "steps/steps/*/method.safetensors"),
@@ -62,6 +66,8 @@ KINDS = {
     "mask": ("data", "voc/VOC2012/SegmentationClassAug/*.png"),
     "list": ("data", "voc/VOC2012/ImageSets/Segmentation/*.txt"),
 }
+
+REPORTS = ("table", "check", "leaderboard", "status", "accept")
 
 
 @dataclass
@@ -81,6 +87,13 @@ class Stored:
             return ["run", *names, "--weights", "none", *changes, "--data-root", str(self.voc), *out, *steps, *more]
         if command == "leaderboard":
             return ["leaderboard", *out, "--output", str(self.home / "page"), *more]
+        if command == "check":
+            return ["check", *out, "--baselines", str(self.home / "baselines"), *more]
+        if command == "accept":
+            return ["accept", str(self.home / "run.json"), "--out", str(self.home / "accepted"), *more]
+        if command == "submit":
+            key = next(self.home.glob("out/runs/*/*/*/*")).name.rpartition("-")[2]
+            return ["submit", key, *out, "--to", str(self.home / "run.json"), *more]
         if command == "data":
             return ["data", "check", "--dataset", "voc", "--data-root", str(self.voc), "--steps-dir", steps[1]]
         return [command, *out, *more]
@@ -143,6 +156,17 @@ def invoke(words: list[str]) -> Result:
     return result
 
 
+def shown(stored: Stored, command: str) -> tuple[str, Result]:
+    """Return all that a report shows, as JSON: exit code, standard output, and digests of the files that it writes."""
+    written = [stored.home / name for name in ("page", "accepted")]
+    for folder in written:
+        shutil.rmtree(folder, ignore_errors=True)
+    result = invoke(stored.words(command))
+    files = sorted(path for folder in written for path in folder.rglob("*") if path.is_file())
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return json.dumps([result.exit_code, result.stdout, digests], sort_keys=True), result
+
+
 def numbers(stored: Stored) -> str:
     """Return the rows of the table of all runs, unrounded, and the digest of every step's weights, as JSON.
 
@@ -170,13 +194,15 @@ def _on_store(attack: Attack, state: str, path: Path) -> str:
     """Run the commands on a store with a damaged file of ours."""
     stored, said = attack.states[state], False
     if state == "finished":  # reports read records alone
-        for command in ("table", "check", "leaderboard", "status"):
-            result = invoke(stored.words(command))
-            same = result.stdout == attack.truth[state, command]
-            if not same or result.exit_code != attack.truth[state, f"{command} code"]:
-                assert result.exit_code != 0, f"{command} prints something else: {result.output[-500:]}"
+        for command in REPORTS:
+            answer, result = shown(stored, command)
+            if answer != attack.truth[state, command]:
+                assert result.exit_code != 0, f"{command} shows something else: {result.output[-500:]}"
                 assert path.name in result.stderr, f"{command} does not name the file: {result.stderr}"
                 said = True
+        if not path.is_relative_to(stored.home / "out"):  # no run reads it; only a user can restore it
+            assert said, "no report has noticed it"
+            return "refused"
     first = invoke(stored.words("run"))
     named = path.name in first.stderr or path.parent.name[:10] in first.stderr
     if first.exit_code != 0:
@@ -243,10 +269,12 @@ def prepare(home: Path) -> Attack:
         else:
             assert (done := invoke(stored.words("run"))).exit_code == 0, done.output
         if name == "finished":
-            for command in ("table", "check", "leaderboard", "status"):
-                result = invoke(stored.words(command))
-                attack.truth[name, command] = result.stdout
-                attack.truth[name, f"{command} code"] = result.exit_code
+            made = invoke(stored.words("check", "--update", "--reason", "the attack"))
+            assert made.exit_code == 0, made.output
+            assert (made := invoke(stored.words("submit"))).exit_code == 0, made.output
+            for command in REPORTS:
+                attack.truth[name, command], result = shown(stored, command)
+                assert result.exit_code == 0, f"{command} fails on sound files: {result.output}"
         if name == "data":
             attack.truth[name, "check"] = invoke(stored.words("data")).output
         if name == "tested":

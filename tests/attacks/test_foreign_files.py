@@ -186,22 +186,37 @@ def test_first_uses_of_weights(tmp_path: Path) -> None:
 
 
 def test_the_notes_of_status(tmp_path: Path) -> None:
-    """``status`` reads notes of processes and of jobs; damaged ones are left out, or refused by their name."""
+    """``status`` reads notes of processes and of jobs; damaged ones are left out, or refused by their name.
+
+    A note of jobs must keep its meaning: the jobs that it names are watched, and may be cancelled.
+    """
     records, steps = tmp_path / "records", tmp_path / "steps"
     notes = SlurmNotes(steps)
     job = notes.new(records, [(JobStep("ab" * 32, "step 0", ("cd" * 32,)),)])
     notes.advance(job, "released", "7")
     report = StepReport(job.name, 0, "running", 3, 10)
     notes.write_report("ab" * 32, report)
+    assert notes.report("ab" * 32, report.task) is not None
 
     def read(_: Path) -> bool:
         status = status_of(records, steps, SweepRequest())
         return all(type(value) in (str, int) for rows in status.cluster for value in vars(rows).values())
 
-    well, refused = attack(steps / "slurm" / job.name / "note.json", read, 300, keeps=True)
-    assert refused > 200
+    def read_jobs(_: Path) -> object:
+        read(_)
+        return notes.submissions()
+
+    well, refused = attack(steps / "slurm" / job.name / "note.json", read_jobs, 300, keeps=True)
+    assert refused > 250
     notes.advance(job, "released", "7")
-    well, refused = attack(steps / "slurm" / "said" / f"{'ab' * 32}.json", read, 300, keeps=True)
+    whole = notes.report("ab" * 32, report.task)
+
+    def read_report(_: Path) -> object:
+        read(_)
+        found = notes.report("ab" * 32, report.task)
+        return None if found == whole else found
+
+    well, refused = attack(steps / "slurm" / "said" / f"{'ab' * 32}.json", read_report, 300, keeps=True)
     assert (well, refused) == (300, 0)
     (steps / "work" / "ef").mkdir(parents=True)
     with run_lock(steps / "work" / "ef", "step 1", None):

@@ -123,6 +123,13 @@ RUN_FAULTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_the_base_of_a_run_may_be_trained_by_other_code(tmp_path: Path, make_record: Maker) -> None:
+    path = forge(put(Store(tmp_path), make_record)[0], method__code="ab" * 32)
+    forge(path.with_name("step-1.json"), method__code="cd" * 32)
+    for read in readers(path):
+        read()
+
+
 @pytest.mark.parametrize(("changes", "words"), RUN_FAULTS)
 def test_steps_that_do_not_fit_together_are_refused(
     tmp_path: Path, make_record: Maker, changes: dict[str, Any], words: str

@@ -7,7 +7,6 @@ a trace: the next sweep sees by the note's phase what to do with the jobs. ``sai
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Iterable
@@ -16,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from cispbench.results.atomic import make_folder, write_atomic
+from cispbench.results.atomic import make_folder
+from cispbench.results.checked_json import read_checked, write_checked
 from cispbench.splits.errors import StoreError
 from cispbench.splits.strict_fields import read_fields
 
@@ -124,7 +124,7 @@ class SlurmNotes:
         return later
 
     def _write(self, submission: Submission) -> None:
-        write_atomic(self.folder / submission.name / NOTE, _json(submission))
+        write_checked(self.folder / submission.name / NOTE, asdict(submission))
 
     def remove(self, submission: Submission) -> None:
         """Remove the note of jobs that have ended; their logs stay."""
@@ -142,30 +142,26 @@ class SlurmNotes:
     def write_report(self, key: str, report: StepReport) -> None:
         """Write the report of a step, with the present time. Raises StoreError."""
         make_folder(self.folder / "said")
-        write_atomic(self.folder / "said" / f"{key}.json", _json(replace(report, at=_now())))
+        write_checked(self.folder / "said" / f"{key}.json", asdict(replace(report, at=_now())))
 
     def report(self, key: str, task: TaskId) -> StepReport | None:
         """Return the last report of a step; None if there is none, or another job has written it."""
         try:
             path = self.folder / "said" / f"{key}.json"
-            report = read_fields(StepReport, json.loads(path.read_text(encoding="utf-8")), str(path))
-        except (OSError, ValueError, RecursionError, StoreError):
+            report = read_fields(StepReport, read_checked(path), str(path))
+        except (OSError, ValueError, StoreError):
             return None
         return report if report.task == task else None
 
 
 def _submission(path: Path) -> Submission:
     try:
-        return read_fields(Submission, json.loads(path.read_text(encoding="utf-8")), "it")
-    except (OSError, ValueError, RecursionError, StoreError) as error:
+        return read_fields(Submission, read_checked(path), "it")
+    except (OSError, ValueError, StoreError) as error:
         raise StoreError(
             f"{path} is no note of submitted jobs: {str(error).removesuffix('.')}.",
             hint=f"Remove it after a look at the jobs: squeue --name={path.parent.name}.",
         ) from error
-
-
-def _json(entry: Submission | StepReport) -> bytes:
-    return (json.dumps(asdict(entry), indent=1) + "\n").encode()
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cispbench.harness.sweep.matrix import read_sweep_file
 from cispbench.results.baselines_files import COMMITTED, read_baselines
+from cispbench.results.checked_json import read_checked, write_checked
 
 SWEEP = COMMITTED / "sweeps" / "quick.yaml"
 
@@ -27,11 +28,11 @@ def test_from_the_first_baseline_to_the_exit_codes(swept: Any, commands: Any) ->
     told = commands.succeed(small(commands, folder, "--update", "--reason", "again")).stdout
     assert f"Unchanged: {path} (no figure differs)" in told
     assert commands.succeed(small(commands, folder)).stdout.endswith("2 ok.\n")
-    content = json.loads(path.read_text())
+    content = read_checked(path)
     for cell in content["cells"]:
         for name in ("old", "new", "all"):
             cell[name]["mean"] = 90.0
-    path.write_text(json.dumps(content))
+    write_checked(path, content)
     result = commands.invoke(small(commands, folder))
     assert result.exit_code == 1 and result.stdout.endswith("2 worse.\n")
     result = commands.invoke(small(commands, folder, "--json"))
@@ -39,7 +40,7 @@ def test_from_the_first_baseline_to_the_exit_codes(swept: Any, commands: Any) ->
     assert commands.succeed(small(commands, folder, "--tolerance", "95")).stdout.endswith("2 ok.\n")
     for cell in content["cells"]:
         cell["recipe"] = "another"
-    path.write_text(json.dumps(content))
+    write_checked(path, content)
     result = commands.invoke(small(commands, folder))
     assert result.exit_code == 1 and "nothing was compared" in result.stderr and "--allow-empty" in result.stderr
     told = commands.succeed(small(commands, folder, "--allow-empty")).stdout

@@ -223,3 +223,12 @@ def test_a_lock_name_that_is_taken_by_a_folder_is_a_store_error(tmp_path: Path) 
     (tmp_path / LOCK).mkdir()
     with pytest.raises(StoreError, match="cannot lock"), run_lock(tmp_path, "training", 0):
         pass
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", [LOCK, HOLDER])
+def test_a_pipe_in_place_of_a_lock_or_a_note_keeps_nobody_waiting(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert not is_held(tmp_path)
+    assert read_holder(tmp_path) is None
+    assert current_holder(tmp_path) is None

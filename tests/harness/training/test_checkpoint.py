@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_what_it_always_held_and_is_resumed(tmp_path: Path, p
     with pytest.raises(StoppedError):
         training(path, precision, stop_after=3).run()
     content: dict[str, Any] = read_checkpoint(path) or {}
-    parts = {"code", "iteration", "model", "stepper", "nonfinite", "method", "log", "random", "random_of_others"}
+    parts = {"key", "code", "iteration", "model", "stepper", "nonfinite", "method", "log", "random", "random_of_others"}
     assert content.keys() == parts
     assert content["stepper"].keys() == {"optimizer", "scaler", "overflows"}
     assert content["log"].keys() == set(TrainingLog.__dataclass_fields__)
