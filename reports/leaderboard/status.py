@@ -11,7 +11,7 @@ from cispbench.reports.check.comparison import CheckOptions, PublishedComparison
 from cispbench.reports.leaderboard.background import UNKNOWN, background_mark, published_background
 from cispbench.reports.tables.cells import Cell
 from cispbench.reports.tables.numbers import number_text, signed
-from cispbench.reports.tables.published import published, verdicts
+from cispbench.reports.tables.published import is_inferred, published, verdicts
 from cispbench.results.conventions import Verdict
 from cispbench.results.documents import OWN, QUOTED
 from cispbench.results.documents import RERUN as RERUN_KIND
@@ -121,7 +121,8 @@ def _rerun(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]], verdict:
     for other in others:
         judged = verdicts()[tuple(other.values())]
         theirs = published_background(judged, name)
-        text = f"{other['run_by']} ran it: {other[name]} ({background_mark(theirs)}, {other['source']})"
+        where = f"{other['source']}{', its setting inferred' if is_inferred(other) else ''}"
+        text = f"{other['run_by']} ran it: {other[name]} ({background_mark(theirs)}, {where})"
         if judged.label == INCONSISTENT:
             told.append(f"{text}, not compared: old, new and all of that row contradict each other.")
             continue

@@ -112,6 +112,12 @@ def test_differences_of_numbers_that_may_count_otherwise_say_so(method: str, set
     assert ("not all known to count" in standing.why) == words.endswith("b?")
 
 
+def test_a_rerun_whose_setting_is_inferred_says_so() -> None:
+    (own,) = rows_of("PLOP", "overlapped-15-1", "own")
+    standing = Standings([]).of_published(own, verdicts()[tuple(own.values())], "all")
+    assert standing.words == "re-run by others: +0.04" and standing.why.count("its setting inferred") == 1
+
+
 def test_a_rerun_is_of_the_same_network(boards: tuple[Board, ...]) -> None:
     reruns = {(row["setting"], row["method"], row["backbone"]) for row in ledger_rows() if row["kind"] == "re-run"}
     found = 0
