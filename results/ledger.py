@@ -78,7 +78,7 @@ def published_name(method: str) -> str:
     """
     names, plain = _published_names(), _plain_name(method)
     if plain not in names:
-        close = " or ".join(repr(names[name]) for name in difflib.get_close_matches(plain, names, n=3, cutoff=0.5))
+        close = " or ".join(repr(names[name]) for name in difflib.get_close_matches(plain, names, n=3, cutoff=0.55))
         known = ", ".join(sorted(names.values(), key=str.lower))
         hint = f"Did you mean {close}?" if close else f"Known: {known}."
         raise UsageError(f"the ledger holds no method {method!r}.", hint=hint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
+from cispbench.harness.cli import main
 from cispbench.splits.errors import closest, nearest
 from tests.harness.conftest import Commands
 
@@ -62,3 +64,8 @@ def test_the_closest_of_several_names() -> None:
     assert closest("LR", ["later", "lr"]) == "lr" and closest("lr", ["later"]) is None
     assert closest("a", []) is None and closest("Ab", ["AB", "ab"]) == "AB"
     assert nearest("q", ["b", "a"]) == "Known: a, b."
+
+
+def test_a_far_word_is_no_method_of_the_ledger() -> None:
+    done = CliRunner().invoke(main, ["table", "--paper", "foo"])
+    assert done.exit_code == 2 and "Did you mean" not in done.output and "Known: " in done.output
