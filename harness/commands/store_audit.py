@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cispbench.harness.machine.progress import number_of
+
 if TYPE_CHECKING:
     from cispbench.harness.runs.audit import StepsAudit
     from cispbench.results.audit import Finding, RecordsAudit
@@ -72,14 +74,15 @@ def _findings_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 def _records_text(found: RecordsAudit, out: Path, rewritten: int, *, asked: bool) -> list[str]:
     lines = [f"{entry.what} {entry.action}" for entry in found.problems]
     without = len(found.unchecked) - rewritten
-    lines.append(f"{out}: {found.records} records of {found.runs} runs read, {without} of them without a checksum.")
+    read = f"{number_of(found.records, 'record')} of {number_of(found.runs, 'run')} read"
+    lines.append(f"{out}: {read}, {without} of them without a checksum.")
     if asked:
         lines.append(f"Written anew with a checksum: {rewritten}.")
     elif without:
         lines.append("Damage to records without a checksum cannot be seen: --rewrite adds it.")
     if found.problems:
         nothing = " Nothing was rewritten: a checksum would hide them." if asked else ""
-        lines.append(f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}.{nothing}")
+        lines.append(f"{number_of(len(found.problems), 'problem')}.{nothing}")
     return lines
 
 
@@ -88,8 +91,8 @@ def _steps_text(found: StepsAudit, folder: Path) -> list[str]:
     counts = found.counts
     without = counts["manifests without checksum"]
     lines.append(
-        f"{folder}: {counts['steps']} sound steps ({counts['bytes'] / 2**20:.0f} MiB), {counts['evaluations']} "
-        f"evaluations and {counts['checkpoints']} checkpoints read."
+        f"{folder}: {number_of(counts['steps'], 'sound step')} ({counts['bytes'] / 2**20:.0f} MiB), "
+        f"{number_of(counts['evaluations'], 'evaluation')} and {number_of(counts['checkpoints'], 'checkpoint')} read."
     )
     if without:
         lines.append(f"{without} manifests carry no checksum, as earlier versions wrote them.")

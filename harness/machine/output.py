@@ -36,10 +36,9 @@ class _EscapedStream:
         return getattr(self.unescaped, name)
 
     def write(self, text: str) -> int:
-        parts = self._kept.split(text)
-        parts[::2] = map(printable, parts[::2])
         encoding = self.unescaped.encoding or self.encoding
-        self._do(self.unescaped.write, "".join(parts).encode(encoding, "backslashreplace").decode(encoding))
+        shown = escaped(text, self._kept).encode(encoding, "backslashreplace").decode(encoding)
+        self._do(self.unescaped.write, shown)
         return len(text)
 
     def flush(self) -> None:
@@ -69,9 +68,9 @@ class _Messages(_EscapedStream):
             action(*values)
 
 
-def escaped(text: str) -> str:
-    """Return a text with all control characters but line ends and tabs spelled out."""
-    parts = _LINES.split(text)
+def escaped(text: str, kept: re.Pattern[str] = _LINES) -> str:
+    """Return a text with all control characters but ``kept``, by default line ends and tabs, spelled out."""
+    parts = kept.split(text)
     parts[::2] = map(printable, parts[::2])
     return "".join(parts)
 

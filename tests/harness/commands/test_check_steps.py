@@ -22,7 +22,7 @@ def words(commands: Any, *more: str) -> list[str]:
 
 def test_sound_stores(done: Any) -> None:
     printed = done.succeed(words(done)).stdout
-    assert "2 records of 1 runs read, 0 of them without a checksum" in printed
+    assert "2 records of 1 run read, 0 of them without a checksum" in printed
     assert "2 sound steps" in printed and "2 evaluations" in printed
     found = json.loads(done.succeed(words(done, "--json")).stdout)
     assert found["steps"]["findings"] == [] and found["steps"]["counts"]["steps"] == 2
