@@ -26,7 +26,7 @@ from cispbench.harness.contract.recorded import (
 from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
 from cispbench.splits.settings import Setting
 
-FACTS = ("name", "version", "joint", "shared_base", "Options")  # class attributes that the harness reads
+FACTS = ("name", "version", "joint", "Options")  # class attributes that the harness reads
 
 
 def recorder(
@@ -45,6 +45,7 @@ def recorder(
 
 class _Recorder(Method):
     name = "recorder"
+    shared_base = False  # the rule shared-base judges the base; a run would end at a wrong one, and no rule be judged
 
     def __init__(
         self, inner: Method, training: RecordedTraining, keep_models: bool, renew: Callable[[], Method] | None

@@ -24,6 +24,7 @@ from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.micro_batches import TermWeights, cut_share
 from cispbench.harness.training.monitor import Monitor
 from cispbench.harness.training.nonfinite import DeviceLosses, require_finite_weights
+from cispbench.harness.training.shared_base import require_plain_loss
 from cispbench.harness.training.state import TrainingState
 from cispbench.splits.classes import class_names
 from cispbench.splits.errors import MethodError
@@ -80,6 +81,8 @@ class StepTraining:
                 terms = method.losses(micro_batch, output, previous, context)
                 if not terms:
                     raise MethodError(f"the method {method.name} returned no loss term at step {context.step}.")
+                if state.iteration == 0 and context.step == 0 and method.shared_base:
+                    require_plain_loss(method, terms, output, micro_batch)
                 terms = self.term_weights.weigh(terms, micro_batch, previous)
                 # The graph holds what the backward pass needs of these; the rest must not take memory during it.
                 del output, previous

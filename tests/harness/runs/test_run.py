@@ -277,6 +277,19 @@ def test_a_shared_base_may_not_keep_what_another_method_would_miss(plan, tmp_pat
         execute(made, replace(options(tmp_path), method=Counting()))
 
 
+def test_a_shared_base_may_not_be_trained_by_a_loss_of_the_methods_own(plan, tmp_path):
+    """Its key leaves the method out: finetune and others would take it over without a word."""
+    made = plan("finetune")
+
+    class Scaled(FineTune):
+        def losses(self, batch, output, previous, context):
+            return {name: 3 * term for name, term in super().losses(batch, output, previous, context).items()}
+
+    with pytest.raises(MethodError, match=r"the loss of finetune at step 0 is .* plain cross-entropy is"):
+        execute(made, replace(options(tmp_path), method=Scaled()))
+    assert StepStore(tmp_path / "steps").published() == []
+
+
 def test_what_a_method_keeps_reaches_the_next_step(plan, tmp_path):
     made, seen = plan("finetune"), {}
 

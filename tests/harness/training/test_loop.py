@@ -110,6 +110,8 @@ def test_a_clipped_gradient_that_overflows_is_left_out() -> None:
     class Steep(FineTune):
         """A loss of 0 whose gradient is none: the root of 0."""
 
+        shared_base = False
+
         def losses(
             self, batch: Batch, output: Output, previous: Output | None, context: StepContext
         ) -> dict[str, Tensor]:
