@@ -15,6 +15,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before torch is imported: as many threads as cores in every worker would slow all of them down.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# As wide as where there is no terminal; the workers of pytest-xdist say 80, and commands wrap their texts to it.
+os.environ["COLUMNS"] = "100"
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script; the processes that tests start would inherit it, and no Ctrl-C would reach them.
     signal.signal(signal.SIGINT, signal.default_int_handler)

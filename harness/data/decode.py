@@ -19,7 +19,7 @@ from cispbench.harness.data.png import SIGNATURE, check_png
 from cispbench.harness.machine.lazy import torch
 from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
-from cispbench.splits.plain_files import read_plain
+from cispbench.splits.plain_files import NotPlainError, read_plain
 from cispbench.splits.settings import VOID
 
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ def _as_data_error(what: str, path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise missing(what, path) from error
+    except NotPlainError as error:
+        raise DataError(f"the {what} {path} {str(error).removeprefix('it ')}.", hint=_AGAIN) from error
     except _BROKEN as error:
         raise _unreadable(what, path, error) from error
 

@@ -29,7 +29,7 @@ def make(kind: str, path: Path) -> None:
 def test_a_special_file_is_named_and_never_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     make(kind, Path("a.png"))
-    with pytest.raises(DataError, match=rf"the mask a\.png .*it is {kind}, not a plain file") as caught:
+    with pytest.raises(DataError, match=rf"the mask a\.png is {kind}, not a plain file") as caught:
         read_regular_file(Path("a.png"), "mask")
     assert caught.value.hint
 

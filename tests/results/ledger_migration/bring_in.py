@@ -252,7 +252,11 @@ def _add(row: Row, again: Row) -> None:
     differing = {name: value for name, value in shown.items() if not _rounded(value, row[name])}
     source |= {"prints": differing} if differing else {}
     source |= {"note": again["note"]} if again["note"] else {}
-    row["also"] = [*row.get("also", []), source, *again.get("also", [])]
+    place = {"document": row["document"], "place": row["place"]}
+    # Both lists hold some rows: a row that repeats its own place says nothing.
+    also = [entry for entry in (*row.get("also", []), source, *again.get("also", [])) if entry != place]
+    if also:
+        row["also"] = also
     if not again["assignment"]:  # that document prints the number with its setting
         row["assignment"] = None
     if row["run_by"] is None and again["run_by"]:
