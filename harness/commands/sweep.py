@@ -162,11 +162,10 @@ def _warn(graph: Graph, on_cpu: bool) -> None:
     """
     import torch
 
-    from cispbench.harness.runs.forecast import Training, paper_warning
+    from cispbench.harness.runs.forecast import Training, paper_warnings
 
     trainings = [Training(node.needs[0].run, node.step) for node in graph.to_do() if node.to_train]
-    warning = paper_warning(trainings, torch.device("cpu") if on_cpu else None)
-    if warning is not None:
+    for warning in paper_warnings(trainings, torch.device("cpu") if on_cpu else None):
         click.echo(warning, err=True)
 
 

@@ -7,7 +7,7 @@ this machine; what a method computes besides, the loading of images and the test
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -36,24 +36,25 @@ class Training(NamedTuple):
         return step_iterations(phase, len(self.plan.planned(self.step).images)) * phase.batch
 
 
-def paper_warning(trainings: Sequence[Training], device: torch.device | None, parallel: int = 1) -> str | None:
-    """Return the warning for those under the profile paper, None where there is nothing to warn of.
+def paper_warnings(trainings: Sequence[Training], device: torch.device | None, parallel: int = 1) -> Iterator[str]:
+    """Yield the warnings for those under the profile paper, none where there is nothing to warn of.
 
-    ``device``: None for machines that are not this one, where no time is estimated. ``parallel``: devices that work at
-    the same time.
+    The estimate of time comes last, as it takes a minute for the papers' networks on a CPU. ``device``: None for
+    machines that are not this one, where no time is estimated. ``parallel``: devices that work at the same time.
     """
     without_gpu = device is not None and device.type == "cpu"
     chosen = [t for t in trainings if t.plan.profile == "paper" and (without_gpu or t.plan.data.kind != "full")]
     if not chosen:
-        return None
+        return
     parts = sorted({dataset(t.plan.setting.dataset).title for t in chosen if t.plan.data.kind != "full"})
     reasons = ["without a GPU"] if without_gpu else []
     reasons += [f"on a part of {' and of '.join(parts)}: NOT comparable with published numbers"] if parts else []
-    lines = [f"WARNING: the profile paper {', and '.join(reasons)}."]
+    yield (
+        f"WARNING: the profile paper {', and '.join(reasons)}. --profile mini (small real data) and quick (built-in "
+        "scenes) take minutes."
+    )
     if device is not None:
-        lines.append(_estimate(chosen, device, parallel))
-    lines.append("--profile mini (small real data) and quick (built-in scenes) take minutes.")
-    return "\n  ".join(lines)
+        yield _estimate(chosen, device, parallel)
 
 
 def _estimate(trainings: Sequence[Training], device: torch.device, parallel: int) -> str:

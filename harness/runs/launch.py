@@ -19,7 +19,7 @@ from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.runs.damaged_records import set_damaged_records_aside
 from cispbench.harness.runs.execute import RunResult, execute
-from cispbench.harness.runs.forecast import Training, paper_warning
+from cispbench.harness.runs.forecast import Training, paper_warnings
 from cispbench.harness.runs.imported import find_imported
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan
@@ -99,9 +99,9 @@ def _warn(plan: RunPlan, places: RunPlaces, steps: StepStore, view: ProgressView
         if planned.made_of and not steps.has(planned.key)
         if places.until is None or planned.step <= places.until
     ]
-    finished = all(Store(places.out).find(planned.key, plan.run_key) for planned in plan.steps)
-    warning = None if finished else paper_warning(missing, places.device, _parallel(group, places.device))
-    if warning is not None:
+    if all(Store(places.out).find(planned.key, plan.run_key) for planned in plan.steps):
+        return
+    for warning in paper_warnings(missing, places.device, _parallel(group, places.device)):
         view.warn(warning)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from cispbench.harness.machine.progress import ProgressView, describe_seconds, make_view
 from cispbench.harness.runs import forecast
-from cispbench.harness.runs.forecast import Training, paper_warning, seconds_per_image
+from cispbench.harness.runs.forecast import Training, paper_warnings, seconds_per_image
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.prepare import Preparer
 from cispbench.harness.runs.request import RunRequest
@@ -35,27 +35,26 @@ def both(plan: RunPlan) -> list[Training]:
 
 def test_without_a_gpu_it_tells_the_time_that_all_images_take(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "seconds_per_image", lambda *_: 3600.0)
-    text = paper_warning(both(plan), CPU)
-    assert text is not None
-    assert text.startswith("WARNING: the profile paper without a GPU.")
+    warning, text = paper_warnings(both(plan), CPU)
+    assert warning.startswith("WARNING: the profile paper without a GPU.") and "--profile mini" in warning
     # 3 x 4 images, and 2 x 4 with the previous network's forward, which is a third more.
     assert f"about {describe_seconds(3600 * (12 + 8 * 4 / 3))} or more" in text
-    assert "20 images" in text and "--profile mini" in text
-    halved = paper_warning(both(plan), CPU, parallel=2)
-    assert halved is not None and f"about {describe_seconds(1800 * (12 + 8 * 4 / 3))} or more" in halved
+    assert "20 images" in text
+    _, halved = paper_warnings(both(plan), CPU, parallel=2)
+    assert f"about {describe_seconds(1800 * (12 + 8 * 4 / 3))} or more" in halved
 
 
 def test_a_part_of_a_data_set_is_told_on_a_gpu_too(plan: RunPlan) -> None:
     part = replace(plan, data=replace(plan.data, kind="mini"))
-    text = paper_warning(both(part), None)
-    assert text is not None and "on a part of PASCAL VOC 2012: NOT comparable" in text
+    (text,) = paper_warnings(both(part), None)
+    assert "on a part of PASCAL VOC 2012: NOT comparable" in text
     assert "GPU" not in text and "about" not in text
 
 
 def test_what_needs_no_warning_has_none(plan: RunPlan) -> None:
-    assert paper_warning(both(plan), None) is None
-    assert paper_warning(both(replace(plan, profile="quick")), CPU) is None
-    assert paper_warning([], CPU) is None
+    assert not list(paper_warnings(both(plan), None))
+    assert not list(paper_warnings(both(replace(plan, profile="quick")), CPU))
+    assert not list(paper_warnings([], CPU))
 
 
 def test_the_pace_is_measured_and_no_random_state_changes() -> None:
@@ -69,8 +68,8 @@ def test_a_network_that_cannot_be_measured_is_said_and_no_error(plan: RunPlan, m
         raise RuntimeError("can't allocate memory\nat ...")
 
     monkeypatch.setattr(forecast, "seconds_per_image", fail)
-    text = paper_warning(both(plan), CPU)
-    assert text is not None and "could not be estimated: can't allocate memory" in text
+    _, text = paper_warnings(both(plan), CPU)
+    assert "could not be estimated: can't allocate memory" in text
 
 
 def test_a_run_warns_before_it_starts_even_if_quiet_and_not_once_it_is_finished(
