@@ -154,7 +154,9 @@ def _digest(run: Run) -> str:
     """Return a short digest of what a person can change about a run besides its seed."""
     facts = run.facts
     parts = [facts.recipe, facts.method.version, facts.method.options, facts.model.weights_sha256]
-    content = json.dumps([*parts, facts.data.fingerprint], sort_keys=True)
+    # Of a method of another package an edit is a change, whatever its version says: it has other keys, too.
+    code = [facts.method.code] if "method_package" in facts.environment else []
+    content = json.dumps([*parts, facts.data.fingerprint, *code], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:6]
 
 
