@@ -30,7 +30,8 @@ def list_pairs(folder: Path, split: str, masks_only: bool = False) -> dict[str, 
             raise DataError(f"{folder} holds no folder {part}.", hint=HOW_TO_GET)
     path = _find_list(folder, split)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): it also ends a line at characters that a damaged list may hold by chance.
+        lines = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the list {path} cannot be read ({error}).", hint="Get the list again.") from error
     pairs: dict[str, Pair] = {}
@@ -56,6 +57,10 @@ def _find_list(folder: Path, split: str) -> Path:
 
 def _parse(folder: Path, path: Path, number: int, line: str) -> tuple[str, Pair]:
     words = line.split()
+    if not line.replace("\t", " ").isprintable():
+        raise DataError(
+            f"{path}, line {number}: {line!r} holds a character that cannot be printed.", hint="Get the list again."
+        )
     if len(words) == 1 and "/" not in words[0]:
         name = words[0]
         return name, Pair(folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClassAug" / f"{name}.png")

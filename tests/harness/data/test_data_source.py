@@ -159,6 +159,8 @@ def set_list(folder: Path, text: str | bytes | None) -> Path:
         ("t1\nt2\n\nt1\n", r"train_aug.txt, line 4: the id 't1' occurs twice"),
         ("t1\nJPEGImages/t2.jpg\n", r"line 2: 'JPEGImages/t2.jpg' is neither an id nor"),
         ("t1 t2 t3\n", r"line 1: 't1 t2 t3' is neither an id nor"),
+        (b"t1\x0bt2\n", r"line 1: 't1\\x0bt2' holds a character that cannot be printed"),
+        (b"t1\n\x08t2\n", r"line 2: '\\x08t2' holds a character that cannot be printed"),
         (b"\xff\xfe\x00", r"train_aug.txt cannot be read"),
     ],
 )
@@ -167,6 +169,14 @@ def test_lists_that_break_a_rule(tmp_path: Path, text: str | bytes | None, messa
     with pytest.raises(DataError, match=message) as caught:
         find_source("voc", tmp_path, tmp_path / "cache")
     assert caught.value.hint
+
+
+def test_a_list_with_the_line_ends_of_windows_is_read(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path)
+    path = folder / "ImageSets" / "Segmentation" / "train_aug.txt"
+    ids = find_source("voc", tmp_path, tmp_path / "cache").ids("train")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert find_source("voc", tmp_path, tmp_path / "cache").ids("train") == ids
 
 
 def test_ade_parts_that_are_missing(tmp_path: Path) -> None:
