@@ -298,7 +298,11 @@
     if (event.target !== form.elements.method) draw();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(draw)); // after the form has been emptied
+  form.querySelector("[type=reset]").addEventListener("click", (event) => {
+    event.preventDefault(); // by hand, so that the rows are drawn at once: the event reset comes before the form is empty
+    form.reset();
+    draw();
+  });
   for (const section of sections) {
     section.addEventListener("click", (event) => {
       const button = event.target.closest("button");
