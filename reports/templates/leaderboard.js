@@ -278,7 +278,7 @@
     link.href = URL.createObjectURL(new Blob([form === "json" ? JSON.stringify(lines) : csv()], { type: form === "json" ? "application/json" : "text/csv" }));
     link.download = `${data.boards[current].id}.${form}`;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href));
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000); // a busy browser begins to save later than now
   };
 
   const choose = () => {
