@@ -39,7 +39,7 @@ _SHARED = (
 )  # fmt: skip
 # The kinds of data that a run of a profile of ours can have; profiles of others meet what they like.
 KINDS = {"paper": ("full", "mini"), "mini": ("full", "mini"), "quick": ("synthetic",)}
-_PIXELS = Path(__file__).parent / "submission_pixels.yaml"
+_PIXELS = Path(__file__).parent / "known_pixels.yaml"
 _NAMED = 5
 _LEAST_PIXELS = 10_000  # an image of the full data on average, void left out, under a view that sees so many
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,14 +11,6 @@ import pytest
 
 from cispbench.harness.training import monitor
 from cispbench.harness.training.monitor import Monitor
-
-_SPEC = importlib.util.spec_from_file_location(
-    "fixtures_of_harness", Path(__file__).parents[1] / "harness" / "conftest.py"
-)
-assert _SPEC is not None and _SPEC.loader is not None
-_HOUSE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_HOUSE)
-voc, one_thread, commands = _HOUSE.voc, _HOUSE.one_thread, _HOUSE.commands
 
 
 def words(commands: Any, seed: int) -> list[str]:

@@ -6,7 +6,6 @@ flips many for the command, too.
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import shutil
 import zlib
@@ -23,14 +22,6 @@ from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, r
 from cispbench.harness.training.monitor import Monitor
 from cispbench.results.checked_json import read_checked
 
-_SPEC = importlib.util.spec_from_file_location(
-    "fixtures_of_harness", Path(__file__).parents[1] / "harness" / "conftest.py"
-)
-assert _SPEC is not None and _SPEC.loader is not None
-_HOUSE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_HOUSE)
-voc, one_thread, commands = _HOUSE.voc, _HOUSE.one_thread, _HOUSE.commands
-
 ITERATIONS = (4, 4)
 FLIPS, FLIPS_SLOW = 3, 30  # of each kind of file, for the whole command
 FLIPS_READ = 150  # of each kind of file, for the function that reads it
@@ -46,7 +37,7 @@ FINISHED = {"method state": "steps/*/method.safetensors", **{k: v for k, v in IN
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory, voc: Path) -> dict[str, Any]:
+def stores(tmp_path_factory: pytest.TempPathFactory, voc: Path, commands_class: Any) -> dict[str, Any]:
     """The same run of PLOP, which keeps thresholds: ``finished``, and ``interrupted`` with a checkpoint of step 1."""
     import torch
 
@@ -54,7 +45,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, voc: Path) -> dict[str, Any
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("finished", "interrupted"):
-            made[name] = here = _HOUSE.Commands(tmp_path_factory.mktemp(name), voc)
+            made[name] = here = commands_class(tmp_path_factory.mktemp(name), voc)
             if name == "interrupted":
                 patch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
                 patch.setattr(Monitor, "_save", saving_and_stopping(Monitor._save))

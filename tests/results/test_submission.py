@@ -25,7 +25,7 @@ from cispbench.splits.strict_yaml import load_yaml
 
 Maker = Callable[..., StepRecord]
 RUN = "ab" * 32
-PIXELS = load_yaml(Path(store_module.__file__).parent / "submission_pixels.yaml")
+PIXELS = load_yaml(Path(store_module.__file__).parent / "known_pixels.yaml")
 
 
 def key(step: int, run: str = RUN) -> str:

@@ -215,4 +215,5 @@ def test_a_jpeg_that_was_cut_and_closed_again_is_found_by_decoding(pair: Pair, n
 
 def test_broken_exif_data_turn_nothing(pair: Pair) -> None:
     Image.new("RGB", (WIDTH, HEIGHT)).save(pair.image, exif=b"Exif\0\0no exif at all")
-    read_pair(pair, "voc")
+    image, mask = read_pair(pair, "voc")
+    assert image.shape[1:] == mask.shape == (HEIGHT, WIDTH)

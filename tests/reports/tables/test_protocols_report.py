@@ -27,7 +27,7 @@ TESTED = {"evaluation": {"resize_short": 512, "crop": 512, "batch": 8}}
 SCENES = DataUsed("synthetic", "f1", 40, 20, "ab" * 32)
 
 # Of each class in the test masks under the view of TESTED: a run on full data has to have them.
-PIXELS = load_yaml(Path(run_rules.__file__).parent / "submission_pixels.yaml")["voc"][0]["pixels"]
+PIXELS = load_yaml(Path(run_rules.__file__).parent / "known_pixels.yaml")["voc"][0]["pixels"]
 
 
 def matrix() -> tuple[tuple[int, ...], ...]:
