@@ -6,6 +6,7 @@ Nothing is changed: a run that needs a damaged step sets it aside and trains it 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,7 @@ def audit_steps(store: StepStore, threads: int | None = None) -> StepsAudit:
     return StepsAudit(tuple(sorted(findings, key=lambda finding: finding.path)), counts)
 
 
-class _Part:
+class _Part(ABC):
     """What one folder of the store holds."""
 
     def __init__(self, store: StepStore, folder: Path) -> None:
@@ -89,8 +90,9 @@ class _Part:
         except StoreError as error:  # a disk that fails; the other folders are audited all the same
             self.findings.append(Finding(folder, error.message, error.hint or LOOK))
 
+    @abstractmethod
     def _find(self) -> Iterator[Finding]:
-        raise NotImplementedError
+        """Yield what is wrong or left over in the folder, and count what is sound."""
 
     def _strangers(self, *known: str) -> Iterator[Finding]:
         """Yield what is in the folder besides ``known``."""
