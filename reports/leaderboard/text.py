@@ -81,8 +81,8 @@ def readme_section(leaderboard: Leaderboard) -> str:
         "mIoU in percent; published numbers as printed, each under its own paper's protocol, measured ones under "
         f"{rules.name} v{rules.version}.\nThe column caution says what makes a row unfair to compare: stored images of "
         "earlier steps (memory), a checkpoint chosen on\nthe test images (test-selected), a network that has seen more "
-        "than ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision). The mark behind a number "
-        f"says whether its mean counts the background: {WITH} yes, {WITHOUT} no, {UNKNOWN} not\nknown. Numbers with "
+        "than ImageNet-1k (pre-training), or labels beyond the data\nset's (extra supervision). The mark behind a "
+        f"number says whether its mean counts the background: {WITH} yes, {WITHOUT} no, {UNKNOWN} not\nknown. Numbers with "
         "different marks do not compare: the rows are ordered, not ranked."
     ]
     for setting in SHORT:
