@@ -82,9 +82,9 @@ def readme_section(leaderboard: Leaderboard) -> str:
         f"{rules.name} v{rules.version}.\n"
         "The column caution says what makes a row unfair to compare: stored images of earlier steps (memory), a\n"
         "checkpoint chosen on the test images (test-selected), a network that has seen more than ImageNet-1k\n"
-        "(pre-training), or labels beyond the data set's (extra supervision). The mark behind a number says whether its\n"
-        f"mean counts the background: {WITH} yes, {WITHOUT} no, {UNKNOWN} not known. Numbers with different marks do not\n"
-        "compare: the rows are ordered, not ranked."
+        "(pre-training), or labels beyond the data set's (extra supervision). The mark behind a number says whether\n"
+        f"its mean counts the background: {WITH} yes, {WITHOUT} no, {UNKNOWN} not known. Numbers with different marks\n"
+        "do not compare: the rows are ordered, not ranked."
     ]
     for setting in SHORT:
         board = next(board for board in leaderboard.boards if board.group.comparable and setting in board.settings)
