@@ -35,6 +35,8 @@ def listing(what: str, as_json: bool, terminal: bool = False) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {item}" for name, item in value.items()) or "-"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
