@@ -37,7 +37,7 @@ PUBLIC = {
     "cispbench.results.record": ["StepRecord"],
     "cispbench.harness.method": [
         "VOID", "Batch", "Companion", "Exemplar", "Group", "Memory", "Method", "NoOptions", "Output", "Range",
-        "StepContext", "View",
+        "StepContext",
     ],
     "cispbench.harness.wrapper": ["Wrapper", "WrapperOptions"],
     "cispbench.harness.models.interface": ["ClassGroup", "Encoder", "IncrementalModel"],
