@@ -22,6 +22,7 @@ from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_fields import (
     DataUsed,
     Execution,
+    ExemplarsUsed,
     GitState,
     Losses,
     Memory,
@@ -112,6 +113,9 @@ def step_record(
         execution=Execution(**made.get("execution", {"devices": 1, "micro_batch": None})),
         trained_for=TrainedFor(**made["trained_for"]) if "trained_for" in made else None,
         origin="measured",
+        # Manifests of earlier versions have neither, nor had the contract.
+        exemplars=ExemplarsUsed(**made["exemplars"]) if made.get("exemplars") else None,
+        supervision=tuple(made.get("supervision", ())),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cispbench.results.checked_json import ChecksumError, has_checksum, loads_once, parse_checked, read_checked
-from cispbench.results.record_fields import Execution, GitState, Losses, TrainedFor
+from cispbench.results.record_fields import Execution, ExemplarsUsed, GitState, Losses, TrainedFor
 from cispbench.splits.errors import StoreError
 from cispbench.splits.plain_files import read_plain
 from cispbench.splits.strict_fields import read_fields
@@ -48,6 +48,8 @@ class Manifest:
     made_of: dict[str, Any] = field(default_factory=dict)
     trained_for: TrainedFor | None = None
     execution: Execution | None = None
+    exemplars: ExemplarsUsed | None = None
+    supervision: tuple[str, ...] = ()
     method_code: str | None = None
     method_package: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
