@@ -74,7 +74,7 @@ def paper_data(found: Leaderboard, method: str) -> list[dict[str, Any]]:
             row: dict[str, Any] = {
                 "method": method, "network": network, "setting": line.setting, "run_by": line.entry.run_by or None,
                 "kind": total.kind, "kind_inferred": total.likely, "model": line.entry.backbone,
-                "remark": line.entry.remark,
+                "remark": line.entry.remark, **line.entry.extras._asdict(),
             }  # fmt: skip
             for name, number in numbers.items():
                 row |= {name: json_number(number.value), f"{name}_background": number.background}
