@@ -14,7 +14,9 @@ import pytest
 
 from cispbench.reports.leaderboard.board import Entry, Leaderboard, load_leaderboard
 from cispbench.reports.leaderboard.page import render_pages
+from cispbench.reports.leaderboard.paper import paper_data, render_paper
 from cispbench.reports.leaderboard.text import leaderboard_markdown
+from cispbench.reports.ledger.rows import Filter, show_json, show_text
 from cispbench.reports.tables.extras import Extras, extra_columns, published_extras
 from cispbench.reports.tables.grid import TableOptions
 from cispbench.reports.tables.render import render_store
@@ -135,6 +137,27 @@ def test_published_rows_beside_measured_ones_say_it_too(tmp_path: Path, make_rec
     store.write(record)
     text = render_store(store, "markdown", "strict", options=TableOptions(published=True))
     assert "published rows" in text and "supervision |" not in text  # PLOP needs nothing
+
+
+def test_the_ledger_says_it_below_its_rows() -> None:
+    told = " ".join(show_text(Filter(method="ssul-m")).split())
+    assert "memory (stored images of earlier steps): SSUL-M: 100 images on VOC, 300 on ADE20K." in told
+    assert "supervision (beyond the labels): SSUL-M: saliency maps (on voc)." in told
+    several = " ".join(show_text(Filter(setting="overlapped-15-1")).split())
+    assert "STAR-M: 50 images on VOC" in several and "CoinSeg: mask proposals of another network" in several
+    nothing = show_text(Filter(method="mib"))
+    assert "memory (" not in nothing and "supervision (" not in nothing
+    by_data_set = {row["dataset"]: row["supervision"] for row in json.loads(show_json(Filter(method="ssul")))}
+    assert by_data_set == {"voc": "saliency maps", "ade": "no"}
+
+
+def test_the_papers_table_has_them(tmp_path: Path) -> None:
+    found = load_leaderboard(Store(tmp_path))
+    header, _ = rows(render_paper(found, "ssul-m", "markdown"))
+    assert header[-2:] == ["memory", "supervision"]
+    header, _ = rows(render_paper(found, "mib", "markdown"))
+    assert header[-1] == "status of all"
+    assert {row["memory"] for row in paper_data(found, "dkd-m")} == {"100 images on VOC, 300 on ADE20K"}
 
 
 def test_facts_count_on_the_data_set_they_are_of() -> None:
