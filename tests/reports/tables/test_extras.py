@@ -129,14 +129,18 @@ def test_a_page_without_any_has_no_column(plain: Store) -> None:
     assert 'data-column="backbone"' in page
 
 
-def test_published_rows_beside_measured_ones_say_it_too(tmp_path: Path, make_record: Maker) -> None:
+@pytest.mark.parametrize(("method", "named"), [("plop", False), ("ssul_m", True)])
+def test_published_rows_beside_measured_ones_say_it_too(
+    tmp_path: Path, make_record: Maker, method: str, named: bool
+) -> None:
     store, lists = Store(tmp_path), golden_steps(parse_setting("overlapped-15-5"))
     assert lists is not None
     full = DataUsed("full", "f0", lists[1][0], 1449, lists[1][1])
-    record = make_record(**LAST, method="plop", data=full)
-    store.write(record)
+    store.write(make_record(**LAST, method=method, data=full))
     text = render_store(store, "markdown", "strict", options=TableOptions(published=True))
-    assert "published rows" in text and "supervision |" not in text  # PLOP needs nothing
+    header, _ = rows(text[text.index("published rows") :])
+    assert ("memory" in header, "supervision" in header) == (named, named)
+    assert ("100 images on VOC, 300 on ADE20K" in text, "saliency maps" in text) == (named, named)
 
 
 def test_the_ledger_says_it_below_its_rows() -> None:
