@@ -37,7 +37,6 @@ from cispbench.reports.tables.numbers import json_number
 from cispbench.reports.tables.runs import SCORES, Group
 from cispbench.results.atomic import make_folder
 from cispbench.results.documents import KINDS
-from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.settings import parse_setting
 
 NAME = "leaderboard"
@@ -145,7 +144,7 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
     for name, board in zip(names, boards, strict=True):
         parsed = [parse_setting(setting) for setting in board.settings]
         settings = [
-            {"name": each.name, "short": each.task + ("" if each.order == NATURAL_ORDER else f"-{each.order}")}
+            {"name": each.name, "short": each.name.rpartition(":")[2].removeprefix(f"{each.scenario}-")}
             for each in parsed
         ]
         shown.append({"id": name, "title": one_line(title(board)), "settings": settings})

@@ -90,7 +90,14 @@ def test_needs_are_asked_of_the_method() -> None:
         "memory (100 images)", "saliency maps on voc", "proposal maps", "a deeplabv3 network", "branches",
         "whole batches",
     ]  # fmt: skip
-    assert published_in(Greedy) is None  # whatever its name
+
+
+def test_a_method_of_another_package_is_not_taken_for_a_published_one() -> None:
+    class OtherMib(FineTune):
+        name = "mib"
+
+    assert published_in(load_method("mib")) == "CVPR 2020"
+    assert published_in(OtherMib) is None
 
 
 def test_memory_by_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
