@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cispbench.reports.tables.runs import Run
 from cispbench.results.published_methods import UNKNOWN, MethodFacts
+from cispbench.results.record_fields import StepFacts
 
 NO, NOT_KNOWN = "no", "not known"
 
@@ -42,13 +43,17 @@ def measured_extras(runs: Iterable[Run], facts: MethodFacts = UNKNOWN) -> Extras
     """
     runs = list(runs)
     trained_here = all(run.facts.origin == "measured" and not run.imported for run in runs)
-    published = published_extras(facts, runs[0].facts.dataset)
-    used = [run.facts.exemplars for run in runs if run.facts.exemplars is not None]
-    memory = NO if trained_here else published.memory
-    if used:
-        memory = f"{_range(str, (one.images for one in used))} images, {_range(_size, (one.bytes for one in used))}"
-    maps = dict.fromkeys(name for run in runs for name in run.facts.supervision)
-    return Extras(memory, ", ".join(maps) or (NO if trained_here else published.supervision))
+    otherwise = Extras(NO, NO) if trained_here else published_extras(facts, runs[0].facts.dataset)
+    memory, supervision = recorded_texts([run.facts for run in runs])
+    return Extras(memory or otherwise.memory, supervision or otherwise.supervision)
+
+
+def recorded_texts(records: Sequence[StepFacts]) -> tuple[str, str]:
+    """Return the memory and the supervision that records name, "" where they name none."""
+    kept = [record.exemplars for record in records if record.exemplars is not None]
+    sizes = _range(str, (one.images for one in kept)), _range(_size, (one.bytes for one in kept))
+    maps = dict.fromkeys(name for record in records for name in record.supervision)
+    return f"{sizes[0]} images, {sizes[1]}" if kept else "", ", ".join(maps)
 
 
 def extra_columns(rows: Sequence[Extras]) -> tuple[list[str], list[list[str]]]:
@@ -58,9 +63,8 @@ def extra_columns(rows: Sequence[Extras]) -> tuple[list[str], list[list[str]]]:
 
 
 def _range(text: Callable[[int], str], values: Iterable[int]) -> str:
-    found = sorted(set(values))
-    ends = dict.fromkeys(text(value) for value in (found[0], found[-1]))
-    return " to ".join(ends)
+    found = sorted(values)
+    return " to ".join(dict.fromkeys(text(value) for value in (*found[:1], *found[-1:])))
 
 
 def _size(size: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cispbench.reports.tables.cells import cells, latest
 from cispbench.reports.tables.data import cell_csv_row, cell_data, run_data, write_csv
+from cispbench.reports.tables.extras import recorded_texts
 from cispbench.reports.tables.grid import TableOptions, run_sections, sections
 from cispbench.reports.tables.html import render_html
 from cispbench.reports.tables.latex import render_latex
@@ -43,9 +44,11 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal:
         raise StoreError(f"a run's table needs the records of one run, not of {len({r.run_key for r in records})}.")
     last = max(records, key=lambda record: record.step)
     scores = score_record(last, protocol)
+    memory, supervision = recorded_texts([last])
+    used = [f"memory {memory}"] * bool(memory) + [f"supervision {supervision}"] * bool(supervision)
     rows = [
         [f"{last.method.name} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
-         f"{last.data.kind} data", last.model.name, f"profile {last.profile}, seed {last.seed}"]
+         f"{last.data.kind} data", last.model.name, ", ".join([f"profile {last.profile}", f"seed {last.seed}", *used])]
     ]  # fmt: skip
     published = sorted(reported_rows(last.setting, last.method.name), key=lambda row: list(KINDS).index(row["kind"]))
     for row in published:

@@ -19,7 +19,7 @@ from cispbench.reports.leaderboard.text import leaderboard_markdown
 from cispbench.reports.ledger.rows import Filter, show_json, show_text
 from cispbench.reports.tables.extras import Extras, extra_columns, published_extras
 from cispbench.reports.tables.grid import TableOptions
-from cispbench.reports.tables.render import render_store
+from cispbench.reports.tables.render import render_store, run_table
 from cispbench.results.published_methods import UNKNOWN, method_facts
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import DataUsed, ExemplarsUsed
@@ -127,6 +127,12 @@ def test_a_page_without_any_has_no_column(plain: Store) -> None:
     page = render_pages(load_leaderboard(plain))["mini.html"]
     assert 'data-column="memory"' not in page and 'data-column="supervision"' not in page
     assert 'data-column="backbone"' in page
+
+
+def test_the_table_of_a_run_names_them(make_record: Maker) -> None:
+    record = make_record(**LAST, exemplars=KEPT, supervision=("saliency",))
+    assert "profile paper, seed 0, memory 100 images, 3.0 MiB, supervision saliency |" in run_table([record])
+    assert "memory" not in run_table([make_record(**LAST)])
 
 
 @pytest.mark.parametrize(("method", "named"), [("plop", False), ("ssul_m", True)])
