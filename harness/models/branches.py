@@ -22,6 +22,8 @@ class BranchedDeepLabV3(DeepLab):
     ``dropout``: the share of the map's entries that training leaves out, before the branches.
     """
 
+    offers = frozenset({"branches"})
+
     def __init__(self, encoder: Encoder, head: nn.Module, width: int, dropout: float = 0.1) -> None:
         super().__init__(encoder, head, width)
         self.dropout = nn.Dropout(dropout)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cispbench.harness.models.groups import AUXILIARY, Group
+from cispbench.harness.models.head_branch import start_kaiming
 from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
 from cispbench.harness.models.output import Features, Output
 
@@ -66,15 +67,23 @@ class DeepLab(IncrementalModel):
 
 
 class LinearDeepLab(DeepLab):
-    """A linear classifier, which is a 1x1 convolution, for each group."""
+    """A linear classifier, which is a 1x1 convolution, for each group.
 
-    def __init__(self, encoder: Encoder, head: nn.Module, width: int) -> None:
+    ``kaiming``: classifiers start kaiming-normal, as DKD's, instead of as PyTorch does it.
+    """
+
+    offers = frozenset({"linear"})
+
+    def __init__(self, encoder: Encoder, head: nn.Module, width: int, *, kaiming: bool = False) -> None:
         super().__init__(encoder, head, width)
         self.classifiers = nn.ModuleList()
+        self.kaiming = kaiming
 
     def add_group(self, group: Group) -> None:
         """Add a 1x1 convolution."""
         self.classifiers.append(nn.Conv2d(self.width, group.channels, 1))
+        if self.kaiming:
+            start_kaiming(self.classifiers[-1])
 
     def refusal(self, group: Group) -> str | None:
         """Every group can be had."""

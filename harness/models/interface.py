@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -46,6 +47,14 @@ class ClassGroup:
         if self.layers is None:
             raise ValueError("the network has no branches; a method that reads them says needs = {'branches'}")
         return self.layers
+
+    def start_layers_from(self, other: ClassGroup) -> None:
+        """Copy what lies below the classifier from another group, norms' statistics included; nothing without branches.
+
+        To be called before rows are copied: they mean the same only on equal layers.
+        """
+        if self.layers is not None:
+            self.layers.features.load_state_dict(other.branch.features.state_dict())
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all parameters that belong to the group alone: those of its branch, or weight, bias and others."""
@@ -96,9 +105,11 @@ class IncrementalModel(nn.Module, ABC):
     """A segmentation network that grows by the groups of a step.
 
     ``forward(images)`` takes float32 (B, 3, H, W) and returns an ``Output`` over all channels added so far. Class 0 is
-    the background, which comes with the first growth. ``groups``: what the network has grown by, in order.
+    the background, which comes with the first growth. ``groups``: what the network has grown by, in order. ``offers``:
+    see ``ModelSpec.offers``; what is in ``Output.extras`` need not be named again.
     """
 
+    offers: ClassVar[frozenset[str]] = frozenset()
     freeze_batch_norm: bool = False
 
     def __init__(self) -> None:
