@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 Build = Callable[["Encoder", int, Sequence[int]], "IncrementalModel"]
 ENCODER_MOMENTUM = 0.01  # of the encoder's batch norms, in both families' releases; elsewhere PyTorch's 0.1
-RATES = (6, 12, 18)
+RATES = (6, 12, 18)  # dilations of the pyramid at output stride 16
 
 
-def _with_branches(encoder: Encoder, width: int, rates: Sequence[int]) -> IncrementalModel:
+def with_branches(encoder: Encoder, width: int, rates: Sequence[int]) -> IncrementalModel:
+    """Put the pyramid, ``width`` channels wide and dilated by ``rates``, and branches on an encoder."""
     from cispbench.harness.models.aspp import PyramidHead
     from cispbench.harness.models.branches import BranchedDeepLabV3
 
@@ -65,7 +66,7 @@ def _entries(
     """Return the entries of an encoder, with branches and with linear classifiers."""
     # The pooled branch's batch norm sees one value an image and channel: of a single image it can make nothing.
     branches = ModelSpec(
-        name=f"deeplabv3-{short}-branches", family="deeplabv3", encoder=encoder, build=partial(on, _with_branches),
+        name=f"deeplabv3-{short}-branches", family="deeplabv3", encoder=encoder, build=partial(on, with_branches),
         weights=weights, least_images=2, batch_norm_in=("encoder", "decoder", "classifier"),
         offers=frozenset({"branches", "branch_features"}),
     )  # fmt: skip
