@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from cispbench.harness.models.encoders import TinyCNN
 from cispbench.harness.models.groups import AUXILIARY, Group
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.step import Batch
+from cispbench.methods.mib import start_from_background
 
 SSUL = (Group(extra=1, role="unknown"), Group(1, role="background"), Group(3))
 IMAGES = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
@@ -155,3 +158,20 @@ def test_a_batch_with_companions_is_what_a_network_takes():
     model.grow(2)
     batch = Batch(IMAGES, torch.zeros(2, 24, 24), ("a", "b"), companions={"saliency": torch.zeros(2, 24, 24)})
     assert torch.equal(model(*batch.inputs).logits, model(IMAGES).logits)
+
+
+@pytest.mark.parametrize("kind", ["linear", "branches"])
+def test_new_classes_start_from_the_background_whatever_lies_below_the_classifier(kind):
+    model = networks()[kind]
+    model.grow(4)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.running_mean, -0.1, 0.1)
+    before = model.eval()(IMAGES).logits
+    model.grow(2)
+    start_from_background(model)
+    after = model.eval()(IMAGES).logits
+    # The background's logit minus log(2 + 1), for the background itself and for both new classes (MiB, section 3.3).
+    expected = (before[:, :1] - math.log(3)).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(after[:, [0, 4, 5]], expected)
+    torch.testing.assert_close(after[:, 1:4], before[:, 1:])

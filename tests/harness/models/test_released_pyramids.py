@@ -24,7 +24,9 @@ from cispbench.harness.models.groups import AUXILIARY, Group
 from cispbench.harness.models.interface import Encoder, IncrementalModel
 from cispbench.harness.models.released import ReleasedState, load_released, translate
 from cispbench.harness.models.released_pyramids import our_name
+from cispbench.harness.runs.importing import _check_groups
 from cispbench.splits.errors import WeightsError
+from cispbench.splits.settings import parse_setting
 from tests.methods.conftest import _formula as formula
 
 Recording = Mapping[str, Any]
@@ -205,3 +207,15 @@ def test_groups_that_a_layout_cannot_have_are_refused(layout: str, channels: tup
     state = {name.format(number): torch.zeros(count) for number, count in enumerate(channels)}
     with pytest.raises(WeightsError, match=f"net.pth has groups of .* channels, which {layout} cannot have"):
         translate(state, layout, "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels"), [("ssul", (1, 1, 15, 1, 1)), ("barm", (16, 2, 2)), ("dkd", (1, 15, 1, 1))]
+)
+def test_the_classes_of_a_file_must_be_those_of_the_setting(layout: str, channels: tuple[int, ...]) -> None:
+    name = {"ssul": "classifier.head.{}.3.bias", "barm": "classifier.head.{}.bias", "dkd": "cls.{}.bias"}[layout]
+    state = {name.format(number): torch.zeros(count) for number, count in enumerate(channels)}
+    released = translate(state, layout, "net.pth")
+    _check_groups(released, parse_setting("overlapped-15-1"), Path("net.pth"))
+    with pytest.raises(WeightsError, match=r"has learnt 16 \+ 1 \+ 1 classes .* has 16 \+ 5 up to step 1"):
+        _check_groups(released, parse_setting("overlapped-15-5"), Path("net.pth"))
