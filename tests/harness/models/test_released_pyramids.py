@@ -82,6 +82,7 @@ def part(recorded: Recording, *names: str) -> dict[str, Tensor]:
 
 
 def network(released: ReleasedState) -> IncrementalModel:
+    assert not released.in_place_abn  # although the recordings hold no counters of batches
     model = BranchedDeepLabV3(Recorded(), PyramidHead(6, width=6, rates=(1, 2, 3)), 6)
     load_released(model, released, "the recording")
     return model.eval()
@@ -131,6 +132,7 @@ def test_dkds_network_computes_the_recorded_logits(golden: Path) -> None:
               (("weight", (1, 1, 1)), ("bias", ()))}  # fmt: skip
     released = translate(state, "dkd", "the recording")
     assert released.groups == (1 + groups[0], *groups[1:])
+    assert not released.in_place_abn
     model = LinearDeepLab(RecordedFive(), PyramidConvHead(32), 256)
     load_released(model, released, "the recording")
     with torch.no_grad():
