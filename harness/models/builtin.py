@@ -20,7 +20,7 @@ def _deeplabv3(
     # The pooled branch's batch norm sees one value an image and channel: of a single image it can make nothing.
     return ModelSpec(
         name=name, family="deeplabv3", encoder=encoder, build=build, weights=weights, least_images=2,
-        batch_norm_in=("encoder", "decoder"),
+        batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 ``abn-deeplab`` (MiB, PLOP): a residual network ``body.mod1`` to ``body.mod5`` with blocks counted from 1, the head,
 and a classifier ``cls.k`` for every step. Its norms are in-place ABN, whose scale is |gamma| + 1e-5, or, where
 batch counters are present, plain batch norms. ``segmenter`` (MBS): a ViT and the mask transformer, whose first
-group of classes is the background alone.
+group of classes is the background alone. ``ssul``, ``barm``, ``dkd``: see ``released_pyramids.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cispbench.harness.models import released_pyramids
+from cispbench.harness.models.groups import Group
 from cispbench.splits.errors import UsageError, WeightsError, nearest
 from cispbench.splits.strict_yaml import load_yaml
 
@@ -32,8 +34,13 @@ _NAMES = (
     (re.compile(r"(?<=\.)proj_bn(?=\.)"), "downsample.1"),
     (re.compile(r"^cls\."), "classifiers."),
 )
-_DROPPED = ("encoder.vit.head.", "encoder.vit.head_dist.")  # the ImageNet classifier that the release carries along
-_GROUPS = {"abn-deeplab": re.compile(r"classifiers\.(\d+)\.bias$"), "segmenter": re.compile(r"mask_norm\.bias\.(\d+)$")}
+# ImageNet's classifiers, which releases carry along.
+_DROPPED = ("encoder.vit.head.", "encoder.vit.head_dist.", "encoder.net.fc.")
+_GROUPS = {
+    "abn-deeplab": re.compile(r"classifiers\.(\d+)\.bias$"),
+    "segmenter": re.compile(r"mask_norm\.bias\.(\d+)$"),
+    **released_pyramids.GROUPS,
+}
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,25 @@ class ReleasedCode:
 
     name: str
     source: str
-    layout: Literal["abn-deeplab", "segmenter"]
+    layout: Literal["abn-deeplab", "segmenter", "ssul", "barm", "dkd"]
     models: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ReleasedState:
-    """A checkpoint in our names: ``groups`` counts the classes added at each growth (background in the first one).
+    """A checkpoint in our names: ``steps`` holds the groups of channels that each step added.
 
     ``in_place_abn``: the scales were converted from in-place ABN's.
     """
 
     state: dict[str, Tensor]
-    groups: tuple[int, ...]
+    steps: tuple[tuple[Group, ...], ...]
     in_place_abn: bool
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """How many classes each step added; background is in the first."""
+        return tuple(sum(group.classes for group in step) for step in self.steps)
 
 
 @cache
@@ -87,8 +99,8 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
     if len(firsts := {new: key for key, new in reversed(names.items())}) < len(names):
         twice = next(key for key, new in names.items() if firsts[new] != key)
         raise WeightsError(f"{place} holds {firsts[names[twice]]} again, as {twice}.", hint="Keep one of them.")
-    groups = _class_groups(renamed, layout, place)
-    if not groups:
+    channels = _class_groups(renamed, layout, place)
+    if not channels:
         found = ", ".join(list(state)[:3])
         raise WeightsError(
             f"{place} holds no classifier of the layout {layout}: its first names are {found}.",
@@ -99,10 +111,14 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
     # Only in-place ABN counts no batches; its scales must be converted, those of plain batch norms must not.
     if in_place:
         renamed = _plain_norms(renamed)
-    return ReleasedState(renamed, groups, in_place)
+    plain = layout not in released_pyramids.NAMES
+    steps = tuple((Group(n),) for n in channels) if plain else released_pyramids.groups_of(layout, channels, place)
+    return ReleasedState(renamed, steps, in_place)
 
 
 def _translated(key: str, layout: str) -> str:
+    if layout in released_pyramids.NAMES:
+        return released_pyramids.our_name(key, layout)
     if layout == "segmenter":
         return key.replace("encoder.", "encoder.vit.", 1) if key.startswith("encoder.") else key
     if block := _BLOCK.match(key):
@@ -156,8 +172,8 @@ def load_released(model: IncrementalModel, released: ReleasedState, place: str) 
     from cispbench.harness.models.interface import Encoder
     from cispbench.harness.models.weight_files import load_backbone
 
-    for classes in released.groups:
-        model.grow(classes)
+    for groups in released.steps:
+        model.grow(groups)
     encoder = model.sections()["encoder"]
     state = encoder.fitted(released.state, "encoder.vit.") if isinstance(encoder, Encoder) else released.state
     load_backbone(model, state, place=place)
