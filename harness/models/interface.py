@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from cispbench.harness.models.groups import CLASSES
 from cispbench.harness.models.output import Output
 from cispbench.harness.models.weight_files import load_backbone
 from cispbench.splits.errors import WeightsError
@@ -17,16 +19,23 @@ from cispbench.splits.errors import WeightsError
 class ClassGroup:
     """The parameters of the n classes that were added together.
 
-    ``weight`` has n x D elements: (n, D, 1, 1) in a convolution, (1, n, D) as tokens. ``bias``: (n,).
+    ``weight`` has n x D elements: (n, D, 1, 1) in a convolution, (1, n, D) as tokens. ``bias``: (n,). ``role`` and
+    ``extra``: as in their ``Group``.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter
+    role: str = CLASSES
+    extra: int = 0
 
     @property
     def rows(self) -> Tensor:
         """The weights as a view (n, D) that shares memory with the parameter."""
         return self.weight.view(self.bias.numel(), -1)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all parameters that belong to the group alone."""
+        return [self.weight, self.bias]
 
 
 class Encoder(nn.Module, ABC):
@@ -77,6 +86,8 @@ class IncrementalModel(nn.Module, ABC):
     """
 
     freeze_batch_norm: bool = False
+    frozen_modules: frozenset[str] = frozenset()
+    frozen_parameters: tuple[nn.Parameter, ...] = ()
 
     @abstractmethod
     def grow(self, new_classes: int) -> None:
@@ -116,18 +127,35 @@ class IncrementalModel(nn.Module, ABC):
 
     def trains_batch_norm(self) -> bool:
         """Whether training uses and changes the statistics of some batch norm."""
-        norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        if self.freeze_batch_norm:
-            frozen = {id(module) for module in self.sections()["encoder"].modules()}
-            norms = [norm for norm in norms if id(norm) not in frozen]
-        return bool(norms)
+        kept = {id(module) for module in self._kept_in_evaluation()}
+        return any(isinstance(module, _BatchNorm) and id(module) not in kept for module in self.modules())
+
+    def freeze(self, parameters: Iterable[nn.Parameter], modules: Iterable[str]) -> None:
+        """Keep parameters from learning and modules (by name) in evaluation mode, instead of any frozen before.
+
+        ``train()`` obeys it from its next call on. Parameters that the network itself keeps from learning stay so.
+        """
+        for parameter in self.frozen_parameters:
+            parameter.requires_grad_(True)
+        self.frozen_parameters = tuple(parameter for parameter in parameters if parameter.requires_grad)
+        for parameter in self.frozen_parameters:
+            parameter.requires_grad_(False)
+        # Names, not modules: several devices replace the batch norms by ones that share their statistics.
+        self.frozen_modules = frozenset(modules)
 
     def train(self, mode: bool = True) -> IncrementalModel:
-        """Switch to training mode; with ``freeze_batch_norm`` the encoder's batch norms keep their statistics."""
+        """Switch to training mode, but for what is frozen.
+
+        With ``freeze_batch_norm`` the encoder's batch norms keep their statistics.
+        """
         super().train(mode)
         # Done at each switch: every ``train()`` of a loop would unfreeze them again.
-        if self.freeze_batch_norm:
-            for module in self.sections()["encoder"].modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self._kept_in_evaluation():
+            module.eval()
         return self
+
+    def _kept_in_evaluation(self) -> Iterator[nn.Module]:
+        if self.freeze_batch_norm:
+            yield from (part for part in self.sections()["encoder"].modules() if isinstance(part, _BatchNorm))
+        if self.frozen_modules:
+            yield from (module for name, module in self.named_modules() if name in self.frozen_modules)
