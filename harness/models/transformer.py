@@ -56,7 +56,8 @@ class DropPath(nn.Module):
             return branch
         keep = 1.0 - self.rate
         kept = torch.empty(branch.shape[0], 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep)
-        return branch * kept / keep
+        thinned: Tensor = branch * kept / keep
+        return thinned
 
 
 class Block(nn.Module):

@@ -116,7 +116,7 @@ class OptimRecipe:
         for name in _NEW_FIELDS:
             if values[name] == _DEFAULTS[name]:
                 del values[name]
-        old = with_old_names({"optim": values})["optim"]
+        old: dict[str, Any] = with_old_names({"optim": values})["optim"]
         return dict.fromkeys(SELECTORS, 1.0) | old
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 
 class GuardedUpdate:
-    """Update weights and what the optimiser keeps of them (momenta), and keep the new buffers (statistics of batch norms), only if an iteration is finite.
+    """Update weights, what the optimiser keeps of them, and buffers only if an iteration is finite.
 
+    The optimiser keeps momenta, the buffers are statistics of batch norms.
     ``on_host``: the answer is read first, and an update that is not wanted is not made. On the CPU this costs nothing.
     A GPU would run out of work while the host reads; there the update is always made, and taken back on the device.
     """
