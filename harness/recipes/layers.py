@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,12 +94,8 @@ def resolve_recipe(
         sources |= dict.fromkeys(_decided(change), source)
     recipe = build_recipe(merged | {"model": chosen})
     _check_steps(recipe, setting)
+    _check_base(recipe, classes)
     values = flat(with_all_options(recipe, method))
-    if len(classes) > 1 and values["method.base"] != classes[1].name:
-        raise RecipeError(
-            f"the base of {method.name} is {values['method.base']} or {classes[1].name}, depending on the model.",
-            hint="A layer that names the base may have no conditions on the model or the base.",
-        )
     return SourcedRecipe(recipe, values, {path: sources.get(path, DEFAULT) for path in values})
 
 
@@ -248,6 +245,19 @@ def _meant(section: str, name: str, inside: Mapping[str, Sequence[str]]) -> str:
         places = {found: f"{other}.{found}" for found in inside[other]} | places
     close = closest(name or section, places)
     return f"Did you mean {places[close]!r}?" if close else nearest(name, inside.get(section) or inside)
+
+
+def _check_base(recipe: Recipe, classes: Sequence[type[Method]]) -> None:
+    """Raise RecipeError where the merged layers name another base than the one whose layers they are."""
+    options: Any = recipe.method
+    for method, base in itertools.pairwise(classes):
+        said = options.get("base", base.name)
+        if said != base.name:
+            raise RecipeError(
+                f"the base of {method.name} is {said} or {base.name}, depending on the model or the base.",
+                hint="A layer that names the base may have no conditions on either.",
+            )
+        options = options.get("base_options", {})
 
 
 def _type_of(path: str, kinds: Mapping[str, Any]) -> Any:

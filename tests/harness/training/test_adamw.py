@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_resumed_training_goes_on_bit_for_bit() -> None:
         if number == 2:
             other.model.load_state_dict({name: tensor.clone() for name, tensor in there.model.state_dict().items()})
             resumed = Stepper(other, OptimRecipe(**ADAMW), 9, CPU)
-            resumed.load_state_dict(straight.state_dict())
+            resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
         iterate(straight, there.model, number, batches[number])
         if number >= 2:
             iterate(resumed, other.model, number, batches[number])
