@@ -56,8 +56,7 @@ class DropPath(nn.Module):
             return branch
         keep = 1.0 - self.rate
         kept = torch.empty(branch.shape[0], 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep)
-        thinned: Tensor = branch * kept / keep
-        return thinned
+        return branch * kept / keep
 
 
 class Block(nn.Module):
@@ -77,7 +76,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Take and return (B, n, D)."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
 
 
 class TinyViT(Encoder):

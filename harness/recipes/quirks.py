@@ -22,7 +22,9 @@ from typing import Any
 
 from cispbench.harness.method import Method
 from cispbench.harness.recipes.fields import Recipe
-from cispbench.harness.recipes.layers import build_recipe, current_path, flat, merge, nested, with_all_options
+from cispbench.harness.recipes.layers import build_recipe, with_all_options
+from cispbench.harness.recipes.merging import flat, merge, nested
+from cispbench.harness.recipes.overrides import current_path
 from cispbench.harness.recipes.recipe_files import (
     CONDITIONS,
     QUIRKS,

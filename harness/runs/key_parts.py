@@ -13,7 +13,7 @@ from typing import Any
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.models.catalogue import trains_batch_norm
 from cispbench.harness.recipes.fields import read_recipe
-from cispbench.harness.recipes.layers import flat
+from cispbench.harness.recipes.merging import flat
 from cispbench.harness.recipes.old_names import with_current_names
 from cispbench.results.record import StepRecord
 

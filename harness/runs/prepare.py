@@ -18,7 +18,8 @@ from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.models.weights_table import load_table
 from cispbench.harness.recipes.fields import Recipe
-from cispbench.harness.recipes.layers import SourcedRecipe, parse_override, resolve_recipe
+from cispbench.harness.recipes.layers import SourcedRecipe, resolve_recipe
+from cispbench.harness.recipes.overrides import parse_override
 from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import IMPORTED, ImportedStep, find_imported

@@ -11,7 +11,8 @@ import pytest
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.method import Method
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe, read_recipe
-from cispbench.harness.recipes.layers import load_recipe, parse_override, resolve_recipe
+from cispbench.harness.recipes.layers import load_recipe, resolve_recipe
+from cispbench.harness.recipes.overrides import parse_override
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.plan import PlannedStep, plan_run
 from cispbench.methods.finetune import FineTune

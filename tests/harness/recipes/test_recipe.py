@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe, load_strict
-from cispbench.harness.recipes.layers import SourcedRecipe, load_recipe, parse_override, resolve_recipe
+from cispbench.harness.recipes.layers import SourcedRecipe, load_recipe, resolve_recipe
+from cispbench.harness.recipes.overrides import parse_override
 from cispbench.harness.recipes.recipe_files import PROFILES
 from cispbench.harness.registry import load_method, method_names
 from cispbench.splits.errors import RecipeError, UsageError
