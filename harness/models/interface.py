@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cispbench.harness.models.catalogue import CLASSIFIER
 from cispbench.harness.models.groups import CLASSES
 from cispbench.harness.models.output import Output
 from cispbench.harness.models.weight_files import load_backbone
@@ -123,7 +124,7 @@ class IncrementalModel(nn.Module, ABC):
         """Yield (section, parameter name, parameter); what belongs to no part is "classifier"."""
         prefixes = {id(p): part for part, module in self.sections().items() for p in module.parameters()}
         for name, parameter in self.named_parameters():
-            yield prefixes.get(id(parameter), "classifier"), name, parameter
+            yield prefixes.get(id(parameter), CLASSIFIER), name, parameter
 
     def trains_batch_norm(self) -> bool:
         """Whether training uses and changes the statistics of some batch norm."""
