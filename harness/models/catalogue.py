@@ -31,7 +31,7 @@ entry's facts against the network that it builds; call it in a test of your pack
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from cispbench.harness.models.interface import IncrementalModel
 
 VERSION = 2  # raised whenever the numbers of the built-in networks change: part of every step's key
-SECTIONS = ("encoder", "decoder", "classifier")
+CLASSIFIER = "classifier"  # all of a network that is in none of its sections
+ALL = "all"  # stands for every section and the classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,10 @@ class ModelSpec:
     ``weights``: the usual pre-trained weights of the encoder, by a name of ``weights.yaml``; None: there are none, so
     that only ``--weights none`` or a file will do.
     ``least_images``: the fewest images that a forward pass of training can take: 2 where a batch norm sees one value an
-    image, as behind a global pooling. ``batch_norm_in``: which sections hold batch norms, out of encoder, decoder and
-    classifier; the encoder's keep their statistics under ``freeze_batch_norm``. Batch norms make the result depend on
-    how a batch is divided, which is then part of a step's key.
+    image, as behind a global pooling.
+    ``sections``: the names of the network's ``sections()``, by which recipes give learning rates. ``batch_norm_in``:
+    which of them, and "classifier", hold batch norms; the encoder's keep their statistics under ``freeze_batch_norm``.
+    Batch norms make the result depend on how a batch is divided, which is then part of a step's key.
     ``offers``: what methods may need (``Method.needs``): "linear", if each group is a linear classifier on the last one
     of ``Output.stages`` and may be auxiliary (``groups.py``); "branches", if each group has layers of its own
     (``ClassGroup.branch``); the names in ``Output.extras``; and names of your own.
@@ -71,6 +73,7 @@ class ModelSpec:
     build: Callable[[int], IncrementalModel]
     weights: str | None = None
     least_images: int = 1
+    sections: tuple[str, ...] = ("encoder", "decoder")
     batch_norm_in: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     offers: frozenset[str] = frozenset()
@@ -79,10 +82,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.least_images < 1:
             raise CispbenchError(f"the model {self.name!r}: least_images is at least 1, not {self.least_images}.")
-        if not set(self.batch_norm_in) <= set(SECTIONS):
+        sections = (*self.sections, CLASSIFIER)
+        if not set(self.batch_norm_in) <= set(sections):
             raise CispbenchError(
                 f"the model {self.name!r}: batch_norm_in names {self.batch_norm_in}.",
-                hint=f"Sections are {', '.join(SECTIONS)}.",
+                hint=f"Sections are {', '.join(sections)}.",
             )
 
 
@@ -109,9 +113,9 @@ def lacking(name: str, needs: frozenset[str]) -> str | None:
     return f"it needs a network that offers {', '.join(sorted(missing))}; {others}"
 
 
-def trains_batch_norm(name: str, frozen: bool) -> bool:
-    """Whether a model's training depends on statistics over the batch; ``frozen``: not those of the encoder."""
-    return bool(set(model_spec(name).batch_norm_in) - ({"encoder"} if frozen else set()))
+def trains_batch_norm(name: str, fixed: Collection[str] = ()) -> bool:
+    """Whether a model's training depends on statistics over the batch; ``fixed``: sections whose norms do not."""
+    return ALL not in fixed and not set(model_spec(name).batch_norm_in) <= set(fixed)
 
 
 def least_images(name: str) -> int:

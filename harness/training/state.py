@@ -13,7 +13,7 @@ class TrainingState:
     def __init__(self, job: TrainingJob) -> None:
         self.iteration = 0  # how many iterations are done
         self.log = TrainingLog()
-        self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
+        self.stepper = Stepper(job.context, job.phase, job.iterations, job.device)
         self.skipped_iterations = SkippedIterations(job.context.step, job.iterations)
 
     @property
