@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.step import Batch
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -31,7 +32,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
 @torch.inference_mode()
 def evaluate(
     model: IncrementalModel,
-    batches: Iterable[tuple[Tensor, Tensor, tuple[str, ...]]],
+    batches: Iterable[Batch],
     num_classes: int,
     device: torch.device,
     precision: str,
@@ -39,18 +40,19 @@ def evaluate(
 ) -> Tensor:
     """Return the confusion matrix, int64 (C, C) on the CPU, of a model over test batches.
 
-    ``batches`` yields images (b, 3, H, W), targets (b, H, W) with indices over all ``num_classes`` classes of the
-    data set, and names. ``progress`` is called with the number of images done. Counts are integers, so the size of
-    batches has no effect but through the network's rounding.
+    The targets of ``batches`` hold indices over all ``num_classes`` classes of the data set. ``progress`` is called
+    with the number of images done. Counts are integers, so the size of batches has no effect but through the network's
+    rounding.
     """
     model.eval()
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     done = 0
-    for images, target, names in batches:
+    for loaded in batches:
+        batch = loaded.to(device)
         with autocast(device, precision):
-            logits = model(images.to(device, non_blocking=True)).logits
-        total += _count(logits.argmax(1), target.to(device, non_blocking=True), num_classes)
-        done += len(names)
+            logits = model(*batch.inputs).logits
+        total += _count(logits.argmax(1), batch.target, num_classes)
+        done += len(batch.ids)
         if progress is not None:
             progress(done)
     return total.cpu()

@@ -208,11 +208,11 @@ class RunPredictor:
         loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
         model = self._model(record)
         with torch.inference_mode(), explaining_lost_workers():
-            for images, targets, ids in loader:
+            for batch in loader:
                 with autocast(self._device, recipe.optim.precision):
-                    logits = model(images.to(self._device)).logits
+                    logits = model(*batch.to(self._device).inputs).logits
                 predictions = logits.argmax(1).to("cpu", torch.uint8)
-                yield from zip(ids, images, targets.to(torch.uint8), predictions, strict=True)
+                yield from zip(batch.ids, batch.images, batch.target.to(torch.uint8), predictions, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""
