@@ -90,7 +90,7 @@ class Memory:
 
     size: Annotated[int, Range(least=1)]
     use: Literal["append", "replace"] = "append"
-    share: float = 0.5
+    share: Annotated[float, Range(above=0, most=1)] = 0.5
     labels: Literal["step", "origin", "seen"] = "step"
     view: View = "centre"
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cispbench.harness.method import Exemplar, Memory
+from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import VOID, Setting
+from cispbench.splits.strict_fields import check_ranges
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ def seen_table(setting: Setting, step: int) -> tuple[int, ...]:
     """Return a label table with the index of every class learnt up to ``step``; later classes are background."""
     known = setting.num_classes(step)
     return tuple(0 if known <= label < VOID else label for label in setting.test_table())
+
+
+def check_memory(method: str, memory: Memory, batch: int) -> None:
+    """Raise MethodError unless a method's memory can be used in batches of this size."""
+    try:
+        check_ranges(memory, MethodError)
+    except MethodError as error:
+        raise MethodError(f"the memory of {method}: {error.message}") from error
+    if memory.use == "replace" and replaced_places(memory, batch) < 1:
+        raise MethodError(
+            f"the memory of {method} has no place in a batch of {batch}: its share is {memory.share:g}.",
+            hint="Use a larger batch or a larger share.",
+        )
 
 
 def replaced_places(memory: Memory, batch: int) -> int:

@@ -9,8 +9,9 @@ import torch
 
 from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.data.transforms import EvalView
-from cispbench.harness.method import Batch, View
+from cispbench.harness.method import Batch
 from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.step import View
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,37 @@ Nothing here looks into the store of records or decides what is missing; ``execu
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from cispbench.harness.data.exemplars import exemplar_set
 from cispbench.harness.data.loader import EvalLoader, TrainLoader
+from cispbench.harness.data.passes import Passes, centre_view
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.evaluate import evaluate
+from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
-from cispbench.harness.method import Method, StepContext
+from cispbench.harness.method import Exemplar, Method, StepContext
 from cispbench.harness.models.catalogue import build_model, least_images
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.runs.inputs import load_planned_weights, planned_method, planned_source
+from cispbench.harness.runs.exemplars import Candidates, load_chosen, memory_in, save_chosen
+from cispbench.harness.runs.inputs import (
+    load_planned_weights,
+    planned_maps,
+    planned_method,
+    planned_source,
+    planned_test_maps,
+)
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
-from cispbench.harness.runs.step_store import METHOD
+from cispbench.harness.runs.step_store import EXEMPLARS, METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
@@ -33,11 +45,25 @@ from cispbench.splits.errors import WeightsError
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
 
 
+class _Services:
+    """What the context offers while the training's own services are not there."""
+
+    def __init__(self, passes: Passes) -> None:
+        self.batches = passes
+
+    def batch_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def log(self, name: str, value: torch.Tensor) -> None:
+        pass
+
+
 class StepWork:
     """Trains and tests the steps of one run. The method and the data are opened when they are first needed."""
 
     def __init__(self, plan: RunPlan, options: RunOptions) -> None:
         self.plan, self.options, self.store = plan, options, options.steps
+        self.exemplars: list[Exemplar] = []  # of the step that was trained last
 
     @cached_property
     def method(self) -> Method:
@@ -99,11 +125,14 @@ class StepWork:
         context.model.to(options.device)
         if context.previous is not None:
             context.previous.to(options.device)
+        self.exemplars = self._memory(planned, context, checkpoint.parent)
+        loader = self._train_loader(planned, phase.batch, self.exemplars)
+        context = replace(context, services=_Services(self._passes(loader)))
         self.method.initialise(context)
         job = TrainingJob(
             method=self.method,
             context=context,
-            loader=self._train_loader(planned, phase.batch),
+            loader=loader,
             phase=phase,
             device=options.device,
             seed=derive_seed(plan.seed, "training", planned.step),
@@ -133,25 +162,76 @@ class StepWork:
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
         return what, options.device, f"Set {', or '.join(hints)}."
 
-    def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
-        recipe = self.plan.recipe.data
+    def _memory(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
+        """Return the exemplars of a step, in every process those that the first one has chosen."""
+        if not self._has_memory(planned.step) or planned.step == 0:
+            return []
+        group, model = self.options.group, context.model
+        chosen: list[Exemplar] = []
+        if group.first:
+            model.eval()
+            with torch.no_grad(), autocast(self.options.device, self.plan.recipe.phase(planned.step).precision):
+                chosen = self._select(planned, context, folder)
+            model.train()
+        return group.decide(chosen)
+
+    def _select(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
+        """Return the exemplars of a step: those in its work folder, if it was begun before, or what its method chooses.
+
+        The random state is set anew at each part, so that what follows does not depend on whether they were chosen now.
+        """
+        plan, step, memory = self.plan, planned.step, self.plan.method.memory
+        path, by = folder / EXEMPLARS, (plan.method.name, plan.method.code)
+        chosen = load_chosen(path, planned.key, by, self.options.view)
+        if chosen is None and memory is not None:
+            before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
+            kept = memory_in(self.store.manifest(before.key))
+            loader = self._train_loader(before, plan.recipe.phase(step).batch, (), planned_for=planned)
+            images = self._passes(loader)(memory.view, loader.batch_size)
+            seed_everything(seed)
+            own = replace(context, generator=torch.Generator().manual_seed(seed))
+            candidates = Candidates(step - 1, kept, before.images)
+            found = self.method.select_exemplars(images, kept, own)
+            chosen = candidates.require(found, memory, plan.method.name)
+            save_chosen(path, planned.key, by, chosen)
+        seed_everything(derive_seed(plan.seed, "initialise", step))
+        return chosen or []
+
+    def _passes(self, loader: TrainLoader) -> Passes:
+        return Passes(loader, centre_view(self.plan.recipe), self.options.device)
+
+    def _has_memory(self, step: int) -> bool:
+        """Whether a step is trained by a method with a memory."""
+        return self.plan.method.memory is not None and not (step == 0 and self.plan.method.shared_base)
+
+    def _train_loader(
+        self, planned: PlannedStep, batch: int, exemplars: Sequence[Exemplar], planned_for: PlannedStep | None = None
+    ) -> TrainLoader:
+        """Return the loader of a step's images. ``planned_for``: the step that reads them, if it is a later one."""
+        recipe, memory, learnt = self.plan.recipe.data, self.plan.method.memory, self.plan.learnt
+        reader = planned_for or planned
+        maps, kept = planned_maps(self.plan, reader, self.source), None
+        if memory is not None and self._has_memory(reader.step):
+            kept = exemplar_set(memory, exemplars, learnt, planned.step)
         return TrainLoader(
             self.source,
             planned.images,
-            self.plan.learnt.label_table(planned.step),
+            learnt.label_table(planned.step),
             recipe,
             batch,
             seed=derive_seed(self.plan.seed, "data", planned.step),
             workers=self.options.workers,
-            cache=self._fits_in_memory(planned.images),
+            cache=self._fits_in_memory(planned.images[0], len(planned.images) + len(exemplars), len(maps)),
             pin_memory=self.options.device.type == "cuda",
+            exemplars=kept,
+            companions=maps,
         )
 
-    def _fits_in_memory(self, images: tuple[str, ...]) -> bool:
+    def _fits_in_memory(self, first: str, images: int, companions: int) -> bool:
         if self.options.workers:
             return False
-        image, mask = self.source.read("train", images[0])
-        return len(images) * (image.numel() + mask.numel()) * 1.3 < CACHE_BYTES
+        image, mask = self.source.read("train", first)
+        return images * (image.numel() + (1 + companions) * mask.numel()) * 1.3 < CACHE_BYTES
 
     def count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
         """Return the confusion matrix of a published step, every process counting its share, and how many images."""
@@ -160,7 +240,7 @@ class StepWork:
         view = EvalView(recipe.evaluation.resize_short, recipe.evaluation.crop, recipe.data.normalise)
         loader = EvalLoader(
             self.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
-            rank=group.rank, devices=group.size,
+            rank=group.rank, devices=group.size, companions=planned_test_maps(plan, self.source),
         )  # fmt: skip
         model = self.model_after(planned.step)
         what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"

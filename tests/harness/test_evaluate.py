@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cispbench.harness.evaluate import confusion_matrix, evaluate
-from cispbench.harness.method import Batch
-from cispbench.harness.method import Output
+from cispbench.harness.method import Batch, Output
 
 
 @settings(max_examples=30, deadline=None)
