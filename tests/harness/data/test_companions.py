@@ -48,8 +48,8 @@ class Copies:
 TRAININGS = [
     DataRecipe(crop=24, resize="none"), DataRecipe(crop=40, resize="none"), DataRecipe(crop=17, resize="none"),
     DataRecipe(crop=20, scale=(0.2, 1.0)), DataRecipe(crop=33, resize="scale"),
-    DataRecipe(crop=40, resize="scale", pad="all-sides"), DataRecipe(crop=20, resize="scale", resize_short=31, flip=1.0),
-    DataRecipe(crop=20, resize="none", resize_short=13),
+    DataRecipe(crop=40, resize="scale", pad="all-sides"),
+    DataRecipe(crop=20, resize="scale", resize_short=31, flip=1.0), DataRecipe(crop=20, resize="none", resize_short=13),
 ]  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def test_scenes_have_the_saliency_of_every_object_with_an_inexact_outline() -> N
     assert all(torch.equal(other.read(one), maps.read(one)) for one in ids[5:9])
     assert other.fingerprint == source.maps(SALIENCY, "train", ids[5:9]).fingerprint != maps.fingerprint
     assert source.maps(SALIENCY, "val", source.ids("val")).fingerprint != maps.fingerprint
-    with pytest.raises(DataError, match="no companion 'copy' .copies.; they have saliency_map alone"):
+    with pytest.raises(DataError, match=r"no companion 'copy' .copies.; they have saliency_map alone"):
         source.maps(COPY, "train", ids)
 
 
@@ -212,11 +212,11 @@ def test_what_was_checked_is_not_read_again(maps: Path, monkeypatch: pytest.Monk
 
 
 def test_a_missing_folder_is_named_with_where_maps_are_had(own_voc: Path) -> None:
-    with pytest.raises(DataError, match="saliency_map does not exist. It holds the companion 'saliency'") as caught:
+    with pytest.raises(DataError, match=r"saliency_map does not exist\. It holds the companion 'saliency'") as caught:
         opened(own_voc)
     assert str(own_voc) in caught.value.message and "without them" in caught.value.hint
     told = replace(SALIENCY, how_to_get="Maps are had from X; method.unknown=background needs none.")
-    with pytest.raises(DataError, match="method.unknown=background needs none"):
+    with pytest.raises(DataError, match=r"method\.unknown=background needs none"):
         open_maps(own_voc, told, {}, own_voc / "cache")
 
 
@@ -275,7 +275,7 @@ def test_all_broken_maps_are_counted(maps: Path) -> None:
 def test_a_map_that_changes_later_is_no_silent_other_one(maps: Path) -> None:
     found, path = opened(maps), some_map(maps)
     Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
-    with pytest.raises(DataError, match="the map .* has changed since"):
+    with pytest.raises(DataError, match=r"the map .* has changed since"):
         found.read(path.stem)
 
 
