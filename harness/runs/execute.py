@@ -22,7 +22,7 @@ from cispbench.harness.runs.step_work import StepWork
 from cispbench.harness.training.other_code import TrainedBy
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
-from cispbench.splits.errors import MethodError, StoreError
+from cispbench.splits.errors import StoreError
 
 TRAIN, TEST, END = "train", "test", "end"  # what the first process of a group tells the others to do
 
@@ -109,12 +109,11 @@ class _Run:
             started = time.perf_counter()
             self.options.group.decide((TRAIN, step))
             model, log, iterations = self.work.train(planned, folder / CHECKPOINT)
-            self._check_shared_base(step)
             seconds = log.wall_before + time.perf_counter() - started
             execution = Execution(self.options.group.size, self.plan.micro_batch)
             made = step_manifest(model, log, str(self.options.device), iterations=iterations, seconds=seconds)
             manifest = {**made, **trained_here(self.plan, planned, execution)}
-            self.store.publish(planned.key, model.state_dict(), self.work.method.state_dict(), manifest)
+            self.store.publish(planned.key, model.state_dict(), self.work.state_after(step), manifest)
             self._clean_up(planned.key)
         self.trained += 1
 
@@ -139,14 +138,6 @@ class _Run:
                 self.work.train(planned, self.store.root / "work" / planned.key / CHECKPOINT)
             else:
                 self.work.count(planned)
-
-    def _check_shared_base(self, step: int) -> None:
-        method = self.work.method
-        if step == 0 and method.shared_base and method.state_dict():
-            raise MethodError(
-                f"{method.name} keeps {', '.join(method.state_dict())} after step 0, which other methods share.",
-                hint="Set shared_base = False in its class.",
-            )
 
     @contextmanager
     def _lock(self, planned: PlannedStep) -> Iterator[Path]:

@@ -43,7 +43,7 @@ def step_manifest(
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
-        "losses": {"iterations": log.iterations, "terms": log.terms},
+        "losses": {"iterations": log.iterations, "terms": log.terms, "notes": log.notes},
         "train_seconds": log.seconds,
         "wall_seconds": seconds,
         "images_per_second": log.images / max(log.seconds, 1e-9),  # 0 for a step that was not trained here

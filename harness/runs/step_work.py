@@ -6,6 +6,7 @@ Nothing here looks into the store of records or decides what is missing; ``execu
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from cispbench.harness.runs.step_store import METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
+from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.errors import WeightsError
 
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
@@ -91,20 +93,23 @@ class StepWork:
         context = StepContext(
             plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )
-        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)), explaining_lost_workers():
+        recipes = [plan.recipe.phase(step)]
+        with explaining_memory(*self._memory_words(recipes, model)), explaining_lost_workers():
             return model, *self._train_grown(planned, context, checkpoint)
 
     def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
-        plan, options, phase = self.plan, self.options, self.plan.recipe.phase(planned.step)
+        plan, options = self.plan, self.options
         context.model.to(options.device)
         if context.previous is not None:
             context.previous.to(options.device)
-        self.method.initialise(context)
+        method = self._trained_method(planned.step)
+        shared = method is not self.method
+        phases = {name: plan.recipe.phase(planned.step) for name in method.phases(plan.learnt, planned.step)}
         job = TrainingJob(
-            method=self.method,
+            method=method,
             context=context,
-            loader=self._train_loader(planned, phase.batch),
-            phase=phase,
+            phases=phases,
+            loader=lambda name, exemplars: self._train_loader(planned, phases[name].batch, name),
             device=options.device,
             seed=derive_seed(plan.seed, "training", planned.step),
             checkpoint=checkpoint,
@@ -113,14 +118,24 @@ class StepWork:
             stop=options.stop,
             group=options.group,
             micro_batch=plan.micro_batch,
-            code=plan.method.code,
+            # No code of a method has a part in a shared base.
+            code=None if shared else plan.method.code,
             key=planned.key,
         )
-        return StepTraining(job).run(), job.iterations
+        log = StepTraining(job).run()
+        return log, log.planned
 
-    def _memory_words(self, phase: OptimRecipe, model: IncrementalModel) -> tuple[str, torch.device, str]:
+    def _trained_method(self, step: int) -> Method:
+        """Return what trains a step: the method, or the harness itself where methods share the base."""
+        return SharedBase() if step == 0 and self.method.shared_base else self.method
+
+    def state_after(self, step: int) -> dict[str, torch.Tensor]:
+        """Return the state to publish with a step that was trained last."""
+        return self._trained_method(step).state_dict()
+
+    def _memory_words(self, phases: Sequence[OptimRecipe], model: IncrementalModel) -> tuple[str, torch.device, str]:
         """Return what a training needs memory for, where, and what to set if there is too little."""
-        recipe, options = self.plan.recipe, self.options
+        recipe, options, phase = self.plan.recipe, self.options, max(phases, key=lambda phase: phase.batch)
         share = -(-phase.batch // options.group.size)
         held = min(share, self.plan.micro_batch or share)
         hints = ["a smaller crop (--set data.crop=...)"]
@@ -133,15 +148,16 @@ class StepWork:
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
         return what, options.device, f"Set {', or '.join(hints)}."
 
-    def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
+    def _train_loader(self, planned: PlannedStep, batch: int, phase: str) -> TrainLoader:
         recipe = self.plan.recipe.data
+        stream = ("data", planned.step) if phase == "train" else ("data", planned.step, phase)
         return TrainLoader(
             self.source,
             planned.images,
             self.plan.learnt.label_table(planned.step),
             recipe,
             batch,
-            seed=derive_seed(self.plan.seed, "data", planned.step),
+            seed=derive_seed(self.plan.seed, *stream),
             workers=self.options.workers,
             cache=self._fits_in_memory(planned.images),
             pin_memory=self.options.device.type == "cuda",

@@ -2,21 +2,82 @@
 
 from __future__ import annotations
 
-from cispbench.harness.training.job import TrainingJob, TrainingLog
+from collections.abc import Sequence
+
+import torch
+
+from cispbench.harness.machine.seeds import derive_seed
+from cispbench.harness.method import Exemplar
+from cispbench.harness.training.job import Phase, TrainingJob, TrainingLog, phases_of
 from cispbench.harness.training.nonfinite import SkippedIterations
 from cispbench.harness.training.optimisation import Stepper
 
 
-class TrainingState:
-    """A training before its first iteration; the loop, the monitor and checkpoints change it from there."""
+def common_generator(job: TrainingJob) -> torch.Generator:
+    """Return the generator that draws the same numbers in every process."""
+    return torch.Generator().manual_seed(derive_seed(job.seed, "common"))
 
-    def __init__(self, job: TrainingJob) -> None:
-        self.iteration = 0  # how many iterations are done
-        self.log = TrainingLog()
-        self.stepper = Stepper(job.context.model, job.phase, job.iterations, job.device)
-        self.skipped_iterations = SkippedIterations(job.context.step, job.iterations)
+
+class TrainingState:
+    """A training before its first phase; the loop, the monitor and checkpoints change it from there.
+
+    ``number``: the phase that is trained, from 0. ``stepper``: its optimiser; None before ``before_training`` is done.
+    ``iteration``: how many iterations of the phase are done. ``generator``: see ``StepContext.generator``.
+    """
+
+    def __init__(self, job: TrainingJob, exemplars: Sequence[Exemplar], generator: torch.Generator) -> None:
+        self._job = job
+        self.exemplars = tuple(exemplars)
+        self.phases = phases_of(job, exemplars)
+        self.number = 0
+        self.iteration = 0
+        self.stepper: Stepper | None = None
+        self.log = TrainingLog(planned=self.iterations)
+        self.skipped_iterations = SkippedIterations(job.context.step, self.iterations)
+        self.generator = generator
+        self.overflows_before = 0  # in the phases before
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that is trained."""
+        return self.phases[self.number]
+
+    @property
+    def last_phase(self) -> bool:
+        """Whether no phase comes after it."""
+        return self.number == len(self.phases) - 1
+
+    @property
+    def iterations(self) -> int:
+        """The iterations of all phases."""
+        return sum(phase.iterations for phase in self.phases)
+
+    @property
+    def done(self) -> int:
+        """How many iterations of all phases are done."""
+        return self.phase.before + self.iteration
+
+    @property
+    def overflows(self) -> int:
+        """How many updates fp16's GradScaler left out, see ``Stepper``."""
+        return self.overflows_before + (0 if self.stepper is None else self.stepper.overflows)
 
     @property
     def skipped(self) -> int:
         """How many updates were left out so far, for any reason (see ``nonfinite.py``)."""
-        return self.skipped_iterations.in_all + self.stepper.overflows
+        return self.skipped_iterations.in_all + self.overflows
+
+    def start_phase(self) -> Stepper:
+        """Make the phase's optimiser."""
+        job, phase = self._job, self.phase
+        self.stepper = Stepper(job.context.model, phase.recipe, phase.iterations, job.device)
+        return self.stepper
+
+    def next_phase(self) -> None:
+        """Go on to the phase after this one."""
+        self.go_to(self.number + 1, 0, self.overflows)
+
+    def go_to(self, number: int, iteration: int, overflows_before: int) -> None:
+        """Set where the training is, without an optimiser yet."""
+        self.number, self.iteration, self.overflows_before = number, iteration, overflows_before
+        self.stepper = None
