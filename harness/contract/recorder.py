@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cispbench.harness.contract.recorded import (
     RecordedCall,
@@ -23,7 +21,7 @@ from cispbench.harness.contract.recorded import (
     copy_state,
     state_fault,
 )
-from cispbench.harness.method import VOID, Batch, Group, Method, Output, StepContext
+from cispbench.harness.method import Batch, Group, Method, Output, StepContext
 from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.settings import Setting
 
@@ -152,7 +150,6 @@ class _Recorder(Method):
             terms={**terms, **copy_state(tensors)} if isinstance(terms, dict) else terms,
             differentiable=any(term.requires_grad for term in tensors.values()),
             changed=changes(before, self._seen(batch, previous, context)),
-            plain=_plain_cross_entropy(output, original),
         )
         step.calls.append(call)
         return cast(dict[str, Tensor], terms)
@@ -230,10 +227,3 @@ def _flags(tensors: Mapping[str, Tensor]) -> Snapshot:
 
 def _copied(snapshot: Snapshot) -> Snapshot:
     return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in snapshot.items()}
-
-
-def _plain_cross_entropy(output: Output, batch: Batch) -> float:
-    with torch.no_grad():
-        logits = output.logits.detach().float()
-        total = functional.cross_entropy(logits, batch.target, ignore_index=VOID, reduction="sum")
-    return float(total / (batch.target != VOID).sum().clamp(min=1))
