@@ -16,7 +16,7 @@ from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
-from cispbench.harness.evaluate import evaluate
+from cispbench.harness.evaluate import Prediction, evaluate
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Method, StepContext
 from cispbench.harness.models.catalogue import build_model, least_images
@@ -189,5 +189,6 @@ class StepWork:
                 options.device,
                 recipe.optim.precision,
                 lambda done: options.view.evaluating(min(done * group.size, len(ids)), len(ids)),
+                Prediction(self.method.scores, plan.learnt.num_classes(planned.step), plan.setting.num_foreground + 1),
             )
         return group.sum(matrix), len(ids)

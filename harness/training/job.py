@@ -14,8 +14,9 @@ from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
-from cispbench.harness.method import Batch, Exemplar, Method, StepContext, View
+from cispbench.harness.method import Batch, Exemplar, Method, StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.step import View
 from cispbench.splits.errors import RunError
 
 # The arguments of ``StepContext.batches``.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.distributed.sums import sum_over_all
-from cispbench.harness.method import Batch, View
+from cispbench.harness.method import Batch
+from cispbench.harness.step import View
 from cispbench.harness.training.job import TrainingJob
 from cispbench.splits.errors import MethodError
 

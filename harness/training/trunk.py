@@ -1,4 +1,4 @@
-"""A trunk (encoder and decoder) that is frozen: both networks have the same one, so that it is computed once.
+"""A trunk (``IncrementalModel.trunk``) that is frozen: both networks have the same, so that it is computed once.
 
 The trunk of ``context.model`` gives the features of ``context.previous`` where nothing of it is learnt in the phase,
 its weights are those of the previous network bit for bit, and nothing in it acts in training alone: no batch norm with
@@ -8,13 +8,13 @@ the statistics of the batch, no dropout, no drop path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cispbench.harness.method import Batch, StepContext
 from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.models.output import Features
 
 RATES = ("p", "drop_prob", "drop_path")  # of what is dropped, as the modules of torch, timm and ``models`` name it
 
@@ -25,22 +25,21 @@ def shares_trunk(context: StepContext, learnt: set[int]) -> bool:
     ``context.model`` is in training mode.
     """
     model, previous = context.model, context.previous
-    if previous is None or not hasattr(model, "features"):
+    if previous is None:
         return False
-    parts = model.sections().items()
-    if any(id(parameter) in learnt for _, part in parts for parameter in part.parameters()):
+    trunk = model.trunk()
+    if any(id(parameter) in learnt for part in trunk for parameter in part.parameters()):
         return False
-    if any(_acts_in_training(module) for _, part in parts for module in part.modules()):
+    if any(_acts_in_training(module) for part in trunk for module in part.modules()):
         return False
-    before = previous.sections()
-    return all(_equal(part.state_dict(), before[name].state_dict()) for name, part in parts)
+    pairs = zip(trunk, previous.trunk(), strict=True)
+    return all(_equal(part.state_dict(), before.state_dict()) for part, before in pairs)
 
 
 @torch.no_grad()
-def trunk_features(previous: IncrementalModel, batch: Batch) -> Any:
+def trunk_features(previous: IncrementalModel, batch: Batch) -> Features:
     """Return the features of a frozen trunk; the previous network is in evaluation mode always."""
-    features: Any = previous.features
-    return features(*batch.inputs)
+    return previous.features(batch.images)
 
 
 def _acts_in_training(module: nn.Module) -> bool:
