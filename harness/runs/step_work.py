@@ -109,7 +109,7 @@ class StepWork:
             method=method,
             context=context,
             phases=phases,
-            loader=lambda name, exemplars: self._train_loader(planned, phases[name].batch, name),
+            loader=lambda name: self._train_loader(planned, phases[name].batch, name),
             device=options.device,
             seed=derive_seed(plan.seed, "training", planned.step),
             checkpoint=checkpoint,

@@ -15,11 +15,10 @@ import torch
 
 from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.seeds import derive_seed, random_states, restore_random_states, seed_everything
-from cispbench.harness.method import Exemplar
 from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, read_checkpoint, write_checkpoint
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.other_code import is_other_code
-from cispbench.harness.training.state import TrainingState, common_generator
+from cispbench.harness.training.state import TrainingState
 from cispbench.splits.errors import CispbenchError, MethodError, RunError, describe_error
 
 
@@ -34,7 +33,6 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
     content = {
         "key": job.key,
         "code": [job.method.name, job.code],
-        "exemplars": [(exemplar.id, exemplar.step, list(exemplar.classes)) for exemplar in state.exemplars],
         "phase": state.phase.name,
         "iteration": state.iteration,
         "overflows_before": state.overflows_before,
@@ -61,8 +59,7 @@ def resume(job: TrainingJob) -> TrainingState | None:
     content = job.group.decide(_read(job) if job.group.first else None)
     if content is None:
         return None
-    exemplars = [Exemplar(name, step, tuple(classes)) for name, step, classes in content["exemplars"]]
-    state, same_draws = TrainingState(job, exemplars, common_generator(job)), False
+    state, same_draws = TrainingState(job), False
     fault: CispbenchError | None = None
     try:
         same_draws = _restore(job, state, content)

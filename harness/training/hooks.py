@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 
 from cispbench.harness.machine.devices import autocast
-from cispbench.harness.method import Exemplar, StepContext
+from cispbench.harness.method import StepContext
 from cispbench.harness.training.job import TrainingJob
 from cispbench.harness.wrapper import overrides
-
-Value = TypeVar("Value")
 
 
 class Hooks:
@@ -23,11 +20,6 @@ class Hooks:
 
     def __init__(self, job: TrainingJob, generator: torch.Generator) -> None:
         self._job, self._generator = job, generator
-
-    def select_exemplars(self, context: StepContext, precision: str) -> list[Exemplar]:
-        """Return the step's exemplars; none without a memory."""
-        select = self._job.select
-        return [] if select is None else self._job.group.decide(self._on_first(lambda: select(context), precision, []))
 
     def initialise(self, context: StepContext, precision: str) -> None:
         """Set what the step adds to the network."""
@@ -45,8 +37,11 @@ class Hooks:
     def _call(self, name: str, hook: Callable[[], None], precision: str, *, network: bool) -> None:
         if not overrides(self._job.method, name):
             return
-        self._on_first(hook, precision, None)
         job, model = self._job, self._job.context.model
+        model.eval()
+        if job.group.first:
+            with autocast(job.device, precision), torch.no_grad():
+                hook()
         if job.group.size == 1:
             return
         weights = {key: tensor.cpu() for key, tensor in model.state_dict().items()} if network else {}
@@ -57,11 +52,3 @@ class Hooks:
                 model.load_state_dict(weights)
             job.method.load_state_dict({key: tensor.to(job.device) for key, tensor in state.items()})
             self._generator.set_state(drawn)
-
-    def _on_first(self, hook: Callable[[], Value], precision: str, elsewhere: Value) -> Value:
-        job = self._job
-        job.context.model.eval()
-        if not job.group.first:
-            return elsewhere
-        with autocast(job.device, precision), torch.no_grad():
-            return hook()

@@ -14,7 +14,7 @@ from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
-from cispbench.harness.method import Batch, Exemplar, Method, StepContext
+from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.step import View
 from cispbench.splits.errors import RunError
@@ -27,9 +27,8 @@ Passes = Callable[[View, int | None, Sequence[str] | None], Iterable[Batch]]
 class TrainingJob:
     """All that the training of one step needs.
 
-    ``phases``: the recipe of each phase by its name, in their order. ``loader``: makes the loader of a phase for the
-    exemplars of the step. ``select``: what chooses those exemplars, by ``Method.select_exemplars``; None without a
-    memory. ``passes``: what makes passes over the step's images that are not the first epoch of the training.
+    ``phases``: the recipe of each phase by its name, in their order. ``loader``: makes the loader of a phase.
+    ``passes``: makes what serves ``context.batches`` from a loader; None where the first epoch alone is served.
     ``checkpoint``: the file that an interrupted step resumes from. ``images``: the training images of the step.
     ``stop``: asked after every iteration (with several processes: whenever losses are logged) and between phases; once
     it returns True, the training saves a checkpoint and ends. ``group``: the processes that share each global batch.
@@ -41,7 +40,7 @@ class TrainingJob:
     method: Method
     context: StepContext
     phases: Mapping[str, OptimRecipe]
-    loader: Callable[[str, Sequence[Exemplar]], TrainLoader]
+    loader: Callable[[str], TrainLoader]
     device: torch.device
     seed: int
     checkpoint: Path
@@ -52,8 +51,7 @@ class TrainingJob:
     micro_batch: int | None = None
     code: str | None = None
     key: str | None = None
-    select: Callable[[StepContext], list[Exemplar]] | None = None
-    passes: Passes | None = None
+    passes: Callable[[TrainLoader], Passes] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,11 @@ class Phase:
         return term if self.name == "train" else f"{self.name}.{term}"
 
 
-def phases_of(job: TrainingJob, exemplars: Sequence[Exemplar]) -> tuple[Phase, ...]:
+def phases_of(job: TrainingJob) -> tuple[Phase, ...]:
     """Return the phases of a step, in order."""
     phases: list[Phase] = []
     for name, recipe in job.phases.items():
-        loader = job.loader(name, exemplars)
+        loader = job.loader(name)
         before = phases[-1].before + phases[-1].iterations if phases else 0
         phases.append(Phase(name, recipe, loader, _iterations(recipe, loader), before))
     return tuple(phases)

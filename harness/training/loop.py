@@ -20,7 +20,7 @@ from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.monitor import Monitor
 from cispbench.harness.training.nonfinite import require_finite_weights
 from cispbench.harness.training.services import StepServices
-from cispbench.harness.training.state import TrainingState, common_generator
+from cispbench.harness.training.state import TrainingState
 from cispbench.splits.classes import class_names
 
 
@@ -52,11 +52,9 @@ class StepTraining:
 
     def _initialised(self) -> TrainingState:
         """Return the state of a training from the start, after the hooks that are called once."""
-        job, generator = self.job, common_generator(self.job)
-        hooks, precision = Hooks(job, generator), next(iter(job.phases.values())).precision
-        bare = replace(job.context, generator=generator, services=StepServices(job, None))
-        state = TrainingState(job, hooks.select_exemplars(bare, precision), generator)
-        hooks.initialise(self._context(state)[0], precision)
+        job, state = self.job, TrainingState(self.job)
+        precision = state.phase.recipe.precision
+        Hooks(job, state.generator).initialise(self._context(state)[0], precision)
         return state
 
     def _context(self, state: TrainingState) -> tuple[StepContext, StepServices]:

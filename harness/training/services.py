@@ -19,10 +19,10 @@ from cispbench.splits.errors import MethodError
 class StepServices:
     """The services of one phase; ``iteration`` says when an iteration runs, as some are for it alone, or not for it.
 
-    ``loader``: of the phase; None where the exemplars, and therefore its data, are not selected yet.
+    ``loader``: of the phase.
     """
 
-    def __init__(self, job: TrainingJob, loader: TrainLoader | None) -> None:
+    def __init__(self, job: TrainingJob, loader: TrainLoader) -> None:
         self._job, self._loader = job, loader
         self._iterating = False
         self._notes: dict[str, list[Tensor]] = {}
@@ -50,15 +50,11 @@ class StepServices:
                 f"the method {method} reads the step's images within an iteration (context.batches).",
                 hint="Read them in initialise, before_training or after_training, and keep what is measured.",
             )
-        if (view, size, ids) == ("train", None, None) and self._loader is not None:
-            found: Iterable[Batch] = self._loader.epoch(0)
-        elif job.passes is not None:
-            found = job.passes(view, size, ids)
-        else:
-            raise MethodError(
-                f"the method {method} asks for images that this training does not have (context.batches)."
-            )
-        return (batch.to(job.device) for batch in found)
+        if job.passes is not None:
+            return job.passes(self._loader)(view, size, ids)
+        if (view, size, ids) != ("train", None, None):
+            raise MethodError(f"the method {method} asks for images that are not there (context.batches).")
+        return (batch.to(job.device) for batch in self._loader.epoch(0))
 
     def batch_sum(self, tensor: Tensor) -> Tensor:
         """See ``StepContext.batch_sum``."""

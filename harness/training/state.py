@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from cispbench.harness.machine.seeds import derive_seed
-from cispbench.harness.method import Exemplar
 from cispbench.harness.training.job import Phase, TrainingJob, TrainingLog, phases_of
 from cispbench.harness.training.nonfinite import SkippedIterations
 from cispbench.harness.training.optimisation import Stepper
-
-
-def common_generator(job: TrainingJob) -> torch.Generator:
-    """Return the generator that draws the same numbers in every process."""
-    return torch.Generator().manual_seed(derive_seed(job.seed, "common"))
 
 
 class TrainingState:
@@ -25,16 +17,15 @@ class TrainingState:
     ``iteration``: how many iterations of the phase are done. ``generator``: see ``StepContext.generator``.
     """
 
-    def __init__(self, job: TrainingJob, exemplars: Sequence[Exemplar], generator: torch.Generator) -> None:
+    def __init__(self, job: TrainingJob) -> None:
         self._job = job
-        self.exemplars = tuple(exemplars)
-        self.phases = phases_of(job, exemplars)
+        self.phases = phases_of(job)
         self.number = 0
         self.iteration = 0
         self.stepper: Stepper | None = None
         self.log = TrainingLog(planned=self.iterations)
         self.skipped_iterations = SkippedIterations(job.context.step, self.iterations)
-        self.generator = generator
+        self.generator = torch.Generator().manual_seed(derive_seed(job.seed, "common"))
         self.overflows_before = 0  # in the phases before
 
     @property

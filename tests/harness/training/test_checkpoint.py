@@ -66,7 +66,7 @@ def test_a_checkpoint_holds_what_it_always_held_and_is_resumed(tmp_path: Path, p
     with pytest.raises(StoppedError):
         training(path, precision, stop_after=3).run()
     content: dict[str, Any] = read_checkpoint(path) or {}
-    parts = {"key", "code", "exemplars", "phase", "iteration", "overflows_before", "model", "stepper", "nonfinite",
+    parts = {"key", "code", "phase", "iteration", "overflows_before", "model", "stepper", "nonfinite",
              "method", "log", "generator", "random", "random_of_others"}  # fmt: skip
     assert content.keys() == parts
     assert content["stepper"].keys() == {"optimizer", "scaler", "overflows"}

@@ -20,7 +20,7 @@ from cispbench.harness.training.iteration import PhaseTraining
 from cispbench.harness.training.job import TrainingJob
 from cispbench.harness.training.nonfinite import DeviceLosses
 from cispbench.harness.training.services import StepServices
-from cispbench.harness.training.state import TrainingState, common_generator
+from cispbench.harness.training.state import TrainingState
 from cispbench.methods.finetune import FineTune
 from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import parse_setting
@@ -54,8 +54,8 @@ def take(
         phases={"train": replace(PHASE, **changes)}, device=CPU, seed=0, checkpoint=Path("none"),
         view=ProgressView(), images=4, micro_batch=micro_batch,
     )  # fmt: skip
-    state = TrainingState(job, [], common_generator(job))
-    training = PhaseTraining(job, state, state.start_phase(), context, StepServices(job, None))
+    state = TrainingState(job)
+    training = PhaseTraining(job, state, state.start_phase(), context, StepServices(job, state.phase.loader))
     return model, [training.iterate(one) for one in batches]
 
 
