@@ -11,6 +11,7 @@ from torch import Tensor
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.models.output import Output
+from cispbench.harness.step import Batch
 from cispbench.splits.errors import MethodError
 
 
@@ -56,7 +57,7 @@ class Prediction:
 @torch.inference_mode()
 def evaluate(
     model: IncrementalModel,
-    batches: Iterable[tuple[Tensor, Tensor, tuple[str, ...]]],
+    batches: Iterable[Batch],
     num_classes: int,
     device: torch.device,
     precision: str,
@@ -65,18 +66,19 @@ def evaluate(
 ) -> Tensor:
     """Return the confusion matrix, int64 (C, C) on the CPU, of a model over test batches.
 
-    ``batches`` yields images (b, 3, H, W), targets (b, H, W) with indices over all ``num_classes`` classes of the
-    data set, and names. ``predict``: what makes class indices (b, H, W) of an output. ``progress`` is called with the
-    number of images done. Counts are integers, so the size of batches has no effect but through the network's rounding.
+    The targets of ``batches`` hold indices over all ``num_classes`` classes of the data set. ``predict``: what makes
+    class indices (b, H, W) of an output. ``progress`` is called with the number of images done. Counts are integers, so
+    the size of batches has no effect but through the network's rounding.
     """
     model.eval()
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     done = 0
-    for images, target, names in batches:
+    for loaded in batches:
+        batch = loaded.to(device)
         with autocast(device, precision):
-            output = model(images.to(device, non_blocking=True))
-        total += _count(predict(output), target.to(device, non_blocking=True), num_classes)
-        done += len(names)
+            output = model(*batch.inputs)
+        total += _count(predict(output), batch.target, num_classes)
+        done += len(batch.ids)
         if progress is not None:
             progress(done)
     return total.cpu()

@@ -219,11 +219,11 @@ class RunPredictor:
         known, classes = self.run.trained.num_classes(record.step), len(self.run.trained.learning_order)
         predict = Prediction(self.run.method.scores, known, classes)
         with torch.inference_mode(), explaining_lost_workers():
-            for images, targets, ids in loader:
+            for batch in loader:
                 with autocast(self._device, recipe.optim.precision):
-                    output = model(images.to(self._device))
+                    output = model(*batch.to(self._device).inputs)
                 predictions = predict(output).to("cpu", torch.uint8)
-                yield from zip(ids, images, targets.to(torch.uint8), predictions, strict=True)
+                yield from zip(batch.ids, batch.images, batch.target.to(torch.uint8), predictions, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""

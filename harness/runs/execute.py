@@ -11,6 +11,7 @@ from typing import Any
 
 from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import run_lock
+from cispbench.harness.runs.exemplars import memory_part
 from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.other_code import code_warning
@@ -112,7 +113,8 @@ class _Run:
             seconds = log.wall_before + time.perf_counter() - started
             execution = Execution(self.options.group.size, self.plan.micro_batch)
             made = step_manifest(model, log, str(self.options.device), iterations=iterations, seconds=seconds)
-            manifest = {**made, **trained_here(self.plan, planned, execution)}
+            memory = memory_part(self.work.exemplars, self.work.source)
+            manifest = {**made, **memory, **trained_here(self.plan, planned, execution)}
             self.store.publish(planned.key, model.state_dict(), self.work.state_after(step), manifest)
             self._clean_up(planned.key)
         self.trained += 1
