@@ -23,6 +23,7 @@ from cispbench.harness.contract.recorded import (
 )
 from cispbench.harness.method import Batch, Group, Method, Output, StepContext
 from cispbench.harness.training.shared_base import SharedBase
+from cispbench.harness.wrapper import overrides
 from cispbench.splits.settings import Setting
 
 FACTS = (
@@ -53,7 +54,10 @@ def recorder(
     the harness trains it.
     """
     inner = make()
-    cls = type("Recorder", (_Recorder,), {name: getattr(inner, name) for name in FACTS})
+    facts: dict[str, Any] = {name: getattr(inner, name) for name in FACTS}
+    if not overrides(inner, "after_gradients"):  # the harness looks at gradients for those alone who do
+        facts["after_gradients"] = Method.after_gradients
+    cls = type("Recorder", (_Recorder,), facts)
     recording: Method = cls(inner, training, Recording(make, keep_models, new_instances, initialised))
     return recording
 

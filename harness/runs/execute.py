@@ -120,7 +120,12 @@ class _Run:
         self.trained += 1
 
     def trained_by(self, planned: PlannedStep, record: StepRecord | None) -> tuple[int, TrainedBy]:
-        """Return the index of a step with what trained it, from its record or else its manifest."""
+        """Return the index of a step with what trained it, from its record or else its manifest.
+
+        No method trains a base that methods share.
+        """
+        if planned.step == 0 and self.plan.method.shared_base:
+            return planned.step, (None, None)
         if record is not None:
             return planned.step, (record.trained_for.method if record.trained_for else None, record.method.code)
         try:

@@ -109,7 +109,10 @@ def _restore(job: TrainingJob, state: TrainingState, content: dict[str, Any]) ->
     with _explained(job, RunError, "it does not fit the network and its optimiser"):
         job.context.model.load_state_dict(content["model"])
         if content["stepper"] is not None:
-            state.start_phase().load_state_dict(content["stepper"])
+            state.begin_phase()
+            if state.stepper is None:
+                raise ValueError("it has an optimiser, and its phase has none")
+            state.stepper.load_state_dict(content["stepper"])
     with _explained(job, MethodError, f"the method {job.method.name} cannot take its state back"):
         job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in content["method"].items()})
     with _explained(job, RunError, "it does not fit this version of the training"):

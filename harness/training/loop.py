@@ -21,6 +21,7 @@ from cispbench.harness.training.monitor import Monitor
 from cispbench.harness.training.nonfinite import require_finite_weights
 from cispbench.harness.training.services import StepServices
 from cispbench.harness.training.state import TrainingState
+from cispbench.harness.wrapper import overrides
 from cispbench.splits.classes import class_names
 
 
@@ -63,27 +64,27 @@ class StepTraining:
 
     def _train_phase(self, state: TrainingState, monitor: Monitor) -> None:
         """Train the phase from its start, or from where the checkpoint left it."""
-        job, phase, model = self.job, state.phase, self.job.context.model
+        job, phase, seed = self.job, state.phase, state.phase.seed(self.job)
         context, services = self._context(state)
         hooks, precision = Hooks(job, state.generator), phase.recipe.precision
-        if state.stepper is None:
-            seed_everything(phase.seed(job))
+        if not state.begun:
+            seed_everything(seed)
             hooks.before_training(context, precision)
             # Each process loads its own share from here on: the workers for whole batches must go.
             if self.group.size > 1:
                 phase.loader.close()
             # Every process draws other numbers. The first one draws those of a single process, whatever
             # `before_training` has drawn.
-            seed = phase.seed(job)
             seed_everything(seed if self.group.first else derive_seed(seed, "process", self.group.rank))
-        stepper = state.stepper or state.start_phase()
-        with drawing_from(model, state.generator):
-            training = PhaseTraining(job, state, stepper, context, services)
-            monitor.start_phase()
-            for batch in training.batches():
-                monitor.after_iteration(training.iterate(batch))
+            state.begin_phase()
+        if state.stepper is not None:
+            monitor.start_phase(measured=overrides(job.method, "before_training"))
+            with drawing_from(context.model, state.generator):
+                training = PhaseTraining(job, state, state.stepper, context, services)
+                for batch in training.batches():
+                    monitor.after_iteration(training.iterate(batch))
         hooks.after_training(context, precision)
-        require_finite_weights(model, context.step, state.done)
+        require_finite_weights(context.model, context.step, state.done)
 
     def _announce(self, state: TrainingState) -> None:
         context, setting, view = self.job.context, self.job.context.setting, self.job.view

@@ -32,9 +32,12 @@ class Monitor:
         self._mark = time.perf_counter()
         self._next_checkpoint = self._mark + CHECKPOINT_SECONDS
 
-    def start_phase(self) -> None:
-        """Take what follows for the iterations of a phase."""
+    def start_phase(self, *, measured: bool) -> None:
+        """Take what follows for the iterations of a phase; save what was ``measured`` for it, if that took long."""
         self._log_every = max(1, min(10, self._state.phase.iterations // 25))
+        saving = measured and self._state.iteration == 0 and time.perf_counter() >= self._next_checkpoint
+        if self._job.group.decide(saving):
+            self._save()
         self._mark = time.perf_counter()
 
     def between_phases(self) -> None:

@@ -13,8 +13,9 @@ from cispbench.harness.training.optimisation import Stepper
 class TrainingState:
     """A training before its first phase; the loop, the monitor and checkpoints change it from there.
 
-    ``number``: the phase that is trained, from 0. ``stepper``: its optimiser; None before ``before_training`` is done.
-    ``iteration``: how many iterations of the phase are done. ``generator``: see ``StepContext.generator``.
+    ``number``: the phase that is trained, from 0. ``begun``: whether its ``before_training`` is done. ``stepper``: its
+    optimiser; None before that, and for a phase of hooks alone. ``iteration``: how many of its iterations are done.
+    ``generator``: see ``StepContext.generator``.
     """
 
     def __init__(self, job: TrainingJob) -> None:
@@ -22,6 +23,7 @@ class TrainingState:
         self.phases = phases_of(job)
         self.number = 0
         self.iteration = 0
+        self.begun = False
         self.stepper: Stepper | None = None
         self.log = TrainingLog(planned=self.iterations)
         self.skipped_iterations = SkippedIterations(job.context.step, self.iterations)
@@ -58,17 +60,18 @@ class TrainingState:
         """How many updates were left out so far, for any reason (see ``nonfinite.py``)."""
         return self.skipped_iterations.in_all + self.overflows
 
-    def start_phase(self) -> Stepper:
-        """Make the phase's optimiser."""
+    def begin_phase(self) -> None:
+        """Note that the phase has begun, and make its optimiser."""
         job, phase = self._job, self.phase
-        self.stepper = Stepper(job.context.model, phase.recipe, phase.iterations, job.device)
-        return self.stepper
+        self.begun = True
+        if phase.iterations > 0:
+            self.stepper = Stepper(job.context.model, phase.recipe, phase.iterations, job.device)
 
     def next_phase(self) -> None:
         """Go on to the phase after this one."""
         self.go_to(self.number + 1, 0, self.overflows)
 
     def go_to(self, number: int, iteration: int, overflows_before: int) -> None:
-        """Set where the training is, without an optimiser yet."""
+        """Set where the training is, in a phase that is not begun."""
         self.number, self.iteration, self.overflows_before = number, iteration, overflows_before
-        self.stepper = None
+        self.begun, self.stepper = False, None

@@ -55,7 +55,9 @@ def take(
         view=ProgressView(), images=4, micro_batch=micro_batch,
     )  # fmt: skip
     state = TrainingState(job)
-    training = PhaseTraining(job, state, state.start_phase(), context, StepServices(job, state.phase.loader))
+    state.begin_phase()
+    assert state.stepper is not None
+    training = PhaseTraining(job, state, state.stepper, context, StepServices(job, state.phase.loader))
     return model, [training.iterate(one) for one in batches]
 
 
