@@ -10,7 +10,7 @@ code is a part of the key besides (``method_code.py``): nobody has to remember t
 How a batch is divided is part of it only where that changes the result: for networks whose batch norms see one
 micro-batch at a time, the number of micro-batches is (``parts``), which follows from the batch, ``--micro-batch`` and
 ``--devices``. ``apart`` (``sweep --no-share``) gives a run keys of its own. The key of a run is made of the key of its
-last step and of how it is tested; records are looked up by both.
+last step and of how it is tested (by the method too, if it has ``scores`` of its own); records are looked up by both.
 
 A plan holds names and values, no open files and no networks: it can be pickled, printed, and carried out elsewhere.
 """
@@ -32,9 +32,11 @@ from cispbench.harness.method import Companion, Memory, Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import least_images, model_spec, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.runs.declared import check_declared
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import ImportedStep
 from cispbench.harness.runs.method_code import is_built_in, method_code
+from cispbench.harness.wrapper import overrides
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
 
@@ -187,10 +189,11 @@ def plan_run(
     source's lists, where several runs are planned. ``share``: False for keys of this run's own, so that no other method
     or setting shares a step with it.
 
-    Raises DataError for a step without images, UsageError for a batch that cannot be divided, RecipeError for one that
-    is too small for the network.
+    Raises DataError for a step without images, UsageError for a batch that cannot be divided or must not be for this
+    method, MethodError for a method that contradicts itself, RecipeError for a batch that is too small for the network.
     """
     learnt = setting.joint() if method.joint else setting
+    check_declared(method, learnt, devices, micro_batch)
     worker = _planned_method(method, learnt, recipe)
     lists = lists or ImageLists(source)
     own = {} if share else {"apart": [method.name, setting.name]}
@@ -227,12 +230,21 @@ def plan_run(
     return RunPlan(
         setting=setting, learnt=learnt, method=worker, recipe=recipe, profile=profile, seed=seed,
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
-        evaluation_key=_evaluation_key(setting, recipe, lists, test_maps), versions=code_versions(method),
-        devices=devices, micro_batch=micro_batch, test_maps=test_maps,
+        evaluation_key=_evaluation_key(setting, recipe, lists, {**_scores(method), **_test_companions(test_maps)}),
+        versions=code_versions(method), devices=devices, micro_batch=micro_batch, test_maps=test_maps,
     )  # fmt: skip
 
 
-def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, test_maps: Mapping[str, str]) -> str:
+def _scores(method: Method) -> dict[str, Any]:
+    """Return what makes the prediction, where it is not the arg-max of the logits."""
+    return {"scores": _described(method)} if overrides(method, "scores") else {}
+
+
+def _test_companions(test_maps: Mapping[str, str]) -> dict[str, Any]:
+    return {"companions": dict(test_maps)} if test_maps else {}
+
+
+def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, of_the_method: Mapping[str, Any]) -> str:
     return _digest_of(
         {
             "training": TRAINING_VERSION,
@@ -240,7 +252,7 @@ def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, test_ma
             "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
             "precision": recipe.optim.precision,
             "order": setting.learning_order,
-            **({"companions": dict(test_maps)} if test_maps else {}),
+            **of_the_method,
         }
     )
 
@@ -309,8 +321,10 @@ def _model_version(model: str) -> dict[str, int]:
 
 
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:
-    if step == 0 and method.shared_base:
-        return None
+    return None if step == 0 and method.shared_base else _described(method)
+
+
+def _described(method: Method) -> dict[str, Any]:
     code = {} if is_built_in(type(method)) else {"code": method_code(type(method))}
     return {"name": method.name, "version": method.version, "options": asdict(method.options), **code}
 

@@ -49,6 +49,7 @@ class Manifest:
     git: GitState
     created: str
     made_of: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # of ``context.log``, as ``losses``
     trained_for: TrainedFor | None = None
     execution: Execution | None = None
     memory: tuple[Exemplar, ...] = ()

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import torch
 
-from cispbench.harness.data.exemplars import exemplar_set
-from cispbench.harness.data.loader import EvalLoader, TrainLoader
-from cispbench.harness.data.passes import Passes, centre_view
+from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
-from cispbench.harness.evaluate import evaluate
+from cispbench.harness.evaluate import Prediction, evaluate
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Exemplar, Method, StepContext
@@ -29,33 +27,19 @@ from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.runs.exemplars import Candidates, load_chosen, memory_in, save_chosen
 from cispbench.harness.runs.inputs import (
     load_planned_weights,
-    planned_maps,
     planned_method,
     planned_source,
     planned_test_maps,
 )
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
+from cispbench.harness.runs.step_data import StepData
 from cispbench.harness.runs.step_store import EXEMPLARS, METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
+from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.errors import WeightsError
-
-CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
-
-
-class _Services:
-    """What the context offers while the training's own services are not there."""
-
-    def __init__(self, passes: Passes) -> None:
-        self.batches = passes
-
-    def batch_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def log(self, name: str, value: torch.Tensor) -> None:
-        pass
 
 
 class StepWork:
@@ -75,11 +59,16 @@ class StepWork:
         """The data of the plan. Raises DataError if they have changed since the plan was made."""
         return self.options.source or planned_source(self.plan, self.store.root, self.options.view)
 
+    @cached_property
+    def data(self) -> StepData:
+        """The loaders of the plan's steps."""
+        return StepData(self.plan, self.source, self.options)
+
     def model_after(self, step: int) -> IncrementalModel:
         """Build the model as it is after ``step``, with its published weights."""
         model = self._bare_model()
         for index in range(step + 1):
-            model.grow(self.plan.learnt.new_classes(index))
+            model.grow(self.method.layout(self.plan.learnt, index))
         key = self.plan.planned(step).key
         try:
             model.load_state_dict(self.store.load(key))
@@ -113,27 +102,29 @@ class StepWork:
             kept = self.store.load(plan.planned(step - 1).key, METHOD)
             self.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
             seed_everything(derive_seed(plan.seed, "growth", step))
-        model.grow(plan.learnt.new_classes(step))
+        model.grow(self.method.layout(plan.learnt, step))
         context = StepContext(
             plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )
-        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)), explaining_lost_workers():
+        recipes = [plan.recipe.phase(step)]
+        with explaining_memory(*self._memory_words(recipes, model)), explaining_lost_workers():
             return model, *self._train_grown(planned, context, checkpoint)
 
     def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
-        plan, options, phase = self.plan, self.options, self.plan.recipe.phase(planned.step)
+        plan, options = self.plan, self.options
         context.model.to(options.device)
         if context.previous is not None:
             context.previous.to(options.device)
         self.exemplars = self._memory(planned, context, checkpoint.parent)
-        loader = self._train_loader(planned, phase.batch, self.exemplars)
-        context = replace(context, services=_Services(self._passes(loader)))
-        self.method.initialise(context)
+        method = self._trained_method(planned.step)
+        shared = method is not self.method
+        phases = {name: plan.recipe.phase(planned.step) for name in method.phases(plan.learnt, planned.step)}
         job = TrainingJob(
-            method=self.method,
+            method=method,
             context=context,
-            loader=loader,
-            phase=phase,
+            phases=phases,
+            loader=lambda name: self.data.loader(planned, phases[name].batch, self.exemplars, phase=name),
+            passes=self.data.passes,
             device=options.device,
             seed=derive_seed(plan.seed, "training", planned.step),
             checkpoint=checkpoint,
@@ -142,14 +133,24 @@ class StepWork:
             stop=options.stop,
             group=options.group,
             micro_batch=plan.micro_batch,
-            code=plan.method.code,
+            # No code of a method has a part in a shared base.
+            code=None if shared else plan.method.code,
             key=planned.key,
         )
-        return StepTraining(job).run(), job.iterations
+        log = StepTraining(job).run()
+        return log, log.planned
 
-    def _memory_words(self, phase: OptimRecipe, model: IncrementalModel) -> tuple[str, torch.device, str]:
+    def _trained_method(self, step: int) -> Method:
+        """Return what trains a step: the method, or the harness itself where methods share the base."""
+        return SharedBase() if step == 0 and self.method.shared_base else self.method
+
+    def state_after(self, step: int) -> dict[str, torch.Tensor]:
+        """Return the state to publish with a step that was trained last."""
+        return self._trained_method(step).state_dict()
+
+    def _memory_words(self, phases: Sequence[OptimRecipe], model: IncrementalModel) -> tuple[str, torch.device, str]:
         """Return what a training needs memory for, where, and what to set if there is too little."""
-        recipe, options = self.plan.recipe, self.options
+        recipe, options, phase = self.plan.recipe, self.options, max(phases, key=lambda phase: phase.batch)
         share = -(-phase.batch // options.group.size)
         held = min(share, self.plan.micro_batch or share)
         hints = ["a smaller crop (--set data.crop=...)"]
@@ -164,7 +165,7 @@ class StepWork:
 
     def _memory(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
         """Return the exemplars of a step, in every process those that the first one has chosen."""
-        if not self._has_memory(planned.step) or planned.step == 0:
+        if not self.data.has_memory(planned.step) or planned.step == 0:
             return []
         group, model = self.options.group, context.model
         chosen: list[Exemplar] = []
@@ -186,8 +187,8 @@ class StepWork:
         if chosen is None and memory is not None:
             before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
             kept = memory_in(self.store.manifest(before.key))
-            loader = self._train_loader(before, plan.recipe.phase(step).batch, (), planned_for=planned)
-            images = self._passes(loader)(memory.view, loader.batch_size)
+            loader = self.data.loader(before, plan.recipe.phase(step).batch, (), reader=planned)
+            images = self.data.passes(loader)(memory.view, loader.batch_size)
             seed_everything(seed)
             own = replace(context, generator=torch.Generator().manual_seed(seed))
             candidates = Candidates(step - 1, kept, before.images)
@@ -196,42 +197,6 @@ class StepWork:
             save_chosen(path, planned.key, by, chosen)
         seed_everything(derive_seed(plan.seed, "initialise", step))
         return chosen or []
-
-    def _passes(self, loader: TrainLoader) -> Passes:
-        return Passes(loader, centre_view(self.plan.recipe), self.options.device)
-
-    def _has_memory(self, step: int) -> bool:
-        """Whether a step is trained by a method with a memory."""
-        return self.plan.method.memory is not None and not (step == 0 and self.plan.method.shared_base)
-
-    def _train_loader(
-        self, planned: PlannedStep, batch: int, exemplars: Sequence[Exemplar], planned_for: PlannedStep | None = None
-    ) -> TrainLoader:
-        """Return the loader of a step's images. ``planned_for``: the step that reads them, if it is a later one."""
-        recipe, memory, learnt = self.plan.recipe.data, self.plan.method.memory, self.plan.learnt
-        reader = planned_for or planned
-        maps, kept = planned_maps(self.plan, reader, self.source), None
-        if memory is not None and self._has_memory(reader.step):
-            kept = exemplar_set(memory, exemplars, learnt, planned.step)
-        return TrainLoader(
-            self.source,
-            planned.images,
-            learnt.label_table(planned.step),
-            recipe,
-            batch,
-            seed=derive_seed(self.plan.seed, "data", planned.step),
-            workers=self.options.workers,
-            cache=self._fits_in_memory(planned.images[0], len(planned.images) + len(exemplars), len(maps)),
-            pin_memory=self.options.device.type == "cuda",
-            exemplars=kept,
-            companions=maps,
-        )
-
-    def _fits_in_memory(self, first: str, images: int, companions: int) -> bool:
-        if self.options.workers:
-            return False
-        image, mask = self.source.read("train", first)
-        return images * (image.numel() + (1 + companions) * mask.numel()) * 1.3 < CACHE_BYTES
 
     def count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
         """Return the confusion matrix of a published step, every process counting its share, and how many images."""
@@ -253,5 +218,6 @@ class StepWork:
                 options.device,
                 recipe.optim.precision,
                 lambda done: options.view.evaluating(min(done * group.size, len(ids)), len(ids)),
+                Prediction(self.method.scores, plan.learnt.num_classes(planned.step), plan.setting.num_foreground + 1),
             )
         return group.sum(matrix), len(ids)
