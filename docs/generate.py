@@ -61,14 +61,17 @@ def ask(*words: str) -> Any:
 
 def methods_page(methods: Sequence[dict[str, Any]]) -> str:
     """Return the list of all methods, with a link to the page of each."""
-    rows = [(f"[{row['method']}](methods/{row['method']}.md)", row["version"], cell(row["what"])) for row in methods]
+    rows = [
+        (f"[{row['method']}](methods/{row['method']}.md)", row["version"], row["published"] or "-", row["needs"] or "-",
+         cell(row["what"])) for row in methods
+    ]  # fmt: skip
     names = "\n".join(f"methods/{row['method']}" for row in methods)
     return "\n\n".join(
         [
             "# Methods",
             "Each page is made from the method's recipe, its quirks and the ledger of published numbers. The same is "
             "printed by `cispbench show NAME` and `cispbench ledger show --method NAME`.",
-            table(("method", "version", "what it does"), rows),
+            table(("method", "version", "published", "needs", "what it does"), rows),
             f"```{{toctree}}\n:hidden:\n\n{names}\n```",
         ]
     )

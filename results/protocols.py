@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from cispbench.splits.strict_fields import read_fields
 from cispbench.splits.strict_yaml import load_yaml
 
 _PATH = Path(__file__).parent / "protocols.yaml"
+Future = Literal["ignored", "background", "removed"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,17 @@ class Protocol:
     name: str
     version: int
     source: str
-    absent: Literal["dropped", "zero"]
+    absent: Literal["dropped", "zero", "zero if predicted"]
     forgotten: Literal["kept", "dropped"]
     background_in_old: bool
     background_in_all: bool
-    future: Literal["ignored", "background", "removed"]
+    future: Future
     void: Literal["ignored", "class 0"]
     images: Literal["all", "seen"]
     view: Literal["crop", "full"]
     size: int
     checkpoint: Literal["last", "best"]
+    future_on: Mapping[str, Future] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.size > 0) != (self.view == "crop"):

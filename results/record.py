@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 3
+SCHEMA = 4
 # What a record of an older schema says of the fields that a later one has added.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"execution": {"devices": 1, "micro_batch": None}, "trained_for": None, "origin": "measured"},
     3: {},
+    4: {"exemplars": None, "supervision": ()},
 }
 CHECKED = 3  # from this schema on a record's file carries a checksum
 MOST_PIXELS = 10**15  # of one count: sums over the classes stay exact as int64, and no test has so many

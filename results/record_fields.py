@@ -61,6 +61,18 @@ class DataUsed:
 
 
 @dataclass(frozen=True)
+class ExemplarsUsed:
+    """The memory of a step: how many training images of earlier steps, and the bytes of their pixels.
+
+    The bytes are those of the decoded images with their masks, 8 bits for each of red, green, blue and label, so that
+    they do not depend on how a data set stores its files.
+    """
+
+    images: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Losses:
     """Every term of the loss at the logged ``iterations`` (the same number of values each), already weighted."""
 
@@ -126,6 +138,8 @@ class StepFacts:
     ``recipe`` holds the recipe verbatim, ``quirks`` the departures from the papers that were on.
     ``trained_for``: the run whose training made the weights, None where that is not known (imported steps, and records
     of schema 1). ``origin``: measured here, submitted by somebody, or scored from a folder of predictions.
+    ``exemplars``: None for a step without any; ``supervision``: the names of the companion maps that were read beside
+    the images, such as saliency. Both were not recorded before schema 4, when the contract had neither.
     """
 
     key: str
@@ -158,10 +172,12 @@ class StepFacts:
     execution: Execution
     trained_for: TrainedFor | None
     origin: Literal["measured", "submitted", "predictions"]
+    exemplars: ExemplarsUsed | None
+    supervision: tuple[str, ...]
 
     def __post_init__(self) -> None:
         # As read back from JSON, so that a record equals its copy in the store: tuples outside, lists in free fields.
-        for name in ("learning_order", "classes", "quirks"):
+        for name in ("learning_order", "classes", "quirks", "supervision"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("recipe", "environment"):
             object.__setattr__(self, name, plain(getattr(self, name), name))
@@ -181,6 +197,7 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
         count = attrgetter(name)(record)
         if count is not None and not 0 <= count <= MOST:
             yield f"{name} is {str(count)[:24]}, not a number from 0 to {MOST:g}"
+    yield from _broken_extras(record)
     order = record.learning_order
     if not order or order[0] != 0 or sorted(order) != list(range(len(order))):
         yield f"learning_order is {list(order)}, not 0 and then every class number once"
@@ -192,6 +209,17 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
         yield f"previous_key is {record.previous_key!r} at step 0"
     if not _is_utc(record.created):
         yield f"created is {record.created!r}, not an ISO time in UTC such as 2025-01-31T12:00:00+00:00"
+
+
+def _broken_extras(record: StepFacts) -> Iterator[str]:
+    used = record.exemplars
+    if used is not None:
+        if not (0 < used.images <= MOST and 0 <= used.bytes <= MOST):
+            yield f"exemplars is {used.images} images of {used.bytes} bytes; images count from 1, bytes from 0"
+        if record.step == 0:
+            yield f"exemplars is {used.images} images at step 0, which has no earlier ones"
+    if len(set(record.supervision)) < len(record.supervision) or not all(record.supervision):
+        yield f"supervision is {list(record.supervision)}, not names of maps, each once"
 
 
 def _is_utc(text: str) -> bool:

@@ -55,12 +55,12 @@ def score(
     known, first = setting.num_classes(step), setting.num_classes(0)
     counts = _counted(_as_counts(confusion, 1 + setting.num_foreground), setting, known, rules)
     iou = _iou(counts, rules)
-    if _row_zero_is_void(setting, rules):
-        iou[0] = math.nan
-    iou[known:] = math.nan
+    scored = np.arange(len(iou)) < known
+    scored[0] = not _row_zero_is_void(setting, rules)
+    iou[~scored] = math.nan
     old = _mean(iou[0 if rules.background_in_old else 1 : first])
     new = _mean(iou[first:known])
-    counted = iou[0 if rules.background_in_all else 1 :]
+    counted = _counted_in_all(iou, counts, scored, rules)[0 if rules.background_in_all else 1 :]
     if rules.forgotten == "dropped":
         counted = counted[counted != 0]
     total = float(counts.sum())
@@ -108,7 +108,7 @@ def _counted(counts: Floats, setting: Setting, known: int, rules: Protocol) -> F
     """Empty the rows that the protocol leaves out, or move them to the background, in place."""
     if _row_zero_is_void(setting, rules):
         counts[0] = 0
-    if rules.future == "background":
+    if rules.future_on.get(setting.dataset, rules.future) == "background":
         counts[0] += counts[known:].sum(axis=0)
     counts[known:] = 0
     return counts
@@ -120,9 +120,21 @@ def _iou(counts: Floats, rules: Protocol) -> Floats:
     union = truth + counts.sum(axis=0) - right
     # A class that is neither there nor predicted has no union; it counts as 0 until ``absent`` decides.
     iou: Floats = np.divide(100 * right, union, out=np.zeros_like(union), where=union > 0)
-    if rules.absent == "dropped":
+    if rules.absent != "zero":
         iou[truth == 0] = math.nan
     return iou
+
+
+def _counted_in_all(iou: Floats, counts: Floats, scored: NDArray[np.bool_], rules: Protocol) -> Floats:
+    """Return the IoU that the mean ``all`` is of: where ``absent`` says so, 0 for a class that is only predicted.
+
+    The sum over the classes with ground truth, divided by the number of those with ground truth or prediction, is
+    this mean: ALIFE at 0e39e6f, utils/sem_seg_evaluation.py, ``SemSegEvaluator.evaluate``.
+    """
+    if rules.absent != "zero if predicted":
+        return iou
+    only_predicted = scored & (counts.sum(axis=1) == 0) & (counts.sum(axis=0) > 0)
+    return np.where(only_predicted, 0.0, iou)
 
 
 def _mean(iou: Floats) -> float:

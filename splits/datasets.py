@@ -43,7 +43,8 @@ class Dataset:
     ``published``: a YAML file with the published counts and digests, laid out as ``splits/golden.yaml``; without one
     nothing can be compared, and the data always count as ``mini``.
     ``zero_is_void``: label 0 of a mask means "not labelled", not background. ``scene_objects``: the least and most
-    objects of a synthetic scene.
+    objects of a synthetic scene. ``partition_seed``: of a partitioned setting whose name has no seed; None: its
+    images are given lists, which no seed makes.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     published: Path | None = None
     zero_is_void: bool = False
     scene_objects: tuple[int, int] = (2, 4)
+    partition_seed: int | None = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -21,23 +21,43 @@ def select_images(presence: Mapping[str, Set[int]], setting: Setting, step: int)
 
     ``presence``: for every image the class numbers in its mask; background (0) and void (255) may be among them and
     are never counted. Overlapped: images with a class of the step. Disjoint: those of them whose classes have all
-    been learnt by then, in the setting's own order. A setting of a single step (``Setting.joint()``) takes every
-    image with a class. Raises SettingError for partitioned settings, DataError for a number that is no class.
+    been learnt by then, in the setting's own order. Partitioned: images whose drawn class (``draw_classes``) is of the
+    step. A setting of a single step (``Setting.joint()``) takes every image with a class. Raises SettingError for
+    partitioned settings of given lists, DataError for a number that is no class.
     """
     seen = frozenset(setting.classes_seen(step)) | {0, VOID}
     _check_numbers(presence, setting)
     if len(setting.steps) == 1:
         return sorted(image for image, classes in presence.items() if classes - {0, VOID})
-    if setting.scenario == "partitioned":
+    new = frozenset(setting.steps[step].classes)
+    if setting.partition_seed is not None:
+        drawn = draw_classes(presence, setting.partition_seed)
+        return sorted(image for image, number in drawn.items() if number in new)
+    if setting.given_lists:
         raise SettingError(
             f"{setting.name} cannot be computed from the masks: its images were drawn with a seed that is lost.",
-            hint="Give the published list files of the partition, one a step, or choose overlapped or disjoint.",
+            hint=f"{setting.name}-s0 is drawn with seed 0; or choose overlapped or disjoint.",
         )
-    new = frozenset(setting.steps[step].classes)
     chosen = (image for image, classes in presence.items() if not new.isdisjoint(classes))
     if setting.scenario == "disjoint":
         return sorted(image for image in chosen if presence[image] <= seen)
     return sorted(chosen)
+
+
+def draw_classes(presence: Mapping[str, Set[int]], seed: int) -> dict[str, int]:
+    """Return the class number drawn for every image that holds a class: the one that it belongs to.
+
+    The images come in the order of their ids; each draws one of its classes, listed by number, all equally likely.
+    Task and order have no say, so that all settings of one seed agree. ``presence`` is of the whole training list:
+    another list draws otherwise. Source: CISS_partitioned at 7353b46, data_loader/dataset.py.
+    """
+    import numpy as np  # here: whoever selects nothing is spared its import
+
+    choices = {image: sorted(presence[image] - {0, VOID}) for image in sorted(presence)}
+    choices = {image: classes for image, classes in choices.items() if classes}
+    # Draws what ``choice(k)``, called once an image, draws; the recorded lists say so.
+    places = np.random.RandomState(seed).randint(0, [len(classes) for classes in choices.values()])
+    return {image: classes[place] for (image, classes), place in zip(choices.items(), places.tolist(), strict=True)}
 
 
 def digest(ids: Iterable[str]) -> str:

@@ -17,7 +17,8 @@ from cispbench.splits.errors import SettingError, closest, nearest
 
 VOID = 255
 ILLEGAL = -1
-_NAME = re.compile(r"([A-Za-z]+)-([0-9]+-[0-9]+)(?:-([A-Za-z0-9]+))?")
+_NAME = re.compile(r"([A-Za-z]+)-([0-9]+-[0-9]+)(?:-(?!s[0-9]+$)([A-Za-z0-9]+))?(?:-s([0-9]+))?")
+MOST_SEED = 2**32 - 1  # what numpy.random.RandomState takes
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Step:
 class Setting:
     """A data set's classes cut into steps, with the rule that selects images; make one by ``parse_setting``.
 
+    ``partition_seed``: of a partitioned setting, the seed that shares out its images; None where they are given lists.
     Every method that takes a step's index raises SettingError if the setting has no such step.
     """
 
@@ -41,6 +43,7 @@ class Setting:
     task: str
     order: str
     steps: tuple[Step, ...]
+    partition_seed: int | None = None
 
     def __post_init__(self) -> None:
         learnt = [number for step in self.steps for number in step.classes]
@@ -58,6 +61,11 @@ class Setting:
     def last_step(self) -> int:
         """The index of the last step."""
         return len(self.steps) - 1
+
+    @property
+    def given_lists(self) -> bool:
+        """Whether its images are lists that somebody drew, and that no rule can make again."""
+        return self.scenario == "partitioned" and self.partition_seed is None
 
     @property
     def learning_order(self) -> tuple[int, ...]:
@@ -119,7 +127,9 @@ class Setting:
 
 @cache
 def parse_setting(name: str) -> Setting:
-    """Return the setting called ``<scenario>-<task>[-<order>]``, for example ``overlapped-15-1-b``.
+    """Return the setting called ``<scenario>-<task>[-<order>][-s<seed>]``, for example ``overlapped-15-1-b``.
+
+    The seed belongs to partitioned settings: ``partitioned-15-1-s1`` shares out the images with seed 1.
 
     The data set stands as a prefix (``ade:``) before the name or before the task; it may be left out for ``voc`` and
     ``ade``, unless the task could mean both. The result's name is canonical: no prefix where
@@ -136,17 +146,15 @@ def parse_setting(name: str) -> Setting:
         hint = f"Did you mean {name.replace(scenario, close, 1)!r}?" if close else nearest(scenario, SCENARIOS)
         raise SettingError(f"unknown scenario {scenario!r} in {name!r}.", hint=hint)
     home = _resolve(name, task, prefix)
-    if scenario == "partitioned" and scenario not in home.tasks.get(task, ()):
-        existing = [(task, home) for home in datasets().values() for task in home.tasks if scenario in home.tasks[task]]
-        listed = ", ".join(f"{task} ({home.title})" for task, home in existing)
-        hint = f"Partitioned are only {listed}; write overlapped or disjoint for the others."
-        raise SettingError(f"{name!r} does not exist.", hint=hint)
+    seed = _partition_seed(name, home, match)
     steps = _steps(name, home, task, order)
     canonical = f"{scenario}-{task}" if order == NATURAL_ORDER else f"{scenario}-{task}-{order}"
+    if scenario == "partitioned" and seed != home.partition_seed:
+        canonical += f"-s{seed}"
     # The name in records and keys: with the data set only where the task alone does not say it.
     if _candidates(task) != (home.name,):
         canonical = f"{home.name}:{canonical}"
-    return Setting(canonical, home.name, scenario, task, order, steps)
+    return Setting(canonical, home.name, scenario, task, order, steps, seed)
 
 
 def list_settings(of: Iterable[str] | None = None) -> list[Setting]:
@@ -201,6 +209,27 @@ def _resolve(name: str, task: str, prefix: str | None) -> Dataset:
         names = " or ".join(repr(f"{candidate}:{name}") for candidate in fitting)
         raise SettingError(f"the task {task!r} of {name!r} fits {' and '.join(fitting)}.", hint=f"Write {names}.")
     return dataset(fitting[0])
+
+
+def _partition_seed(name: str, home: Dataset, match: re.Match[str]) -> int | None:
+    """Return the seed that shares out a partitioned setting's images; None for any other, and for given lists."""
+    scenario, task, _, seed = match.groups()
+    if scenario != "partitioned":
+        if seed is not None:
+            raise SettingError(
+                f"{name!r} does not exist: -s{seed} is a seed, and only partitioned settings have one.",
+                hint=f"Leave out -s{seed}.",
+            )
+        return None
+    if seed is not None:
+        if int(seed) > MOST_SEED:
+            raise SettingError(f"the seed of {name!r} is {seed}.", hint=f"Write a seed from 0 to {MOST_SEED}.")
+        return int(seed)
+    if home.partition_seed is None and scenario not in home.tasks.get(task, ()):
+        listed = ", ".join(known for known, scenarios in home.tasks.items() if scenario in scenarios)
+        hint = f"Partitioned of {home.title} are {listed}; {name}-s0 is drawn with seed 0."
+        raise SettingError(f"{name!r} does not exist.", hint=hint)
+    return home.partition_seed
 
 
 def _steps(name: str, home: Dataset, task: str, order: str) -> tuple[Step, ...]:

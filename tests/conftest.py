@@ -100,6 +100,8 @@ def build_record(setting: str = "overlapped-15-1", step: int = 0, method: str = 
         "execution": Execution(devices=1, micro_batch=None),
         "trained_for": None,
         "origin": "measured",
+        "exemplars": None,
+        "supervision": (),
     }
     return measurable(StepRecord(**(fields | changes)))
 

@@ -183,7 +183,7 @@ def _as_text(report: DataReport) -> str:
         headers = ["differs", "first at step", "images published", "images found"]
         lines += ["", table_text(headers, rows, headers[2:], terminal=sys.stdout.isatty()), ""]
     lines += [f"Likely cause: {cause}" for cause in report.causes]
-    whole = [check.setting.name for check in report.comparison.settings if check.setting.scenario == "partitioned"]
+    whole = [check.setting.name for check in report.comparison.settings if check.setting.given_lists]
     if whole:
         lines.append(f"Compared by their number of images alone, as no lists are published: {', '.join(whole)}.")
     return "\n".join(lines)
@@ -231,7 +231,7 @@ def _as_dict(report: DataReport) -> dict[str, Any]:
 
 
 def _setting_dict(check: SettingCheck) -> dict[str, Any]:
-    """A step's name is its index, but for the whole of a partitioned setting."""
+    """A step's name is its index, but for the whole of a setting of given lists."""
     numbers = [int(step.name) if step.name.isdecimal() else step.name for step in check.steps]
     steps = [{"step": number, **_figures(step)} for number, step in zip(numbers, check.steps, strict=True)]
     return {"setting": check.setting.name, "agrees": check.first_difference is None, "steps": steps}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cispbench.harness.models.catalogue import MODELS
 from cispbench.reports.tables.terminal import table_text
 from cispbench.results.protocols import load_protocol, protocol_names
-from cispbench.splits.errors import CispbenchError, UsageError, nearest
+from cispbench.splits.errors import CispbenchError, UsageError, describe_error, nearest
 from cispbench.splits.plugins import BrokenPluginWarning
 from cispbench.splits.selection import golden_steps
 from cispbench.splits.settings import Setting, list_settings
+
+if TYPE_CHECKING:
+    from cispbench.harness.method import Method
 
 Columns = dict[str, Any]  # a row of a list: its values by column
 
@@ -35,16 +38,34 @@ def listing(what: str, as_json: bool, terminal: bool = False) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {item}" for name, item in value.items()) or "-"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _methods() -> list[Columns]:
+    from cispbench.harness.commands.method_needs import published_in
     from cispbench.harness.registry import METHODS
 
     return [
-        {"method": cls.name, "version": cls.version, "what": (cls.__doc__ or "").strip().partition("\n")[0]}
+        {
+            "method": cls.name, "version": cls.version, "published": published_in(cls), "needs": _needs(cls),
+            "what": (cls.__doc__ or "").strip().partition("\n")[0],
+        }
         for cls in METHODS.load_all()
-    ]
+    ]  # fmt: skip
+
+
+def _needs(cls: type[Method]) -> str | None:
+    """Return what a method needs; None for nothing, and a question mark where its own code fails to say it."""
+    from cispbench.harness.commands.method_needs import needs_of
+
+    try:
+        return "; ".join(needs_of(cls)) or None
+    except Exception as error:  # noqa: BLE001 (whatever a plug-in raises, the others are listed)
+        what = f"what the method {cls.name!r} needs cannot be told: {describe_error(error)}"
+        warnings.warn(what, BrokenPluginWarning, stacklevel=2)
+        return "?"
 
 
 def _settings() -> list[Columns]:

@@ -38,7 +38,7 @@ class ListCheck:
 class SettingCheck:
     """A setting's training lists, step by step.
 
-    Of a partitioned setting there is one entry, "all": its images were drawn with a seed that is lost, so that only
+    Of a setting of given lists there is one entry, "all": its images were drawn with a seed that is lost, so that only
     their number can be held against the images with a class; the digest is left empty.
     """
 
@@ -83,7 +83,7 @@ def _compare_setting(setting: Setting, presence: Mapping[str, Set[int]]) -> Sett
         raise SettingError(
             f"no figures are published for {setting.name}.", hint=f"Choose among {names}." if names else "Leave it out."
         )
-    if setting.scenario == "partitioned":
+    if setting.given_lists:
         images = len(select_images(presence, setting.joint(), 0))
         return SettingCheck(setting, (ListCheck("all", (sum(count for count, _ in published), ""), (images, "")),))
     found = (_figures(select_images(presence, setting, step)) for step in range(len(setting.steps)))

@@ -226,4 +226,6 @@ def _record(folder: _PredictionFolder, source: Source, counts: Tensor, sums: str
         execution=Execution(devices=1, micro_batch=None),
         trained_for=None,
         origin="predictions",
+        exemplars=None,
+        supervision=(),
     )

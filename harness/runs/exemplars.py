@@ -19,6 +19,7 @@ from cispbench.harness.method import Exemplar, Memory
 from cispbench.harness.training.other_code import TrainedBy, is_other_code
 from cispbench.results.atomic import explain_os_error
 from cispbench.results.checked_json import read_checked, write_checked
+from cispbench.results.record_fields import ExemplarsUsed
 from cispbench.splits.errors import MethodError
 from cispbench.splits.strict_fields import read_fields
 
@@ -99,5 +100,5 @@ def memory_part(chosen: Sequence[Exemplar], source: Source) -> dict[str, Any]:
     if not chosen:
         return {}
     pixels = sum(source.read("train", one.id)[1].numel() for one in chosen)
-    used = {"images": len(chosen), "bytes": BYTES_OF_A_PIXEL * pixels}
-    return {"memory": [asdict(one) for one in chosen], "exemplars": used}
+    used = ExemplarsUsed(len(chosen), BYTES_OF_A_PIXEL * pixels)
+    return {"memory": [asdict(one) for one in chosen], "exemplars": asdict(used)}

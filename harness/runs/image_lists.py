@@ -35,8 +35,8 @@ class ImageLists:
             if not images:
                 classes = ", ".join(map(str, setting.steps[step].classes))
                 raise DataError(
-                    f"step {step} of {setting.name} has no training image: none of {len(self._presence)} holds the "
-                    f"classes {classes} (in the scenario {setting.scenario}).",
+                    f"step {step} of {setting.name} has no training image: none of {len(self._presence)} is selected "
+                    f"for the classes {classes} (in the scenario {setting.scenario}).",
                     hint="Use more data, or another task.",
                 )
             self._selected[setting, step] = images, digest(images)

@@ -230,7 +230,7 @@ def plan_run(
     return RunPlan(
         setting=setting, learnt=learnt, method=worker, recipe=recipe, profile=profile, seed=seed,
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
-        evaluation_key=_evaluation_key(setting, recipe, lists, {**_scores(method), **_test_companions(test_maps)}),
+        evaluation_key=evaluation_key(setting, recipe, lists, method, test_maps),
         versions=code_versions(method), devices=devices, micro_batch=micro_batch, test_maps=test_maps,
     )  # fmt: skip
 
@@ -240,11 +240,10 @@ def _scores(method: Method) -> dict[str, Any]:
     return {"scores": _described(method)} if overrides(method, "scores") else {}
 
 
-def _test_companions(test_maps: Mapping[str, str]) -> dict[str, Any]:
-    return {"companions": dict(test_maps)} if test_maps else {}
-
-
-def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, of_the_method: Mapping[str, Any]) -> str:
+def evaluation_key(
+    setting: Setting, recipe: Recipe, lists: ImageLists, method: Method, test_maps: Mapping[str, str]
+) -> str:
+    """Return the key of how steps are tested. ``test_maps``: fingerprints of the companions of the test images."""
     return _digest_of(
         {
             "training": TRAINING_VERSION,
@@ -252,7 +251,8 @@ def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, of_the_
             "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
             "precision": recipe.optim.precision,
             "order": setting.learning_order,
-            **of_the_method,
+            **_scores(method),
+            **({"companions": dict(test_maps)} if test_maps else {}),
         }
     )
 

@@ -48,7 +48,9 @@ class PartitionedError(SettingError):
     reason = LOST_PARTITION
 
     def __init__(self, setting: str) -> None:
-        super().__init__(f"{setting}: {LOST_PARTITION}.", hint="Use overlapped or disjoint.")
+        super().__init__(
+            f"{setting}: {LOST_PARTITION}.", hint=f"{setting}-s0 is drawn with seed 0; or use overlapped or disjoint."
+        )
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Preparer:
 def served_setting(name: str) -> Setting:
     """Return a setting by its name. Raises SettingError for an unknown one and PartitionedError."""
     setting = parse_setting(name)
-    if setting.scenario == "partitioned":
+    if setting.given_lists:
         raise PartitionedError(setting.name)
     return setting
 

@@ -22,6 +22,7 @@ from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_fields import (
     DataUsed,
     Execution,
+    ExemplarsUsed,
     GitState,
     Losses,
     Memory,
@@ -113,6 +114,8 @@ def step_record(
         execution=Execution(**made.get("execution", {"devices": 1, "micro_batch": None})),
         trained_for=TrainedFor(**made["trained_for"]) if "trained_for" in made else None,
         origin="measured",
+        exemplars=ExemplarsUsed(**made["exemplars"]) if made.get("exemplars") else None,
+        supervision=_supervision(plan, planned),
     )
 
 
@@ -124,6 +127,12 @@ def _quirks(plan: RunPlan, planned: PlannedStep, method: type[Method], made: Map
     shared_base = planned.step == 0 and plan.method.shared_base
     quirks = quirks_in_force(method, plan.setting, plan.recipe)
     return tuple(quirk.name for quirk in quirks if not (shared_base and quirk.option.startswith("method.")))
+
+
+def _supervision(plan: RunPlan, planned: PlannedStep) -> tuple[str, ...]:
+    """Return the names of the companions that the step was trained or tested with."""
+    trained = planned.made_of.get("companions", {})
+    return tuple(one.name for one in plan.method.companions if one.at_test or one.name in trained)
 
 
 def _package(made: Mapping[str, Any]) -> dict[str, Any]:

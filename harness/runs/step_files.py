@@ -13,7 +13,7 @@ from typing import Any
 
 from cispbench.harness.step import Exemplar
 from cispbench.results.checked_json import ChecksumError, has_checksum, loads_once, parse_checked, read_checked
-from cispbench.results.record_fields import Execution, GitState, Losses, TrainedFor
+from cispbench.results.record_fields import Execution, ExemplarsUsed, GitState, Losses, TrainedFor
 from cispbench.splits.errors import StoreError
 from cispbench.splits.plain_files import read_plain
 from cispbench.splits.strict_fields import read_fields
@@ -26,7 +26,7 @@ WITHOUT_CHECKSUM = 1  # the schema of manifests that earlier versions wrote
 class Manifest:
     """The fields of a manifest. ``files``: the SHA-256 sum of each file of the step, by its name.
 
-    ``memory``: the exemplars that the step was trained with.
+    ``memory``: the exemplars that the step was trained with, ``exemplars``: how many, and their bytes.
 
     Imported steps have ``imported`` and lack what is known of steps that were trained here.
     """
@@ -53,6 +53,7 @@ class Manifest:
     trained_for: TrainedFor | None = None
     execution: Execution | None = None
     memory: tuple[Exemplar, ...] = ()
+    exemplars: ExemplarsUsed | None = None
     method_code: str | None = None
     method_package: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None

@@ -38,6 +38,7 @@ from cispbench.harness.runs.step_store import EXEMPLARS, METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
+from cispbench.harness.training.services import StepServices
 from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.errors import WeightsError
 
@@ -115,7 +116,6 @@ class StepWork:
         context.model.to(options.device)
         if context.previous is not None:
             context.previous.to(options.device)
-        self.exemplars = self._memory(planned, context, checkpoint.parent)
         method = self._trained_method(planned.step)
         shared = method is not self.method
         phases = {name: plan.recipe.phase(planned.step) for name in method.phases(plan.learnt, planned.step)}
@@ -137,6 +137,7 @@ class StepWork:
             code=None if shared else plan.method.code,
             key=planned.key,
         )
+        self.exemplars = self._memory(planned, job)
         log = StepTraining(job).run()
         return log, log.planned
 
@@ -163,36 +164,38 @@ class StepWork:
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
         return what, options.device, f"Set {', or '.join(hints)}."
 
-    def _memory(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
+    def _memory(self, planned: PlannedStep, job: TrainingJob) -> list[Exemplar]:
         """Return the exemplars of a step, in every process those that the first one has chosen."""
         if not self.data.has_memory(planned.step) or planned.step == 0:
             return []
-        group, model = self.options.group, context.model
+        group, model = self.options.group, job.context.model
         chosen: list[Exemplar] = []
         if group.first:
             model.eval()
             with torch.no_grad(), autocast(self.options.device, self.plan.recipe.phase(planned.step).precision):
-                chosen = self._select(planned, context, folder)
+                chosen = self._select(planned, job)
             model.train()
         return group.decide(chosen)
 
-    def _select(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
+    def _select(self, planned: PlannedStep, job: TrainingJob) -> list[Exemplar]:
         """Return the exemplars of a step: those in its work folder, if it was begun before, or what its method chooses.
 
         The random state is set anew at each part, so that what follows does not depend on whether they were chosen now.
         """
         plan, step, memory = self.plan, planned.step, self.plan.method.memory
-        path, by = folder / EXEMPLARS, (plan.method.name, plan.method.code)
+        path, by = job.checkpoint.with_name(EXEMPLARS), (plan.method.name, plan.method.code)
         chosen = load_chosen(path, planned.key, by, self.options.view)
         if chosen is None and memory is not None:
             before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
             kept = memory_in(self.store.manifest(before.key))
-            loader = self.data.loader(before, plan.recipe.phase(step).batch, (), reader=planned)
-            images = self.data.passes(loader)(memory.view, loader.batch_size)
+            batch = plan.recipe.phase(step).batch
+            images = self.data.passes(self.data.loader(before, batch, (), reader=planned))(memory.view, batch)
+            # The step's own images can be read, too, without the exemplars that are not chosen yet.
+            services = StepServices(job, self.data.loader(planned, batch, ()))
             seed_everything(seed)
-            own = replace(context, generator=torch.Generator().manual_seed(seed))
+            context = replace(job.context, generator=torch.Generator().manual_seed(seed), services=services)
             candidates = Candidates(step - 1, kept, before.images)
-            found = self.method.select_exemplars(images, kept, own)
+            found = self.method.select_exemplars(images, kept, context)
             chosen = candidates.require(found, memory, plan.method.name)
             save_chosen(path, planned.key, by, chosen)
         seed_everything(derive_seed(plan.seed, "initialise", step))

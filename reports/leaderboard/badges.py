@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.extras import Extras, published_extras
 from cispbench.results.documents import OWN, QUOTED
-from cispbench.results.published_methods import UNKNOWN, MethodFacts, method_facts, network_facts
+from cispbench.results.published_methods import UNKNOWN, method_facts, network_facts
 
 JOINT = "Joint"  # the ledger's name for training on all classes at once
 NOT_KNOWN = "not known"
@@ -33,37 +34,37 @@ def published_badges(dataset: str, backbone: str, kinds: Collection[str], method
     network = network_facts().get(backbone)
     learnt = f"Its network has learnt from more than ImageNet-1k: {network.pretraining}." if network else ""
     checks = [
-        *_method_checks(facts, dataset),
+        *_extra_checks(published_extras(facts, dataset)),
         ("test-selected", selected, f"The checkpoint is chosen on the test images. {why}"),
         ("pre-training", None if network is None else network.unusual, learnt),
     ]
     return _badges(checks, method == JOINT)
 
 
-def measured_badges(cells: Iterable[Cell], facts: MethodFacts) -> tuple[Badge, ...]:
-    """Return the badges of the cells of a measured row; ``facts``: of its method."""
-    badges = dict.fromkeys(badge for cell in cells for badge in _cell_badges(cell, facts))
+def measured_badges(cells: Iterable[Cell], extras: Extras) -> tuple[Badge, ...]:
+    """Return the badges of the cells of a measured row; ``extras``: what they used."""
+    badges = dict.fromkeys(badge for cell in cells for badge in _cell_badges(cell, extras))
     return tuple(badges)
 
 
-def _cell_badges(cell: Cell, facts: MethodFacts) -> tuple[Badge, ...]:
+def _cell_badges(cell: Cell, extras: Extras) -> tuple[Badge, ...]:
     # Never test-selected: our runs test the weights of the last iteration, whatever the released code does.
     weights = cell.runs[0].facts.model.weights
     found = [more for end, more in _LEARNT_MORE.items() if weights.endswith(end)]
     unusual = False if weights == _RANDOM else found[0] if found else None
     checks = [
-        *_method_checks(facts, cell.group.dataset),
+        *_extra_checks(extras),
         ("no pre-training", weights == _RANDOM, "Its encoder starts from random weights."),
         ("pre-training", unusual, f"Its encoder starts from {weights}, which have learnt from ImageNet-21k."),
     ]
     return _badges(checks, cell.joint)
 
 
-def _method_checks(facts: MethodFacts, dataset: str) -> list[tuple[str, bool | None, str]]:
+def _extra_checks(extras: Extras) -> list[tuple[str, bool | None, str]]:
     return [
-        ("memory", facts.exemplars, f"It keeps training images of earlier steps: {facts.memory}."),
-        ("extra supervision", facts.extra_supervision(dataset),
-         f"It learns from more than the data set's labels: {facts.supervision}."),
+        ("memory", extras.keeps_images, f"It keeps training images of earlier steps: {extras.memory}."),
+        ("extra supervision", extras.more_than_labels,
+         f"It learns from more than the data set's labels: {extras.supervision}."),
     ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from cispbench.reports.leaderboard.badges import JOINT, Badge, measured_badges, 
 from cispbench.reports.leaderboard.provenance import Pairs, measured_provenance, published_provenance
 from cispbench.reports.leaderboard.status import INCONSISTENT, NOTHING, Standing, Standings
 from cispbench.reports.tables.cells import Cell, cells
+from cispbench.reports.tables.extras import Extras, measured_extras, published_extras
 from cispbench.reports.tables.numbers import mean_text, ranks
 from cispbench.reports.tables.published import is_inferred, is_repeated_otherwise, verdicts
 from cispbench.reports.tables.runs import SCORES, Group, setting_order
@@ -73,8 +74,8 @@ class Entry:
     """A row: the numbers of a method with a network that one person or group ran, on any of the board's settings.
 
     ``run_by``: who ran it, "" where not known; ``by_setting``: numbers in the order of SCORES, all of one run;
-    ``others``: what is printed besides on a setting; ``ranked``: whether they compete for the best (not: upper bounds,
-    and runs that nobody has repeated here).
+    ``extras``: its memory and supervision; ``others``: what is printed besides on a setting; ``ranked``: whether they
+    compete for the best (not: upper bounds, and runs that nobody has repeated here).
     """
 
     method: str
@@ -82,6 +83,7 @@ class Entry:
     backbone: str
     run_by: str
     facts: MethodFacts
+    extras: Extras
     badges: tuple[Badge, ...]
     ranked: bool
     by_setting: Mapping[str, Numbers]
@@ -209,7 +211,8 @@ def _add_published(found: Boards, standings: Standings) -> None:
         badges = published_badges(dataset, backbone, {row["kind"] for row in members}, method)
         shown = {setting: numbers[0] for setting, numbers in made.items()}
         others = {setting: tuple(numbers[1:]) for setting, numbers in made.items() if numbers[1:]}
-        entry = Entry(method, "", backbone, run_by, known, badges, method != JOINT, shown, others)
+        extras = published_extras(known, dataset)
+        entry = Entry(method, "", backbone, run_by, known, extras, badges, method != JOINT, shown, others)
         found[Group("full", "paper", dataset), scenario].append(entry)
 
 
@@ -259,8 +262,9 @@ def _add_measured(found: Boards, measured: Iterable[Cell], standings: Standings,
         known = method_facts().get(find_published_name(method) or "", UNKNOWN) if origin == "measured" else UNKNOWN
         numbers = {cell.setting: _measured_numbers(cell, standings, known, rules) for cell in members}
         run_by = HERE if origin == "measured" else ""
-        badges = measured_badges(members, known)
-        entry = Entry(method, remark, model, run_by, known, badges, members[0].ranked, numbers, {})
+        extras = measured_extras((run for cell in members for run in cell.runs), known)
+        badges = measured_badges(members, extras)
+        entry = Entry(method, remark, model, run_by, known, extras, badges, members[0].ranked, numbers, {})
         found[group, scenario].append(entry)
 
 

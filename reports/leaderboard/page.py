@@ -30,6 +30,7 @@ from cispbench.reports.leaderboard.text import (
     protocol_note,
     title,
 )  # fmt: skip
+from cispbench.reports.tables.extras import extra_columns
 from cispbench.reports.tables.html import load_template, render_html
 from cispbench.reports.tables.layout import one_line
 from cispbench.reports.tables.numbers import json_number
@@ -46,8 +47,8 @@ _OTHER_PROFILE = (
 )
 _TITLE = "Class-incremental semantic segmentation: leaderboard"
 _TEMPLATES = Path(__file__).parents[1] / "templates"
-_COLUMNS = (("Network", "backbone"), ("Run by", "run_by"), ("Kind", "kind"), ("Year", "year"), ("Memory", "memory"))
-_MEMORY = {True: "yes", False: "no", None: "-"}
+_COLUMNS = (("Network", "backbone"), ("Run by", "run_by"), ("Kind", "kind"), ("Year", "year"))
+_KEEPS = {True: "yes", False: "no", None: "-"}
 _BACKGROUND = {False: 0, True: 1, None: 2}
 
 
@@ -104,7 +105,7 @@ def render_pages(found: Leaderboard) -> dict[str, str]:
     template = load_template("leaderboard.html.j2")
     style, script = ((_TEMPLATES / f"leaderboard.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     fixed = {
-        "pages": pages, "papers": PAPERS, "columns": _COLUMNS, "scores": SCORES, "legend": LEGEND,
+        "pages": pages, "papers": PAPERS, "scores": SCORES, "legend": LEGEND,
         "key": [*((mark, name, "off by" if name == OFF else name) for name, mark in MARKS.items()),
                 (INFERRED, "inferred", "setting inferred"), (DISPUTED, "disputed", "printed otherwise elsewhere"),
                 *((background_mark(counted), "counted", name) for counted, name in
@@ -132,6 +133,8 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
     if all(board.group.comparable for board in boards):
         names = [f"{board.group.dataset}-{board.scenario}" for board in boards]
     entries = [entry for board in boards for entry in board.entries]
+    extra, _ = extra_columns([entry.extras for entry in entries])
+    columns = [*_COLUMNS, *((name.capitalize(), name) for name in extra)]
     kinds = {number.kind for entry in entries for numbers in entry.by_setting.values() for number in numbers}
     choices = {
         "backbones": sorted({one_line(entry.backbone) for entry in entries}, key=str.lower),
@@ -146,10 +149,11 @@ def _content(boards: Sequence[Board]) -> dict[str, Any]:
             for each in parsed
         ]
         shown.append({"id": name, "title": one_line(title(board)), "settings": settings})
-    return {"boards": shown, "choices": choices, "data": _data_block(names, boards)}
+    about = [name for _, name in columns]
+    return {"boards": shown, "choices": choices, "columns": columns, "data": _data_block(names, boards, about)}
 
 
-def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
+def _data_block(names: Sequence[str], boards: Sequence[Board], about: Sequence[str]) -> Markup:
     """Return the data of a page as JSON that no parser of HTML takes for markup.
 
     Each text and each provenance is there once, and rows refer to it by its index. Most of them repeat from row to row:
@@ -168,7 +172,7 @@ def _data_block(names: Sequence[str], boards: Sequence[Board]) -> Markup:
         for name, board in zip(names, boards, strict=True)
     ]  # fmt: skip
     value = {
-        "boards": made, "scores": SCORES, "statuses": ["", *STATUSES],
+        "boards": made, "scores": SCORES, "about": about, "statuses": ["", *STATUSES],
         "marks": ["", *(MARKS.get(status, "") for status in STATUSES)], "links": LINKS,
         "flags": [[INFERRED, "inferred", "setting inferred"],
                   [DISPUTED, "disputed", "other sources print another number"]],
@@ -197,7 +201,8 @@ def _row(board: Board, entry: Entry, texts: dict[str, int], sources: dict[tuple[
     return {
         "method": one_line(entry.method), "remark": one_line(entry.remark), "backbone": one_line(entry.backbone),
         "run_by": one_line(entry.run_by) or "-", "year": "-" if year is None else year,
-        "memory": _MEMORY[entry.facts.exemplars], "kind": ", ".join(entry.kinds),
+        "memory": one_line(entry.extras.memory or "-"), "supervision": one_line(entry.extras.supervision or "-"),
+        "keeps": _KEEPS[entry.extras.keeps_images], "kind": ", ".join(entry.kinds),
         "badges": [[texts[one_line(badge.name)], texts[one_line(badge.why)]] for badge in entry.badges],
         "ranked": entry.ranked,
         "places": {board.settings.index(name): list(map(shown, found)) for name, found in entry.by_setting.items()},

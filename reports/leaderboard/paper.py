@@ -11,6 +11,7 @@ from cispbench.reports.leaderboard.board import HERE, Entry, Leaderboard, Number
 from cispbench.reports.leaderboard.provenance import LINKS
 from cispbench.reports.leaderboard.text import DISPUTED, INFERRED, plain_number
 from cispbench.reports.tables.data import write_csv
+from cispbench.reports.tables.extras import extra_columns
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.numbers import json_number
 from cispbench.reports.tables.published import References, same_backbone
@@ -74,7 +75,7 @@ def paper_data(found: Leaderboard, method: str) -> list[dict[str, Any]]:
             row: dict[str, Any] = {
                 "method": method, "network": network, "setting": line.setting, "run_by": line.entry.run_by or None,
                 "kind": total.kind, "kind_inferred": total.likely, "model": line.entry.backbone,
-                "remark": line.entry.remark,
+                "remark": line.entry.remark, **line.entry.extras._asdict(),
             }  # fmt: skip
             for name, number in numbers.items():
                 row |= {name: json_number(number.value), f"{name}_background": number.background}
@@ -122,19 +123,20 @@ def _section(method: str, network: str, lines: list[Line], found: Leaderboard) -
     references, last = References(), ""
     rows: list[list[Text]] = []
     rules: set[int] = set()
-    for line in lines:
+    extra, extras = extra_columns([line.entry.extras for line in lines])
+    for line, texts in zip(lines, extras, strict=True):
         if line.setting != last and rows:
             rules.add(len(rows))
         total = line.numbers[SCORES.index("all")]
         numbers = [plain_number(number, score) for score, number in enumerate(line.numbers)]
         setting = line.setting if line.setting != last else ""
-        rows.append(plain([setting, _who(line, references), total.kind_text, *numbers, total.standing.words]))
+        rows.append(plain([setting, _who(line, references), total.kind_text, *numbers, total.standing.words, *texts]))
         last = line.setting
     used = found.protocol
     measured = any(line.entry.run_by == HERE for line in lines)
     here = f"Measured here under {used.name} v{used.version}." if measured else "Not measured here yet."
     columns = [Column("setting"), Column("run by"), Column("kind"), *(Column(name, right=True) for name in SCORES),
-               Column("status of all")]  # fmt: skip
+               Column("status of all"), *map(Column, extra)]  # fmt: skip
     listed = [f"[{number}] {source}" for source, number in references.numbers.items()]
     intro = f"mIoU in percent, published numbers as printed. {here}"
     return Section(f"{method}, {network}", intro, Table(columns, rows, frozenset(rules)), [_NOTE, *listed])

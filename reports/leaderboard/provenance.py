@@ -8,6 +8,7 @@ from typing import Any
 
 from cispbench.reports.ledger.lint import MEANING
 from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.extras import NO, Extras, measured_extras
 from cispbench.reports.tables.grid import TITLES
 from cispbench.reports.tables.numbers import number_text
 from cispbench.reports.tables.protocols import unmet
@@ -53,7 +54,8 @@ def published_provenance(
         ("Likely way of counting", verdict.likely and f"{verdict.likely}{inferred}"),
         ("Also printed (old / new / all)", "; ".join(_printed(other) for other in others)),
     ]
-    return _filled(pairs, facts)
+    only_on = f" (on {', '.join(facts.supervision_on)} alone)" if facts.supervision_on else ""
+    return _filled(pairs, facts, Extras(facts.memory, facts.supervision and f"{facts.supervision}{only_on}"))
 
 
 def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pairs:
@@ -76,7 +78,8 @@ def measured_provenance(cell: Cell, facts: MethodFacts, rules: Protocol) -> Pair
     described = [_run_texts(run) for run in runs]
     # Most texts are the same for every seed, and are shown once.
     pairs += [(label, "; ".join(dict.fromkeys(texts[label] for texts in described))) for label in described[0]]
-    return _filled(pairs, facts)
+    used = measured_extras(runs, facts)
+    return _filled(pairs, facts, Extras(*("none" if text == NO else text for text in used)))
 
 
 def _run_by(row: Mapping[str, Any]) -> str:
@@ -122,13 +125,12 @@ def _run_texts(run: Run) -> dict[str, str]:
     }
 
 
-def _filled(pairs: Sequence[tuple[str, str | None]], facts: MethodFacts) -> Pairs:
-    only_on = f" (on {', '.join(facts.supervision_on)} alone)" if facts.supervision_on else ""
+def _filled(pairs: Sequence[tuple[str, str | None]], facts: MethodFacts, extras: Extras) -> Pairs:
     whole = [
         *pairs,
         ("Method's paper", facts.venue),
-        ("Exemplar memory", facts.memory),
-        ("Extra supervision", facts.supervision and f"{facts.supervision}{only_on}"),
+        ("Exemplar memory", extras.memory),
+        ("Extra supervision", extras.supervision),
         ("Protocol of its released code", facts.protocol),
         ("Known of the method from", facts.source),
     ]

@@ -9,6 +9,7 @@ from cispbench.reports.leaderboard.background import UNKNOWN, WITH, WITHOUT, bac
 from cispbench.reports.leaderboard.badges import NOT_KNOWN
 from cispbench.reports.leaderboard.board import Board, Entry, Leaderboard, Number
 from cispbench.reports.leaderboard.status import INCONSISTENT, OFF, REPRODUCED, RERUN, UNVERIFIED
+from cispbench.reports.tables.extras import extra_columns
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.markdown import markdown_table, render_markdown
 from cispbench.reports.tables.protocols import switches
@@ -128,13 +129,14 @@ def replace_section(text: str, section: str, name: str) -> str:
 
 def _section(board: Board) -> Section:
     sources: dict[str, int] = {}
-    columns = [Column(name) for name in ("method", "network", "run by", "kind", "year", "caution")]
+    extra, extras = extra_columns([entry.extras for entry in board.entries])
+    columns = [Column(name) for name in ("method", "network", "run by", "kind", "year", *extra, "caution")]
     texts = []
-    for entry in board.entries:
+    for entry, used in zip(board.entries, extras, strict=True):
         year = NOT_KNOWN if entry.facts.year is None else str(entry.facts.year)
         badges = "; ".join(badge.name for badge in entry.badges)
         run_by = entry.run_by or NOT_KNOWN
-        texts.append(plain([named(entry), entry.backbone, run_by, ", ".join(entry.kinds), year, badges]))
+        texts.append(plain([named(entry), entry.backbone, run_by, ", ".join(entry.kinds), year, *used, badges]))
         for source in _sources(entry):
             sources.setdefault(source, len(sources) + 1)
     for setting in board.settings:

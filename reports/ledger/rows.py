@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cispbench.reports.tables.extras import NO, Extras, published_extras
 from cispbench.reports.tables.published import References, is_inferred, kind_text, printed_texts
 from cispbench.reports.tables.runs import SCORES, setting_order, setting_pattern
 from cispbench.reports.tables.terminal import paragraph, plain_table
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.documents import KINDS
 from cispbench.results.ledger import READINGS, ledger_rows, published_name
+from cispbench.results.published_methods import UNKNOWN, method_facts
 from cispbench.splits.datasets import dataset
 from cispbench.splits.errors import UsageError, nearest
 
@@ -41,12 +43,18 @@ class JudgedRow(NamedTuple):
     row: dict[str, Any]
     verdict: Verdict
 
+    @property
+    def extras(self) -> Extras:
+        """What is known of the method's memory and supervision on the row's data set."""
+        return published_extras(method_facts().get(self.row["method"], UNKNOWN), self.row["dataset"])
+
     def as_json(self) -> dict[str, Any]:
         """Return the row and its verdict as JSON holds them."""
         verdict = self.verdict
         return self.row | {
             "lint": verdict.label, "readings": list(verdict.readings), "likely": verdict.likely,
             "likely_inferred": verdict.inferred, "setting_inferred": is_inferred(self.row),
+            **self.extras._asdict(),
         }  # fmt: skip
 
 
@@ -127,9 +135,27 @@ def _reading_text(verdict: Verdict) -> str:
     return verdict.likely or readings_text(verdict.readings) or verdict.label
 
 
-def _legend(entries: Iterable[JudgedRow]) -> str:
-    rows = [entry.row for entry in entries]
+def _extras_lines(entries: Sequence[JudgedRow]) -> list[str]:
+    """Return what the methods of the rows store, and use beyond labels; no line where none does."""
     lines = []
+    for name, meaning in (("memory", "stored images of earlier steps"), ("supervision", "beyond the labels")):
+        found: dict[tuple[str, str | None], set[str]] = {}
+        for entry in entries:
+            found.setdefault((entry.row["method"], getattr(entry.extras, name)), set()).add(entry.row["dataset"])
+        # Of a method that uses it on some of its data sets alone, these are named.
+        used = [
+            f"{method}: {text}" + (f" (on {', '.join(sorted(homes))})" if (method, NO) in found else "")
+            for (method, text), homes in found.items()
+            if text not in (None, NO)
+        ]
+        if used:
+            lines.append(f"{name} ({meaning}): {'; '.join(used)}.")
+    return lines
+
+
+def _legend(entries: Sequence[JudgedRow]) -> str:
+    rows = [entry.row for entry in entries]
+    lines = _extras_lines(entries)
     if any(map(is_inferred, rows)):
         lines.append("A number with ?: its source does not print its setting, which is the likeliest one.")
     there = {row["kind"] for row in rows}

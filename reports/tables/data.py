@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.extras import measured_extras
 from cispbench.reports.tables.numbers import json_number
 from cispbench.reports.tables.published import closest, is_inferred, printed_range, published
 from cispbench.reports.tables.runs import NUMBERS, SCORES, Run, run_json, scores_json
@@ -25,7 +26,7 @@ def cell_data(cell: Cell) -> dict[str, Any]:
     runs = [
         {
             "seed": run.facts.seed, "run_key": run.facts.run_key, "created": run.facts.created,
-            "commit": run.facts.git.commit, **{name: json_number(run.number(name)) for name in NUMBERS},
+            "commit": run.facts.git.commit, **_extras(run), **{name: json_number(run.number(name)) for name in NUMBERS},
         }
         for run in cell.runs
     ]  # fmt: skip
@@ -47,7 +48,7 @@ def run_data(run: Run) -> dict[str, Any]:
     return {
         **run_json(run.facts), "protocol": run.protocol, **scores_json(run.scores),
         **{name: json_number(run.number(name)) for name in METRICS},
-        "origin": run.facts.origin, "imported": run.imported,
+        "origin": run.facts.origin, "imported": run.imported, **_extras(run),
     }  # fmt: skip
 
 
@@ -91,8 +92,17 @@ def _cell_numbers(cell: Cell) -> dict[str, Any]:
         "setting": cell.setting, "joint": cell.joint, "protocol": cell.runs[0].protocol,
         "seeds": len(cell.runs), "seed": only and only.seed, "run_key": only and only.run_key,
         "superseded": cell.superseded, "comparable": cell.group.comparable,
+        **measured_extras(cell.runs)._asdict(),
         **{name: json_number(cell.numbers[name].mean) for name in NUMBERS},
         **{f"{name}_std": json_number(cell.numbers[name].std) for name in NUMBERS},
+    }  # fmt: skip
+
+
+def _extras(run: Run) -> dict[str, Any]:
+    used = run.facts.exemplars
+    return {
+        "exemplar_images": used and used.images, "exemplar_bytes": used and used.bytes,
+        "supervision": " ".join(run.facts.supervision) or None,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cispbench.reports.tables.cells import Cell, by_group
+from cispbench.reports.tables.extras import extra_columns, measured_extras
 from cispbench.reports.tables.layout import Column, Section, Table, Text, plain
 from cispbench.reports.tables.numbers import LOWER_IS_BETTER, mean_text, number_text, ranks, signed
 from cispbench.reports.tables.published import Published, closest, printed_range, published_section
@@ -69,16 +70,18 @@ def sections(cells: Sequence[Cell], protocol: str, options: TableOptions) -> lis
 def run_sections(runs: Sequence[Run], protocol: str, options: TableOptions) -> list[Section]:
     """Return a section for each kind of data, profile and data set, with one row per run."""
     names = [name for name in options.columns if name != SEEDS]
-    columns = [Column(name) for name in ("setting", "method", "model", "seed", "run", "origin")]
-    columns += [Column(TITLES.get(name, name), right=True) for name in names]
     intro = f"mIoU in percent after the last step, protocol {protocol}; one run per row."
     order = setting_order(run.facts.setting for run in runs)
     found = []
     for group, members in by_group(runs).items():
+        shown = sorted(members, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed))
+        extra, extras = extra_columns([measured_extras([run]) for run in shown])
+        columns = [Column(name) for name in ("setting", "method", "model", *extra, "seed", "run", "origin")]
+        columns += [Column(TITLES.get(name, name), right=True) for name in names]
         rows = []
-        for run in sorted(members, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed)):
+        for run, used in zip(shown, extras, strict=True):
             facts = run.facts
-            words = [facts.setting, facts.method.name, facts.model.name, str(facts.seed), facts.run_key[:10]]
+            words = [facts.setting, facts.method.name, facts.model.name, *used, str(facts.seed), facts.run_key[:10]]
             numbers = [number_text(run.number(name), options.decimals) for name in names]
             rows.append(plain([*words, facts.origin, *numbers]))
         found.append(Section(_heading(group), intro, Table(columns, rows), group.warnings))
@@ -90,8 +93,14 @@ def _section(group: Group, members: Sequence[Cell], protocol: str, options: Tabl
     for cell in members:
         found[cell.joint, cell.key.method, cell.key.model, cell.key.remark()][cell.setting] = cell
     labels = sorted(found)  # upper bounds come last
-    texts = [plain([f"{method} ({remark})" if remark else method, model]) for _, method, model, remark in labels]
-    columns = [Column("method"), Column("model")]
+    extra, extras = extra_columns(
+        [measured_extras(run for cell in found[label].values() for run in cell.runs) for label in labels]
+    )
+    texts = [
+        plain([f"{method} ({remark})" if remark else method, model, *used])
+        for (_, method, model, remark), used in zip(labels, extras, strict=True)
+    ]
+    columns = [Column(name) for name in ("method", "model", *extra)]
     for setting in setting_order(cell.setting for cell in members):
         column = [found[label].get(setting) for label in labels]
         for name in options.columns:

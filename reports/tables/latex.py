@@ -98,8 +98,9 @@ def _setting(name: str) -> str:
     except SettingError:
         return name
     order = "" if setting.order == NATURAL_ORDER else f", order {setting.order}"
+    seed = "" if setting.partition_seed is None else f", seed {setting.partition_seed}"
     steps = len(setting.steps)
-    return f"{setting.scenario} {setting.task}{order} ({steps} step{'s' if steps > 1 else ''})"
+    return f"{setting.scenario} {setting.task}{order}{seed} ({steps} step{'s' if steps > 1 else ''})"
 
 
 def _character(character: str) -> str:

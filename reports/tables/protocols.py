@@ -104,16 +104,27 @@ def _heading(level: int, text: str, terminal: bool) -> str:
 def _switches_text(protocols: Sequence[Protocol], terminal: bool) -> str:
     """Return the switches in which the protocols differ, by which of them can still be changed."""
     rows = {f"{protocol.name} v{protocol.version}": switches(protocol) for protocol in protocols}
-    differing = [name for name in (*_SCORED, *_FIXED) if len({row[name] for row in rows.values()}) > 1]
-    applied, fixed = ([name for name in group if name in differing] for group in (_SCORED, _FIXED))
-    shown = [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
-    table = table_text(["protocol", *differing], shown, terminal=terminal)
+    tables, names = [], []
+    for group in (_SCORED, _FIXED):
+        differing = [name for name in group if len({row[name] for row in rows.values()}) > 1]
+        shown = [[name, *(row[switch] for switch in differing)] for name, row in rows.items()]
+        tables.append(table_text(["protocol", *differing], shown, terminal=terminal))
+        names.append(", ".join(differing))
     return (
-        f"{_heading(2, 'Switches in which the protocols differ', terminal)}\n\n{table}\n\n"
-        f"Applied to the stored confusion matrix: {', '.join(applied)}.\n"
+        f"{_heading(2, 'Switches in which the protocols differ', terminal)}\n\n"
+        f"Applied to the stored confusion matrix: {names[0]}.\n\n{tables[0]}\n\n{_exceptions(protocols)}"
         "future changes nothing after the last step, and void nothing but label 0 of ADE20K.\n\n"
-        f"WARNING: decided when the images were tested, and not changed here: {', '.join(fixed)}.\n"
+        f"WARNING: decided when the images were tested, and not changed here: {names[1]}.\n\n{tables[1]}\n\n"
         "Where something a protocol asks for is not met, its numbers are not those its paper's code would give."
+    )
+
+
+def _exceptions(protocols: Sequence[Protocol]) -> str:
+    """Return a line for each data set on which a protocol has another ``future`` than the table says."""
+    return "".join(
+        f"On {dataset}, future of {protocol.name} is {value}.\n"
+        for protocol in protocols
+        for dataset, value in protocol.future_on.items()
     )
 
 

@@ -11,12 +11,14 @@ from itertools import combinations
 from typing import Any
 
 from cispbench.reports.tables.cells import Cell
+from cispbench.reports.tables.extras import extra_columns, published_extras
 from cispbench.reports.tables.layout import Column, Section, Table, plain
 from cispbench.reports.tables.numbers import signed
 from cispbench.reports.tables.runs import SCORES
 from cispbench.results.conventions import Verdict, judge
 from cispbench.results.documents import KINDS
 from cispbench.results.ledger import ledger_rows, reported_rows
+from cispbench.results.published_methods import UNKNOWN, method_facts
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ def published_section(cells: Sequence[Cell], decimals: int) -> list[Section]:
     """Return a section of all published rows of a group's cells, none if there are no rows."""
     references, rows = References(), []
     found = [(cell, entry) for cell in cells for entry in published(cell)]
-    for cell, entry in found:
+    extra, extras = extra_columns(
+        [published_extras(method_facts().get(entry.row["method"], UNKNOWN), cell.key.dataset) for cell, entry in found]
+    )
+    for (cell, entry), used in zip(found, extras, strict=True):
         row, verdict = entry.row, entry.verdict
         differences = [entry.differences[name] for name in SCORES]
         likely = f"{verdict.likely}{'?' if verdict.inferred else ''}" if verdict.likely else verdict.label
@@ -102,13 +107,13 @@ def published_section(cells: Sequence[Cell], decimals: int) -> list[Section]:
             *printed_texts(row),
             *("-" if value is None else signed(value, decimals) for value in differences),
             kind_text(row) + (" (setting inferred)" if is_inferred(row) else ""),
-            row["backbone"] + ("" if entry.same_backbone else " (another)"),
+            row["backbone"] + ("" if entry.same_backbone else " (another)"), *used,
             likely, references.mark_source(row),
         ]  # fmt: skip
         rows.append(plain(texts))
     columns = [Column(name) for name in ("setting", "method", "model")]
     columns += [Column(name, over, right=True) for over in ("published", "measured - published") for name in SCORES]
-    columns += [Column(name) for name in ("kind", "backbone", "reading", "source")]
+    columns += [Column(name) for name in ("kind", "backbone", *extra, "reading", "source")]
     section = Section(
         f"{cells[0].group.dataset}: published rows of the methods measured",
         "As printed, in percent; reading: where background counts (?: inferred from its table).",

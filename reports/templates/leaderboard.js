@@ -4,7 +4,6 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
   const MOST = 150; // rows drawn at once, unless all are asked for
-  const ABOUT = ["backbone", "run_by", "kind", "year", "memory"];
   const CHOICES = ["backbone", "background", "memory", "year"];
   const form = document.getElementById("filter");
   const status = document.getElementById("status");
@@ -26,8 +25,8 @@
     return node;
   };
 
-  // A row: {method, remark, backbone, run_by, year, memory, kind, badges, ranked, places: {setting: numbers}}; a number:
-  // [as shown, status, differences, why, background, flags, kind, source, and of what was measured [mean, spread]].
+  // A row: {method, remark, backbone, run_by, year, memory, supervision, keeps (images: yes, no or -), kind, badges,
+  // ranked, places: {setting: numbers}}; a number: [as shown, status, differences, why, background, flags, kind, source, and of what was measured [mean, spread]].
   const readFilters = () => {
     const now = new FormData(form);
     chosen = Object.fromEntries(CHOICES.map((name) => [name, now.get(name)]));
@@ -45,7 +44,8 @@
   };
   const takes = (row, settings) =>
     `${row.method} ${row.remark}`.toLowerCase().includes(chosen.words) &&
-    ["backbone", "memory", "year"].every((name) => !chosen[name] || String(row[name]) === chosen[name]) &&
+    ["backbone", "year"].every((name) => !chosen[name] || String(row[name]) === chosen[name]) &&
+    (!chosen.memory || row.keeps === chosen.memory) &&
     settings.some((setting) => data.scores.some((_, score) => number(row, setting, score)));
   const value = (row, setting, score) => {
     const found = number(row, setting, score);
@@ -132,7 +132,7 @@
     for (const setting of settings)
       for (let score = 0; score < data.scores.length; score += 1)
         line.append(drawNumber(board, row, setting, score, best[setting][score]));
-    line.append(...ABOUT.map((name) => make("td", row[name] === "-" ? "–" : row[name], "about-row")));
+    line.append(...data.about.map((name) => make("td", row[name] === "-" ? "–" : row[name], "about-row")));
     return line;
   };
 
@@ -197,7 +197,7 @@
       const [setting, score] = by.split(" ");
       const known = settingOf(setting) >= 0 && data.scores.includes(score);
       if (known) now.sort = { setting: settingOf(setting), score: data.scores.indexOf(score) };
-      else if (["method", ...ABOUT].includes(by)) now.sort = { column: by };
+      else if (["method", ...data.about].includes(by)) now.sort = { column: by };
     }
     now.all = asked.get("rows") === "all";
     form.elements.method.value = asked.get("method") || "";
@@ -262,6 +262,7 @@
             network: row.backbone, run_by: row.run_by === "-" ? null : row.run_by, value: exact, spread,
             kind: text(found[6]), kind_inferred: !!found[5][2], background: [false, true, null][found[4]], status: words(found), setting_inferred: !!found[5][0],
             disputed: !!found[5][1], badges: row.badges.map(([name]) => text(name)).join("; "), year: row.year === "-" ? null : row.year,
+            memory: row.memory === "-" ? null : row.memory, supervision: row.supervision === "-" ? null : row.supervision,
             source: known.get("Source") ?? null, links: known.get(data.links) ?? null, run_keys: known.get("Run keys") ?? null });
         });
     return lines;

@@ -14,6 +14,8 @@ TABLE = {
     "plop21": ("dropped", "kept", True, True, "class 0", "background", 512, "last"),
     "ssul21": ("zero", "kept", True, True, "class 0", "removed", 513, "best"),
     "mbs24": ("zero", "dropped", False, True, "ignored", "removed", 512, "best"),
+    "dkd22": ("zero", "kept", True, True, "class 0", "background", 0, "last"),
+    "alife22": ("zero if predicted", "kept", True, True, "class 0", "background", 512, "last"),
     "strict": ("dropped", "kept", False, True, "ignored", "ignored", 512, "last"),
 }
 
@@ -34,7 +36,9 @@ def test_switches(name: str) -> None:
         rules.checkpoint,
     )
     assert found == TABLE[name]
-    assert (rules.view, rules.images) == ("crop", "all")
+    assert rules.view == ("full" if name == "dkd22" else "crop")
+    assert rules.images == ("seen" if name in ("dkd22", "alife22") else "all")
+    assert rules.future_on == ({"ade": "ignored"} if name == "dkd22" else {})
 
 
 def test_names() -> None:

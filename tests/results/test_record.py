@@ -41,7 +41,7 @@ def test_the_text_keeps_diffs_readable(make_record: Maker) -> None:
     assert sum(line.strip(" ,") == row for line in lines) == 1
     keys = [line.split('"')[1] for line in lines if line.startswith(' "')]
     assert keys == sorted(keys)
-    assert len(keys) == len(record.content()) == 33
+    assert len(keys) == len(record.content()) == 35
     changed = list(map(list, record.confusion))
     changed[3][4] += 1
     other = make_record(confusion=changed).to_json().decode().split("\n")[2:]
@@ -53,13 +53,13 @@ def test_a_record_of_the_first_schema_stays_readable() -> None:
     record = StepRecord.from_json(path.read_bytes(), str(path))
     assert record.setting == "disjoint-15-1-b"
     assert record.learning_order[1] == 12
-    assert (record.schema, record.execution, record.origin) == (3, Execution(1, None), "measured")
+    assert (record.schema, record.execution, record.origin) == (4, Execution(1, None), "measured")
     assert record.trained_for is None
     assert not record.shared
     assert StepRecord.from_json(record.to_json(), "x") == record
     before, now = json.loads(path.read_text(encoding="utf-8")), record.content()
     before["method"]["code"] = None  # earlier versions did not know the digest of the method's code
-    assert {name: now[name] for name in before} == {**before, "schema": 3}
+    assert {name: now[name] for name in before} == {**before, "schema": 4}
 
 
 def test_a_step_is_shared_if_another_run_made_it(make_record: Maker) -> None:
@@ -116,7 +116,7 @@ def edited(record: StepRecord, path: str, value: Any) -> dict[str, Any]:
         ("created", "2025-01-31T12:00:00", ["UTC"]),
         ("created", "2025-01-31T12:00:00+02:00", ["UTC"]),
         ("key", "", ["key is empty"]),
-        ("schema", 4, ["schema is 4", "Update cispbench"]),
+        ("schema", 5, ["schema is 5", "Update cispbench"]),
         ("schema", 0, ["schema is 0"]),
     ],
 )

@@ -75,6 +75,11 @@ IOU = (60 / 110 * 100, 50.0, 0.0, 20 / 35 * 100)
         ("ade", "mbs24", 30.0, 10 / 30 * 100, (60 + 20 / 30 * 100) / 2),
         ("ade", "plop21", sum(IOU[:3]) / 3, IOU[3], sum(IOU) / 4),
         ("ade", "ssul21", sum(IOU[:3]) / 3, IOU[3] / 2, sum(IOU) / 5),
+        ("voc", "dkd22", sum(IOU[:3]) / 3, IOU[3] / 2, sum(IOU) / 5),
+        ("ade", "dkd22", sum(IOU[:3]) / 3, IOU[3] / 2, sum(IOU) / 5),
+        # Class 4 is predicted without being there: it leaves the mean of the new classes, and counts in that of all.
+        ("voc", "alife22", sum(IOU[:3]) / 3, IOU[3], sum(IOU) / 5),
+        ("ade", "alife22", sum(IOU[:3]) / 3, IOU[3], sum(IOU) / 5),
     ],
 )
 def test_a_case_worked_by_hand(dataset: str, protocol: str, old: float, new: float, total: float) -> None:
@@ -108,6 +113,35 @@ def test_future_classes_by_hand() -> None:
     assert counted.pixel_accuracy == pytest.approx(100 * 165 / 180)
     removed = score(matrix, setting, step=1, protocol="mbs24")
     assert removed.per_class[:4] == pytest.approx(ignored.per_class[:4])
+
+
+def test_future_classes_by_data_set_by_hand() -> None:
+    # After step 1 (classes 1 to 3); class 4 is learnt later: 20 of its pixels are predicted 0, 10 predicted 1.
+    matrix = np.array([[50, 0, 0, 0, 0], [0, 40, 0, 0, 0], [0, 0, 40, 0, 0], [5, 0, 0, 15, 0], [20, 10, 0, 0, 0]])
+    voc = score(matrix, small("voc"), step=1, protocol="dkd22")
+    assert voc.per_class == pytest.approx((7000 / 85, 80, 100, 75, math.nan), nan_ok=True)
+    assert (voc.old, voc.new, voc.all) == pytest.approx(((7000 / 85 + 180) / 3, 75, (7000 / 85 + 255) / 4))
+    # ADE20K: they are left out, and label 0 is scored as class 0.
+    ade = score(matrix, small("ade"), step=1, protocol="dkd22")
+    assert ade.per_class == pytest.approx((5000 / 55, 100, 100, 75, math.nan), nan_ok=True)
+    assert (ade.old, ade.new, ade.all) == pytest.approx(((5000 / 55 + 200) / 3, 75, (5000 / 55 + 275) / 4))
+    assert ade.harmonic == pytest.approx(2 * ade.old * 75 / (ade.old + 75))
+    both = [score(matrix, small(dataset), step=1, protocol="alife22").per_class for dataset in ("voc", "ade")]
+    assert both[0][:4] == both[1][:4] == pytest.approx(voc.per_class[:4])
+
+
+def test_a_class_that_is_only_predicted_by_hand() -> None:
+    # Class 3 has no ground truth and no prediction; class 4 has no ground truth, and two pixels predicted as it.
+    matrix = np.diag([8, 6, 4, 0, 0])
+    matrix[2, 4] = 2
+    scores = {name: score(matrix, small("voc"), protocol=name) for name in ("alife22", "plop21", "ssul21")}
+    third = 4 / 6 * 100
+    assert {name: found.all for name, found in scores.items()} == pytest.approx(
+        {"alife22": (200 + third) / 4, "plop21": (200 + third) / 3, "ssul21": (200 + third) / 5}
+    )
+    assert math.isnan(scores["alife22"].new)
+    assert scores["alife22"].old == pytest.approx((200 + third) / 3)
+    assert all(map(math.isnan, scores["alife22"].per_class[3:]))
 
 
 def test_before_anything_new_is_learnt() -> None:
@@ -165,16 +199,18 @@ def reference(matrix: Counts, setting: Setting, step: int, rules: Protocol) -> d
     """Score pixel group by pixel group, with nothing but loops."""
     known, first = setting.num_classes(step), setting.num_classes(0)
     void = setting.dataset == "ade" and rules.void == "ignored"
+    future = rules.future_on.get(setting.dataset, rules.future)
     pixels: list[tuple[int, int, int]] = []
     for truth, predicted in product(range(len(matrix)), repeat=2):
         label: int | None = truth
         if truth >= known:
-            label = 0 if rules.future == "background" else None
+            label = 0 if future == "background" else None
         elif truth == 0 and void:
             label = None
         if label is not None:
             pixels.append((label, predicted, int(matrix[truth, predicted])))
     iou: dict[int, float] = {}
+    only_predicted: set[int] = set()
     for index in range(known):
         hits = misses = alarms = 0
         for label, predicted, count in pixels:
@@ -187,13 +223,17 @@ def reference(matrix: Counts, setting: Setting, step: int, rules: Protocol) -> d
         if hits + misses == 0:
             if rules.absent == "zero":
                 iou[index] = 0.0
+            elif rules.absent == "zero if predicted" and alarms > 0:
+                only_predicted.add(index)
         else:
             iou[index] = 100 * hits / (hits + misses + alarms)
     if void:
         iou.pop(0, None)
+        only_predicted.discard(0)
 
-    def mean(indices: range, drop: bool = False) -> float:
-        values = [iou[index] for index in indices if index in iou and not (drop and iou[index] == 0)]
+    def mean(indices: range, drop: bool = False, zeros: frozenset[int] = frozenset()) -> float:
+        counted = iou | dict.fromkeys(zeros, 0.0)
+        values = [counted[index] for index in indices if index in counted and not (drop and counted[index] == 0)]
         return sum(values) / len(values) if values else math.nan
 
     right = sum(count for label, predicted, count in pixels if label == predicted)
@@ -201,7 +241,11 @@ def reference(matrix: Counts, setting: Setting, step: int, rules: Protocol) -> d
     return {
         "old": mean(range(0 if rules.background_in_old else 1, first)),
         "new": mean(range(first, known)),
-        "all": mean(range(0 if rules.background_in_all else 1, known), drop=rules.forgotten == "dropped"),
+        "all": mean(
+            range(0 if rules.background_in_all else 1, known),
+            drop=rules.forgotten == "dropped",
+            zeros=frozenset(only_predicted),
+        ),
         "background": iou.get(0, math.nan),
         "pixel_accuracy": 100 * right / total if total else math.nan,
         **{str(index): iou.get(index, math.nan) for index in range(len(matrix))},
@@ -209,7 +253,7 @@ def reference(matrix: Counts, setting: Setting, step: int, rules: Protocol) -> d
 
 
 rules_strategy = st.builds(
-    lambda absent, forgotten, in_old, in_all, future, void: dataclasses.replace(
+    lambda absent, forgotten, in_old, in_all, future, void, on_ade: dataclasses.replace(
         load_protocol("strict"),
         absent=absent,
         forgotten=forgotten,
@@ -217,13 +261,15 @@ rules_strategy = st.builds(
         background_in_all=in_all,
         future=future,
         void=void,
+        future_on={} if on_ade is None else {"ade": on_ade},
     ),
-    st.sampled_from(["dropped", "zero"]),
+    st.sampled_from(["dropped", "zero", "zero if predicted"]),
     st.sampled_from(["kept", "dropped"]),
     st.booleans(),
     st.booleans(),
     st.sampled_from(["ignored", "background", "removed"]),
     st.sampled_from(["ignored", "class 0"]),
+    st.sampled_from([None, "ignored", "background"]),
 )
 matrices = st.lists(st.integers(0, 3) | st.integers(0, 10**9), min_size=25, max_size=25)
 

@@ -47,8 +47,8 @@ def test_joint_takes_every_image_with_a_class(name: str) -> None:
     assert select_images(PRESENCE, parse_setting(name).joint(), 0) == ["a", "c", "d", "e", "f"]
 
 
-def test_partitioned_needs_list_files() -> None:
-    with pytest.raises(SettingError, match="list files"):
+def test_given_lists_cannot_be_computed() -> None:
+    with pytest.raises(SettingError, match=r"seed that is lost.*partitioned-100-50-s0"):
         select_images({"x": {1}}, parse_setting("partitioned-100-50"), 0)
     assert select_images({"x": {1}, "y": set()}, parse_setting("partitioned-100-50").joint(), 0) == ["x"]
 

@@ -43,6 +43,12 @@ def test_steps_have_the_sizes_of_the_task(name: str, dataset: str, sizes: list[i
         ("voc:overlapped-4-4", "overlapped-4-4"),
         ("overlapped-ade:10-10", "ade:overlapped-10-10"),
         ("disjoint-voc:18-2", "voc:disjoint-18-2"),
+        ("partitioned-15-1-s0", "partitioned-15-1"),
+        ("partitioned-15-1-a-s01", "partitioned-15-1-s1"),
+        ("voc:partitioned-15-1-b-s1", "partitioned-15-1-b-s1"),
+        ("partitioned-15-1-s", "partitioned-15-1-s"),
+        ("ade:partitioned-100-50-s0", "partitioned-100-50-s0"),
+        ("voc:partitioned-18-2-s3", "voc:partitioned-18-2-s3"),
     ],
 )
 def test_names_become_canonical(written: str, canonical: str) -> None:
@@ -67,8 +73,10 @@ def test_names_become_canonical(written: str, canonical: str) -> None:
         ("overlapped-0-5", ["at least 1"]),
         ("overlapped-15-0", ["at least 1"]),
         ("overlapped-015-1", ["leading zero"]),
-        ("partitioned-100-5", ["does not exist", "100-50 (ADE20K)"]),
-        ("partitioned-15-1", ["does not exist"]),
+        ("partitioned-100-5", ["does not exist", "ADE20K are 100-50, 100-10, 50-50", "partitioned-100-5-s0"]),
+        ("overlapped-15-1-s1", ["only partitioned", "-s1"]),
+        ("partitioned-15-1-s4294967296", ["4294967296", "0 to 4294967295"]),
+        ("partitioned-15-1-s1-b", ["no setting"]),
         ("overlapped-15-1-b-c", ["no setting"]),
         ("voc:overlapped-ade:15-1", ["no setting"]),
     ],
@@ -84,10 +92,11 @@ def test_errors_say_what_and_what_to_write(name: str, words: list[str]) -> None:
 def test_listed_settings_and_the_paper_table() -> None:
     settings = list_settings()
     names = [setting.name for setting in settings]
-    assert len(set(names)) == len(names) == 11 * 2 + 6 * 2 + 3
+    assert len(set(names)) == len(names) == 11 * 2 + 6 * 2 + 6 + 3
     assert all(setting.order == "a" and ":" not in setting.name for setting in settings)
     assert [setting for setting in settings if setting.scenario == "partitioned"] == [
-        parse_setting(f"partitioned-{task}") for task in ("100-50", "100-10", "50-50")
+        parse_setting(f"partitioned-{task}")
+        for task in ("19-1", "15-5", "15-1", "10-1", "10-5", "5-3", "100-50", "100-10", "50-50")
     ]
     assert len(paper_table()) == 12
     assert set(paper_table()) <= set(settings)

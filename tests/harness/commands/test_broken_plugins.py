@@ -81,7 +81,7 @@ def test_a_method_without_a_docstring_is_listed(commands: Commands, install: Ins
     head = "from cispbench.methods.finetune import FineTune\n"
     install("methods", "bare", head + "class THING(FineTune):\n    name = 'bare'\n    __doc__ = ''\n")
     rows = json.loads(commands.succeed(["list", "methods", "--json"]).stdout)
-    assert {"method": "bare", "version": 1, "what": ""} in rows
+    assert {"method": "bare", "version": 1, "published": None, "needs": None, "what": ""} in rows
 
 
 def test_a_sweep_over_a_pattern_goes_on_without_a_broken_data_set(commands: Commands, install: Install) -> None:

@@ -30,7 +30,7 @@ def refused(commands: Any, words: list[str], *says: str) -> str:
         ("--setting", "overlapped-7-2", "fits no data set"),
         ("--setting", "voc:overlapped-100-50", "voc has 20 classes"),
         ("--setting", "overlapped-10-2", "Write 'voc:overlapped-10-2' or 'ade:overlapped-10-2'"),
-        ("--setting", "partitioned-19-1", "overlapped or disjoint"),
+        ("--setting", "partitioned-100-5", "partitioned-100-5-s0"),
         ("--profile", "minni", "Did you mean 'mini'?"),
         ("--model", "segmenter-tny", "Did you mean 'segmenter-tiny'?"),
         ("--weights", "resnet18-imagnet", "Did you mean 'resnet18-imagenet'?"),

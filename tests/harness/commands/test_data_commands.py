@@ -130,14 +130,14 @@ def test_an_ade_folder_of_ones_own(commands: Any, tmp_path: Path) -> None:
     assert "ADE20K in" in text and "20,210" in text
     assert "6 ids are none of ADE20K, such as 't0'" in text
     assert "partitioned-100-50" in text and "Compared by their number of images alone" in text
-    assert text.splitlines()[-1] == "0 of 15 settings, 0 of 81 steps agree; lists that differ: ade train, ade val."
+    assert text.splitlines()[-1] == "0 of 18 settings, 0 of 92 steps agree; lists that differ: ade train, ade val."
 
 
 def test_whatever_is_found_is_checked(broken: Any, own_voc: Path, published: dict[str, Any]) -> None:
     write_ade(broken.data)
     text = differs(broken, check(root=broken.data))
     assert text.index("PASCAL VOC 2012 in") < text.index("ADE20K in")
-    assert "3 of 18 settings, 14 of 95 steps agree; lists that differ: ade train, ade val." in text
+    assert "3 of 21 settings, 14 of 106 steps agree; lists that differ: ade train, ade val." in text
     assert "ADE20K" not in broken.succeed(check("--setting", "disjoint-15-1", root=broken.data)).stdout
     text = differs(broken, check("--setting", "disjoint-15-1", "--setting", "overlapped-50-50", root=broken.data))
     assert "1 of 2 settings, 6 of 9 steps agree; lists that differ: ade train, ade val." in text

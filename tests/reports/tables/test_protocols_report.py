@@ -95,18 +95,29 @@ def test_what_was_decided_by_the_test_is_said_not_to_be_met(store: Store) -> Non
     assert {name: cells[3] for name, cells in rows.items()} == {
         "strict": "-", "mib20": "-", "plop21": "-",
         "ssul21": "crop 513, best checkpoint on val", "mbs24": "best checkpoint on val",
+        "dkd22": "full image, images with a class seen", "alife22": "images with a class seen",
     }  # fmt: skip
     assert "tested on: crop 512, all images, last iteration" in text
-    assert "WARNING" in text and "not changed here: view, checkpoint" in text
+    assert "WARNING" in text and "not changed here: images, view, checkpoint" in text
 
 
 def test_the_switches_are_those_of_the_protocols(store: Store) -> None:
-    rows = block(protocols_table(store), "## Switches")
-    assert rows["strict v1"] == ["dropped", "kept", "in all", "ignored", "ignored", "crop 512", "last"]
+    text = protocols_table(store)
+    rows, fixed = block(text, "## Switches"), block(text, "WARNING")
+    assert rows["strict v1"] == ["dropped", "kept", "in all", "ignored", "ignored"]
     assert rows["mib20 v1"][2] == "in neither"
-    assert rows["plop21 v1"] == ["dropped", "kept", "in old and all", "background", "class 0", "crop 512", "last"]
-    assert rows["ssul21 v1"] == ["zero", "kept", "in old and all", "removed", "class 0", "crop 513", "best"]
-    assert rows["mbs24 v1"] == ["zero", "dropped", "in all", "removed", "ignored", "crop 512", "best"]
+    assert rows["plop21 v1"] == ["dropped", "kept", "in old and all", "background", "class 0"]
+    assert rows["ssul21 v1"] == ["zero", "kept", "in old and all", "removed", "class 0"]
+    assert rows["mbs24 v1"] == ["zero", "dropped", "in all", "removed", "ignored"]
+    assert rows["dkd22 v1"] == ["zero", "kept", "in old and all", "background", "class 0"]
+    assert "On ade, future of dkd22 is ignored." in text
+    assert rows["alife22 v1"] == ["zero if predicted", "kept", "in old and all", "background", "class 0"]
+    assert fixed == {
+        "strict v1": ["all", "crop 512", "last"], "mib20 v1": ["all", "crop 512", "last"],
+        "plop21 v1": ["all", "crop 512", "last"], "ssul21 v1": ["all", "crop 513", "best"],
+        "mbs24 v1": ["all", "crop 512", "best"], "dkd22 v1": ["seen", "full image", "last"],
+        "alife22 v1": ["seen", "crop 512", "last"],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

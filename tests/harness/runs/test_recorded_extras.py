@@ -1,0 +1,34 @@
+"""A record takes the exemplars and companion maps of its step from the step's manifest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cispbench.results.checked_json import read_checked, write_checked
+
+
+def manifest(commands: Any, finished: Any, step: int) -> Path:
+    return Path(commands.steps / "steps" / json.loads(finished.records()[step].read_text())["key"] / "manifest.json")
+
+
+def test_what_the_manifest_says_is_recorded(commands: Any, finished: Any) -> None:
+    shutil.copytree(finished.steps, commands.steps)
+    used = {"exemplars": {"images": 4, "bytes": 9000}, "supervision": ["saliency"]}
+    path = manifest(commands, finished, 1)
+    write_checked(path, read_checked(path) | used)
+    commands.succeed(commands.tiny("--quiet"))
+    first, second = (json.loads(record.read_text()) for record in (commands.records()[0], commands.records()[1]))
+    assert {name: second[name] for name in used} == used
+    assert {name: first[name] for name in used} == {"exemplars": None, "supervision": []}
+
+
+def test_a_damaged_count_of_exemplars_is_noticed(commands: Any, finished: Any) -> None:
+    shutil.copytree(finished.steps, commands.steps)
+    path = manifest(commands, finished, 1)
+    write_checked(path, read_checked(path) | {"exemplars": {"images": "4", "bytes": 9000}})
+    result = commands.succeed(commands.tiny("--quiet"))
+    assert "exemplars" in result.stderr and f"kept as {path.parent.name}.damaged-0" in result.stderr
+    assert commands.outcome() == finished.outcome()
