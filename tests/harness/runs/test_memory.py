@@ -133,6 +133,17 @@ def test_a_method_chooses_from_the_last_step_and_what_it_kept(whole: Any) -> Non
     assert all(used["bytes"] == used["images"] * 24 * 24 * 4 for _, used, _ in stored[1:])
 
 
+def test_the_record_names_what_a_step_was_given(whole: Any) -> None:
+    _, _, folder = whole
+    result = run(Keeper(), folder)
+    assert result.finished_before
+    records = result.records
+    assert [record.supervision for record in records] == [("saliency",)] * 3
+    assert records[0].exemplars is None
+    assert [record.exemplars.images for record in records[1:]] == [3, SIZE]
+    assert all(record.exemplars.bytes == record.exemplars.images * 24 * 24 * 4 for record in records[1:])
+
+
 def test_batches_say_which_images_are_exemplars_and_show_the_classes_seen(whole: Any) -> None:
     method, plan, folder = whole
     kept = [{(one.id, one.step) for one in memory} for memory, _, _ in published(folder, plan)]
@@ -250,9 +261,9 @@ def test_a_shared_base_knows_of_no_memory_and_no_companion(tmp_path: Path) -> No
     method = Base()
     plan, plain = planned(method), planned(FineTune())
     assert plan.steps[0].key == plain.steps[0].key and "companions" not in plan.steps[0].made_of
-    run(method, tmp_path, plan=plan, until=1)
-    batches = [batch for step, batch in method.batches if step == 0]
-    assert all(batch.origin is None and batch.companions == {} for batch in batches)
+    records = run(method, tmp_path, plan=plan, until=1).records
+    assert not [batch for step, batch in method.batches if step == 0]
+    assert [record.supervision for record in records] == [(), ("saliency",)]
     # The method's own choice has both.
     assert method.seen[0]["origins"] == {0} and set(method.seen[0]["batches"][0].companions) == {"saliency"}
 
@@ -335,6 +346,11 @@ def test_passes_are_there_in_every_hook(tmp_path: Path) -> None:
     class Reader(Keeper):
         read: dict[str, list[str]]
 
+        def select_exemplars(self, images: Any, kept: Any, context: Any) -> list[Exemplar]:
+            own = [name for batch in context.batches(size=9) for name in batch.ids]
+            assert tuple(own) == plan.steps[context.step].images
+            return super().select_exemplars(images, kept, context)
+
         def initialise(self, context: Any) -> None:
             self.read = {"initialise": [name for batch in context.batches("centre", 7) for name in batch.ids]}
 
@@ -348,7 +364,6 @@ def test_passes_are_there_in_every_hook(tmp_path: Path) -> None:
             self.read["after"] = [name for batch in named for name in batch.ids]
 
     method = Reader()
-    method.use = "append"
     plan = planned(method)
     run(method, tmp_path, plan=plan)
     assert tuple(method.read["initialise"]) == plan.steps[2].images
