@@ -18,6 +18,7 @@ from cispbench.harness.runs.execute import RunResult, execute
 from cispbench.harness.runs.exemplars import memory_in
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan, plan_run, step_iterations
+from cispbench.harness.runs.published import PublishedLists, PublishedSource
 from cispbench.harness.runs.step_store import EXEMPLARS, StepStore
 from cispbench.harness.step import Companion
 from cispbench.harness.training import monitor
@@ -377,3 +378,14 @@ def test_the_file_of_a_choice_is_small_and_readable(tmp_path: Path) -> None:
     content = json.loads(work.read_text())
     assert set(content) == {"sha256", "key", "code", "exemplars"}
     assert set(content["exemplars"][0]) == {"id", "step", "classes"}
+
+
+def test_what_is_not_there_can_be_planned_all_the_same(tmp_path: Path) -> None:
+    source = PublishedSource("voc")
+    method = Keeper()
+    method.own_companions = (replace(SALIENCY, at_test=True),)
+    plan = planned(method, source=source, lists=PublishedLists(source))
+    assert [set(step.made_of["companions"]) for step in plan.steps] == [{"saliency"}] * 3
+    assert plan.steps[0].made_of["companions"]["saliency"].startswith("published ")
+    with pytest.raises(DataError, match="no PASCAL VOC 2012"):
+        source.maps(SALIENCY, "train", ()).read("2007_000032")
