@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cispbench.harness.models.groups import AUXILIARY, CLASSES, Group
 from cispbench.harness.models.head_branch import HeadBranch
@@ -100,6 +101,8 @@ class IncrementalModel(nn.Module, ABC):
     """
 
     freeze_batch_norm: bool = False
+    frozen_modules: frozenset[str] = frozenset()
+    frozen_parameters: tuple[nn.Parameter, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,18 +190,35 @@ class IncrementalModel(nn.Module, ABC):
 
     def trains_batch_norm(self) -> bool:
         """Whether training uses and changes the statistics of some batch norm."""
-        norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        if self.freeze_batch_norm:
-            frozen = {id(module) for module in self.sections()["encoder"].modules()}
-            norms = [norm for norm in norms if id(norm) not in frozen]
-        return bool(norms)
+        kept = {id(module) for module in self._kept_in_evaluation()}
+        return any(isinstance(module, _BatchNorm) and id(module) not in kept for module in self.modules())
+
+    def freeze(self, parameters: Iterable[nn.Parameter], modules: Iterable[str]) -> None:
+        """Keep parameters from learning and modules (by name) in evaluation mode, instead of any frozen before.
+
+        ``train()`` obeys it from its next call on. Parameters that the network itself keeps from learning stay so.
+        """
+        for parameter in self.frozen_parameters:
+            parameter.requires_grad_(True)
+        self.frozen_parameters = tuple(parameter for parameter in parameters if parameter.requires_grad)
+        for parameter in self.frozen_parameters:
+            parameter.requires_grad_(False)
+        # Names, not modules: several devices replace the batch norms by ones that share their statistics.
+        self.frozen_modules = frozenset(modules)
 
     def train(self, mode: bool = True) -> IncrementalModel:
-        """Switch to training mode; with ``freeze_batch_norm`` the encoder's batch norms keep their statistics."""
+        """Switch to training mode, but for what is frozen.
+
+        With ``freeze_batch_norm`` the encoder's batch norms keep their statistics.
+        """
         super().train(mode)
         # Done at each switch: every ``train()`` of a loop would unfreeze them again.
-        if self.freeze_batch_norm:
-            for module in self.sections()["encoder"].modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self._kept_in_evaluation():
+            module.eval()
         return self
+
+    def _kept_in_evaluation(self) -> Iterator[nn.Module]:
+        if self.freeze_batch_norm:
+            yield from (part for part in self.sections()["encoder"].modules() if isinstance(part, _BatchNorm))
+        if self.frozen_modules:
+            yield from (module for name, module in self.named_modules() if name in self.frozen_modules)

@@ -23,8 +23,8 @@ from cispbench.harness.machine.devices import autocast
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.recipes.fields import Recipe, load_strict
-from cispbench.harness.registry import load_method
+from cispbench.harness.recipes.fields import Recipe, read_recipe
+from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.plan import evaluation_key
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
@@ -105,9 +105,8 @@ def recorded_run(store: Store, run: str) -> RecordedRun:
     if last.origin == "predictions":
         raise UsageError(f"the run {last.run_key[:10]} was scored from files of masks: it has no models to ask.")
     setting = parse_setting(last.setting)
-    recipe: Recipe = load_strict(Recipe, last.recipe, f"the recipe of the run {last.run_key[:10]}")
-    cls = load_method(last.method.name)
-    method = cls(load_strict(cls.Options, recipe.method, "method"))
+    recipe = read_recipe(last.recipe, f"the recipe of the run {last.run_key[:10]}")
+    method = make_method(load_method(last.method.name), recipe.method)
     return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting, method)
 
 

@@ -29,7 +29,7 @@ def _check_division(method: Method, devices: int, micro_batch: int | None) -> No
 
 
 def _check_step(method: Method, learnt: Setting, step: int) -> None:
-    name, layout, phases = method.name, method.layout(learnt, step), method.phases(learnt, step)
+    name, layout = method.name, method.layout(learnt, step)
     if any(group.extra for group in layout) and not overrides(method, "scores"):
         raise MethodError(
             f"the layout of {name} at step {step} has channels that are no classes, and nothing says which class a "
@@ -47,9 +47,4 @@ def _check_step(method: Method, learnt: Setting, step: int) -> None:
         raise MethodError(
             f"{name} shares its base with other methods, and has another layout at step 0.",
             hint="Set shared_base = False in its class.",
-        )
-    if not phases or len(set(phases)) != len(phases):
-        raise MethodError(
-            f"the phases of {name} at step {step} are {', '.join(phases) or 'none'}.",
-            hint="Return at least one name, each once.",
         )

@@ -16,10 +16,9 @@ from cispbench.harness.data.source import Source, find_source
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView, index_progress
 from cispbench.harness.method import Companion, Method
-from cispbench.harness.recipes.fields import load_strict
 from cispbench.harness.recipes.recipe_files import PROFILES
-from cispbench.harness.registry import load_method
-from cispbench.harness.runs.method_code import method_code
+from cispbench.harness.registry import load_method, make_method
+from cispbench.harness.runs.method_code import code_of
 from cispbench.harness.runs.plan import PlannedStep, RunPlan, code_versions, map_steps, trained_with
 from cispbench.harness.runs.weights_choice import choose_weights
 from cispbench.splits.errors import DataError, RunError, UsageError, WeightsError, nearest
@@ -91,17 +90,18 @@ def planned_method(plan: RunPlan) -> Method:
     """Make the method of a plan. Raises RunError where its code is not that of the plan."""
     cls = load_method(plan.method.name)
     # From the recipe, as the plan did: options may compute with what they are given, and must not do so twice.
-    method = cls(load_strict(cls.Options, plan.recipe.method, "method"))
+    method = make_method(cls, plan.recipe.method)
     if code_versions(method) != plan.versions:
         raise RunError(
             "the code has changed since the run was planned: the versions of training, models and method are "
             f"{code_versions(method)}, and were {plan.versions}.",
             hint=AGAIN,
         )
-    if method_code(cls) != plan.method.code:
+    code = code_of(method)
+    if code != plan.method.code:
         raise RunError(
             f"the code of {plan.method.name} has changed since the run was planned: its digest is "
-            f"{method_code(cls)[:10]}, and was {plan.method.code[:10]}.",
+            f"{code[:10]}, and was {plan.method.code[:10]}.",
             hint=AGAIN,
         )
     if asdict(method.options) != dict(plan.method.options):

@@ -107,7 +107,7 @@ class StepWork:
         context = StepContext(
             plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )
-        recipes = [plan.recipe.phase(step)]
+        recipes = [plan.recipe.phase(step, name) for name in planned.phases]
         with explaining_memory(*self._memory_words(recipes, model)), explaining_lost_workers():
             return model, *self._train_grown(planned, context, checkpoint)
 
@@ -118,7 +118,7 @@ class StepWork:
             context.previous.to(options.device)
         method = self._trained_method(planned.step)
         shared = method is not self.method
-        phases = {name: plan.recipe.phase(planned.step) for name in method.phases(plan.learnt, planned.step)}
+        phases = {name: plan.recipe.phase(planned.step, name) for name in planned.phases}
         job = TrainingJob(
             method=method,
             context=context,

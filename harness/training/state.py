@@ -65,7 +65,7 @@ class TrainingState:
         job, phase = self._job, self.phase
         self.begun = True
         if phase.iterations > 0:
-            self.stepper = Stepper(job.context.model, phase.recipe, phase.iterations, job.device)
+            self.stepper = Stepper(job.context, phase.recipe, phase.iterations, job.device)
 
     def next_phase(self) -> None:
         """Go on to the phase after this one."""
