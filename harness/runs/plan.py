@@ -292,7 +292,10 @@ def _planned_method(method: Method, learnt: Setting, recipe: Recipe) -> PlannedM
     """Return the method with what it declares. Raises MethodError for a memory that cannot be used."""
     memory = method.memory()
     if memory is not None:
-        check_memory(method.name, memory, recipe.phase(1).batch)
+        later = range(1, len(learnt.steps))
+        batches = {recipe.phase(step, name).batch for step in later for name in method.phases(learnt, step)}
+        for batch in sorted(batches):
+            check_memory(method.name, memory, batch)
     return PlannedMethod(
         method.name, method.version, asdict(method.options), method.joint, method.shared_base, code_of(method),
         is_built_in(type(method)), tuple(method.companions(learnt)), memory,

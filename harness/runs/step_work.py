@@ -18,6 +18,7 @@ from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.evaluate import Prediction, evaluate
+from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Exemplar, Method, StepContext
@@ -177,6 +178,15 @@ class StepWork:
             model.train()
         return group.decide(chosen)
 
+    def _forget_training(self, job: TrainingJob) -> None:
+        """Set the checkpoint aside of a training whose exemplars are lost: others might be chosen now."""
+        if job.checkpoint.exists():
+            aside = set_aside(job.checkpoint)
+            self.options.view.warn(
+                f"the exemplars of the checkpoint {job.checkpoint} are lost. It is kept as {aside.name} and the step "
+                "starts anew."
+            )
+
     def _select(self, planned: PlannedStep, job: TrainingJob) -> list[Exemplar]:
         """Return the exemplars of a step: those in its work folder, if it was begun before, or what its method chooses.
 
@@ -186,6 +196,7 @@ class StepWork:
         path, by = job.checkpoint.with_name(EXEMPLARS), (plan.method.name, plan.method.code)
         chosen = load_chosen(path, planned.key, by, self.options.view)
         if chosen is None and memory is not None:
+            self._forget_training(job)
             before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
             kept = memory_in(self.store.manifest(before.key))
             batch = plan.recipe.phase(step).batch

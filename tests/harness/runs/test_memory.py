@@ -19,7 +19,7 @@ from cispbench.harness.runs.exemplars import memory_in
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan, plan_run, step_iterations
 from cispbench.harness.runs.published import PublishedLists, PublishedSource
-from cispbench.harness.runs.step_store import EXEMPLARS, StepStore
+from cispbench.harness.runs.step_store import CHECKPOINT, EXEMPLARS, StepStore
 from cispbench.harness.step import Companion
 from cispbench.harness.training import monitor
 from cispbench.methods.finetune import FineTune
@@ -222,6 +222,23 @@ def test_exemplars_that_cannot_be_relied_on_are_chosen_anew(whole: Any, tmp_path
     assert [seen["step"] for seen in again.seen] == [1, 2]
     (said,) = [text for text in view.warnings if EXEMPLARS in text]
     assert "chosen anew" in said and list(work.parent.glob(f"{EXEMPLARS}.damaged-*"))
+    assert published(tmp_path, plan) == published(folder, plan)
+
+
+def test_a_training_whose_exemplars_are_lost_starts_anew(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plan, folder = whole
+    monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        run(Keeper(), tmp_path, Stopped(1, 3))
+    work = tmp_path / "steps" / "work" / plan.steps[1].key
+    (work / EXEMPLARS).unlink()
+    assert (work / CHECKPOINT).is_file()
+    view = Stopped(-1, -1)
+    run(Keeper(), tmp_path, view)
+    (said,) = view.warnings
+    assert "the exemplars of the checkpoint" in said and (work / f"{CHECKPOINT}.damaged-0").is_file()
     assert published(tmp_path, plan) == published(folder, plan)
 
 
