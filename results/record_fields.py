@@ -62,7 +62,11 @@ class DataUsed:
 
 @dataclass(frozen=True)
 class ExemplarsUsed:
-    """The memory of a step: how many training images of earlier steps, and the bytes of their stored files."""
+    """The memory of a step: how many training images of earlier steps, and the bytes of their pixels.
+
+    The bytes are those of the decoded images with their masks, 8 bits for each of red, green, blue and label, so that
+    they do not depend on how a data set stores its files.
+    """
 
     images: int
     bytes: int

@@ -13,16 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cispbench.harness.data.companions import Maps
 from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
+from cispbench.harness.evaluate import Prediction
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import Recipe, read_recipe
 from cispbench.harness.registry import load_method, make_method
+from cispbench.harness.runs.image_lists import ImageLists
+from cispbench.harness.runs.plan import evaluation_key
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_run
@@ -71,7 +75,7 @@ class _CorrectPixels:
 class RecordedRun:
     """A run by its records, ordered by step; ``trained``: its setting as the method learnt it.
 
-    ``method``: that of the run, with its options; its layout says how the network grew.
+    ``method``: that of the run, with its options; its layout says how the network grew, its scores what it predicts.
     """
 
     records: tuple[StepRecord, ...]
@@ -120,6 +124,7 @@ class RunPredictor:
         self._workers = workers
         self._progress = progress or (lambda what, done, total: None)
         self._check()
+        self._maps = self._test_maps()
 
     def known(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the names, each once. Raises UsageError for one that is no test image."""
@@ -206,20 +211,41 @@ class RunPredictor:
                     hint=f"Name the folder that --steps-dir of the run named. {_LOST_WEIGHTS}",
                 )
 
+    def _test_maps(self) -> list[Maps]:
+        """Return the companions of the test images. Raises DataError where they are not those of the run's test."""
+        run, lists = self.run, ImageLists(self._source)
+        maps = [lists.test_maps(one) for one in run.method.companions(run.trained) if one.at_test]
+        if maps:
+            found = {one.companion.name: one.fingerprint for one in maps}
+            key = evaluation_key(run.setting, run.recipe, lists, run.method, found)
+            for record in run.records:
+                if self._steps.evaluation(record.key, key) is None:
+                    raise DataError(
+                        f"step {record.step} of the run {record.run_key[:10]} was not tested with these maps "
+                        f"({', '.join(found)}), as far as {self._steps.root} knows.",
+                        hint="Put the maps of its test back, or run it again: it is then tested with these.",
+                    )
+        return maps
+
     def _predictions(self, record: StepRecord, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         """Yield name, normalised image (3, H, W), and uint8 target and prediction (H, W) of every image."""
         # Batch, view and precision are those of the run's own evaluation. With others, sums are rounded differently,
         # and an arg-max may differ from what was scored.
         recipe = self.run.recipe
         table = self.run.setting.test_table()
-        loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
+        loader = EvalLoader(
+            self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers,
+            companions=self._maps,
+        )  # fmt: skip
         model = self._model(record)
+        known, classes = self.run.trained.num_classes(record.step), len(self.run.trained.learning_order)
+        predict = Prediction(self.run.method.scores, known, classes)
         with torch.inference_mode(), explaining_lost_workers():
-            for images, targets, ids in loader:
+            for batch in loader:
                 with autocast(self._device, recipe.optim.precision):
-                    logits = model(images.to(self._device)).logits
-                predictions = logits.argmax(1).to("cpu", torch.uint8)
-                yield from zip(ids, images, targets.to(torch.uint8), predictions, strict=True)
+                    output = model(*batch.to(self._device).inputs)
+                predictions = predict(output).to("cpu", torch.uint8)
+                yield from zip(batch.ids, batch.images, batch.target.to(torch.uint8), predictions, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""

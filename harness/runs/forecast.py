@@ -32,9 +32,9 @@ class Training(NamedTuple):
     @property
     def images(self) -> int:
         """How many images the training goes through, each as often as it comes up."""
-        planned = self.plan.planned(self.step)
+        planned, images = self.plan.planned(self.step), self.plan.epoch_images(self.step)
         phases = [self.plan.recipe.phase(self.step, name) for name in planned.phases]
-        return sum(step_iterations(phase, len(planned.images)) * phase.batch for phase in phases)
+        return sum(step_iterations(phase, images) * phase.batch for phase in phases)
 
 
 def paper_warnings(trainings: Sequence[Training], device: torch.device | None, parallel: int = 1) -> Iterator[str]:

@@ -24,6 +24,7 @@ SENTENCES = {
     "classes": "the classes changed",
     "weights": "the pre-trained weights changed",
     "apart": "--no-share was given or left out",
+    "companions": "the maps of the companions changed",
     "code": "the code of the method changed",
 }
 
@@ -73,7 +74,8 @@ def changed_parts(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
     if new["code"] is None:  # a method that comes with cispbench: its record has a digest, its key has none
         old["code"] = None
     if of_record:
-        unknown = ["training", "models", "model_version", "apart", *(f"the version of {base}" for base in _bases(now))]
+        unknown = ["training", "models", "model_version", "apart", "companions"]
+        unknown += [f"the version of {base}" for base in _bases(now)]
         for name in unknown:
             new.pop(name, None)
         if _bases(now):  # the digest of a record is that of the wrapper and its base together

@@ -45,6 +45,7 @@ def step_manifest(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
         "losses": {"iterations": log.iterations, "terms": log.terms},
+        **({"notes": log.notes} if log.notes else {}),
         "train_seconds": log.seconds,
         "wall_seconds": seconds,
         "images_per_second": log.images / max(log.seconds, 1e-9),  # 0 for a step that was not trained here
@@ -113,9 +114,8 @@ def step_record(
         execution=Execution(**made.get("execution", {"devices": 1, "micro_batch": None})),
         trained_for=TrainedFor(**made["trained_for"]) if "trained_for" in made else None,
         origin="measured",
-        # Manifests of earlier versions have neither, nor had the contract.
         exemplars=ExemplarsUsed(**made["exemplars"]) if made.get("exemplars") else None,
-        supervision=tuple(made.get("supervision", ())),
+        supervision=_supervision(plan, planned),
     )
 
 
@@ -127,6 +127,12 @@ def _quirks(plan: RunPlan, planned: PlannedStep, method: type[Method], made: Map
     shared_base = planned.step == 0 and plan.method.shared_base
     quirks = quirks_in_force(method, plan.setting, plan.recipe)
     return tuple(quirk.name for quirk in quirks if not (shared_base and quirk.option.startswith("method.")))
+
+
+def _supervision(plan: RunPlan, planned: PlannedStep) -> tuple[str, ...]:
+    """Return the names of the companions that the step was trained or tested with."""
+    trained = planned.made_of.get("companions", {})
+    return tuple(one.name for one in plan.method.companions if one.at_test or one.name in trained)
 
 
 def _package(made: Mapping[str, Any]) -> dict[str, Any]:
