@@ -21,9 +21,9 @@ In each step the harness builds the network as the step before left it, keeps a 
 
 ``scores(output)`` gives the prediction, for tests and wherever masks are made.
 
-The calls 1 and 2 are in ``harness/runs/step_work.py``, those of 3 and 4 in ``harness/training/``. A step that is resumed from
-a checkpoint has a new instance: it is given the state of the checkpoint, and no hook that is finished is called again.
-All that lasts must therefore be in ``state_dict``.
+The calls 1 and 2 are in ``harness/runs/step_work.py``, those of 3 and 4 in ``harness/training/``. A step that is
+resumed from a checkpoint has a new instance: it is given the state of the checkpoint, and no hook that is finished is
+called again. All that lasts must therefore be in ``state_dict``.
 
 With ``shared_base`` the harness trains step 0 itself, with plain cross-entropy: the method is not asked.
 
