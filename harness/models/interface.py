@@ -10,8 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cispbench.harness.models.catalogue import CLASSIFIER
-from cispbench.harness.models.groups import AUXILIARY, CLASSES, Group
+from cispbench.harness.models.groups import AUXILIARY, CLASSES, CLASSIFIER, Group
 from cispbench.harness.models.head_branch import HeadBranch
 from cispbench.harness.models.output import Features, Output
 from cispbench.harness.models.weight_files import load_backbone

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cispbench.harness.models.catalogue import CLASSIFIER, ModelSpec
-from cispbench.harness.models.groups import AUXILIARY, Group
+from cispbench.harness.models.catalogue import ModelSpec
+from cispbench.harness.models.groups import AUXILIARY, CLASSIFIER, Group
 from cispbench.harness.models.output import Features, Output
 from cispbench.harness.models.weights_table import load_table
 from cispbench.splits.errors import WeightsError
