@@ -7,13 +7,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from cispbench.harness.machine.lazy import torch
+from cispbench.harness.method import StepContext, Wrapper
+from cispbench.methods.losses import Probability
 from cispbench.splits.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EWFOptions:
+    """EWF's options: the method that it wraps, by name, with that method's options.
+
+    ``fuse_background_bias``: the background's bias, which the base has lowered, is fused, too, and so lowered by a part
+    only. ``threshold_choice``: only the share ``moved_share`` of the weights, those that moved most, is fused.
+    """
+
+    base: Literal["mib", "plop"] = "mib"
+    base_options: dict[str, Any] = field(default_factory=dict)
+    fuse_background_bias: bool = True
+    threshold_choice: bool = False
+    moved_share: Probability = 0.45
 
 
 def fusion_weight(old_classes: int, new_classes: int) -> float:
@@ -49,3 +67,28 @@ def fuse(
         for name in shared:
             fused[name] = torch.where((old[name] - new[name]).abs() < least, new[name], fused[name])
     return fused
+
+
+class EWF(Wrapper):
+    """Another method, whose network is averaged with the previous one after the training of a step.
+
+    Old classifiers are frozen by the recipe (``rates: {old: 0}``).
+    """
+
+    name = "ewf"
+    Options = EWFOptions
+    options: EWFOptions
+
+    def after_training(self, context: StepContext) -> None:
+        """Fuse both networks, running statistics included."""
+        self.base.after_training(context)
+        if context.previous is None:
+            return
+        options, model = self.options, context.model
+        background = model.class_groups()[0].bias.detach()[0].clone()
+        weight = fusion_weight(context.old_classes, context.new_classes)
+        share = options.moved_share if options.threshold_choice else None
+        model.load_state_dict(fuse(context.previous.state_dict(), model.state_dict(), weight, share))
+        if not options.fuse_background_bias:
+            with torch.no_grad():
+                model.class_groups()[0].bias[0] = background

@@ -5,12 +5,23 @@ Released code: github.com/fcdl94/MiB at 1c58983, ``--method PI``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import torch
+from cispbench.harness.method import StepContext
+from cispbench.methods.importance import ImportanceMethod, ImportanceOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PIOptions(ImportanceOptions):
+    """PI's options. ``path_gradient``: a move is paired with the gradient after it, or with the one before it."""
+
+    path_gradient: Literal["after", "before"] = "after"
 
 
 def extend_path(path: Tensor, gradient: Tensor, before: Tensor, now: Tensor) -> Tensor:
@@ -33,3 +44,44 @@ def path_importance(path: Tensor, start: Tensor, end: Tensor, previous: Tensor |
     score = path / ((end - start) ** 2 + 1e-20)
     score = torch.where(score > 0, score, 0.0)
     return score if previous is None else score + previous
+
+
+class PI(ImportanceMethod):
+    """A parameter is important if its moves lowered the loss much, and it moved little in all."""
+
+    name = "pi"
+    Options = PIOptions
+    options: PIOptions
+    weighs = ("score",)
+
+    def initialise(self, context: StepContext) -> None:
+        """Fix the penalty's weights and start the path; new parameters start where they are now."""
+        super().initialise(context)
+        old = dict(context.previous.named_parameters()) if context.previous is not None else {}
+        for name, parameter in context.model.named_parameters():
+            self.kept["path"][name] = torch.zeros_like(parameter)
+            if name not in old:
+                self.kept["start"][name] = parameter.detach().clone()
+
+    def measure(self, gradients: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+        """Extend the path by the move since the iteration before."""
+        path, before, earlier = self.kept["path"], self.kept["before"], self.kept["gradient"]
+        for name, gradient in gradients.items():
+            if name in before:
+                paired = gradient if self.options.path_gradient == "after" else earlier[name]
+                path[name] = extend_path(path[name], paired, before[name], parameters[name])
+            before[name] = parameters[name].clone()
+            if self.options.path_gradient == "before":
+                earlier[name] = gradient.clone()
+
+    def after_training(self, context: StepContext) -> None:
+        """Turn the path into importances, and add those of the steps before."""
+        starts, end = dict(self.kept["start"]), dict(context.model.named_parameters())
+        if context.previous is not None:
+            starts |= dict(context.previous.named_parameters())
+        previous = self.kept["score"]
+        self.kept["score"] = {
+            name: path_importance(path, starts[name], end[name].detach(), previous.get(name))
+            for name, path in self.kept["path"].items()
+        }
+        super().after_training(context)

@@ -6,14 +6,35 @@ the release is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from cispbench.harness.machine.lazy import functional, torch
-from cispbench.methods.losses import VOID
+from cispbench.harness.method import Batch, Output, Range, StepContext
+from cispbench.methods.losses import VOID, Weight
+from cispbench.methods.plop import PLOP, PLOPOptions
+from cispbench.splits.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class REMINDEROptions(PLOPOptions):
+    """REMINDER's options: PLOP's, the weight of the class-similarity distillation and its temperature.
+
+    ``delta``: similarities below ``delta`` / O count as 0, O being the number of old classes; 0 keeps all.
+    """
+
+    class_similarity: Weight = 0.5
+    delta: Annotated[float, Range(least=0, most=1000)] = 0.0
+    temperature: Annotated[float, Range(above=0, most=1000)] = 3.0
+
+
+def new_pixels(target: Tensor, old_classes: int) -> Tensor:
+    """Return where ``target`` (B, H, W) shows a new class, as bools of its shape."""
+    return (target >= old_classes) & (target != VOID)
 
 
 def class_sums(
@@ -73,7 +94,8 @@ def running_prototypes(
         seen = seen + (pixels > 0)
     if total is None:
         raise ValueError("prototypes need at least one batch")
-    return torch.cat([old_prototypes.to(total), (total / torch.as_tensor(seen).clamp(min=1))[old:]])
+    new = (total / torch.as_tensor(seen).clamp(min=1))[old:]
+    return torch.cat([old_prototypes.to(new), new]) if old else new
 
 
 def class_similarity_distillation(
@@ -94,7 +116,7 @@ def class_similarity_distillation(
     pixels. Source: REMINDER's release, utils/loss.py:326-357, whose 0 / 0 without such pixels is NaN.
     """
     known = old_logits.shape[1]
-    new = (target >= known) & (target != VOID)
+    new = new_pixels(target, known)
     with torch.autocast(logits.device.type, enabled=False):
         cosines = (
             functional.normalize(prototypes.float(), dim=1) @ functional.normalize(old_prototypes.float(), dim=1).T
@@ -105,3 +127,57 @@ def class_similarity_distillation(
     soft = (old_logits.movedim(1, -1)[new].float() / temperature).softmax(1)
     cost = -((soft * similarity[target[new]] + 1e-7) * log_probabilities).sum()
     return temperature**2 * cost / new.sum().clamp(min=1)
+
+
+class REMINDER(PLOP):
+    """PLOP, and a distillation on new classes' pixels that keeps what the old classes similar to them looked like."""
+
+    name = "reminder"
+    Options = REMINDEROptions
+    options: REMINDEROptions
+    micro_batches = False  # a prototype is the mean over the whole batch's pixels
+    prototypes: Tensor | None = None  # (C, D) of all classes of the steps before, from the decoder's map
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return PLOP's terms and the class-similarity distillation."""
+        terms = super().losses(batch, output, previous, context)
+        if previous is None:
+            return terms
+        if self.prototypes is None or len(self.prototypes) != context.old_classes:
+            raise MethodError(
+                f"reminder has no prototypes of the {context.old_classes} classes before step {context.step}.",
+                hint="Train the steps before with reminder, too: it measures them after the training of each.",
+            )
+        # A pseudo-label is an old class or void, so that the pixels of new classes are those of the given labels.
+        new = range(context.old_classes, context.num_classes)
+        found = class_sums(output.stages[-1].detach(), batch.target, new, context.num_classes)
+        sums, pixels = map(context.batch_sum, found)
+        options = self.options
+        similar = class_similarity_distillation(
+            output.logits, previous.logits, batch.target, sums / pixels.clamp(min=1), self.prototypes,
+            options.delta, options.temperature,
+        )  # fmt: skip
+        return {**terms, "class_similarity": options.class_similarity * similar}
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The class-similarity distillation is a mean over the pixels of new classes."""
+        counts = super().counts(batch, previous, context)
+        if previous is None:
+            return counts
+        return {**counts, "class_similarity": new_pixels(batch.target, context.old_classes).sum()}
+
+    def after_training(self, context: StepContext) -> None:
+        """Measure the new classes' prototypes in one pass over the step's images; old ones stay."""
+        old = torch.zeros(0, 0) if self.prototypes is None else self.prototypes
+        maps = ((context.model(*batch.inputs).stages[-1], batch.target) for batch in context.batches())
+        self.prototypes = running_prototypes(maps, old, context.num_classes)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return PLOP's thresholds and the prototypes."""
+        state = super().state_dict()
+        return state if self.prototypes is None else {**state, "prototypes": self.prototypes}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore them."""
+        super().load_state_dict(state)
+        self.prototypes = state.get("prototypes")
