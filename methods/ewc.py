@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cispbench.harness.machine.lazy import torch
 from cispbench.harness.method import StepContext
@@ -32,7 +32,7 @@ class EWC(ImportanceMethod):
     name = "ewc"
     Options = EWCOptions
     options: EWCOptions
-    weighs: tuple[str, ...] = ("fisher",)
+    weighs: ClassVar[tuple[str, ...]] = ("fisher",)
 
     def initialise(self, context: StepContext) -> None:
         """Fix the penalty's weights; the Fisher matrix starts at 1 for new parameters and goes on for old ones."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cispbench.harness.machine.lazy import torch
-from cispbench.harness.method import StepContext, Wrapper
+from cispbench.harness.method import StepContext
+from cispbench.harness.wrapper import Wrapper, WrapperOptions
 from cispbench.methods.losses import Probability
 from cispbench.splits.errors import MethodError
 
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EWFOptions:
-    """EWF's options: the method that it wraps, by name, with that method's options.
+class EWFOptions(WrapperOptions):
+    """EWF's options besides the method that it wraps: the release has MiB and PLOP.
 
     ``fuse_background_bias``: the background's bias, which the base has lowered, is fused, too, and so lowered by a part
     only. ``threshold_choice``: only the share ``moved_share`` of the weights, those that moved most, is fused.
     """
 
-    base: Literal["mib", "plop"] = "mib"
-    base_options: dict[str, Any] = field(default_factory=dict)
+    base: str = "mib"
     fuse_background_bias: bool = True
     threshold_choice: bool = False
     moved_share: Probability = 0.45
@@ -80,9 +80,9 @@ class EWF(Wrapper):
     options: EWFOptions
 
     def after_training(self, context: StepContext) -> None:
-        """Fuse both networks, running statistics included."""
+        """Fuse both networks after the last phase, running statistics included."""
         self.base.after_training(context)
-        if context.previous is None:
+        if context.previous is None or context.phase != self.phases(context.setting, context.step)[-1]:
             return
         options, model = self.options, context.model
         background = model.class_groups()[0].bias.detach()[0].clone()

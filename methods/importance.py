@@ -94,7 +94,8 @@ class ImportanceMethod(Method):
                 hint="Train the steps before with this method, too, instead of importing their weights.",
             )
         scale = normalise if self.options.normalise else torch.clone
-        self.kept["weight"] = {name: sum(scale(kind[name]) for kind in measured) for name in measured[0]}
+        names = measured[0]
+        self.kept["weight"] = {name: torch.stack([scale(kind[name]) for kind in measured]).sum(0) for name in names}
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the cross-entropy; the penalty is added after the importances have seen its gradient."""

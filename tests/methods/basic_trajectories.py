@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +33,11 @@ def wave(shape: tuple[int, ...], place: int) -> Tensor:
 
 @dataclass
 class BasicTrajectory:
-    """One recorded trajectory, and what our own code made of it so far."""
+    """One recorded trajectory: its batches, its networks and where they must end."""
 
     golden: Path
     name: str
     recorded: Mapping[str, Tensor] = field(init=False)
-    terms: dict[str, list[float]] = field(default_factory=dict)  # of the training before, by iteration
 
     def __post_init__(self) -> None:
         self.recorded = read(self.golden, f"trajectory_{self.name}")
@@ -65,11 +63,21 @@ class BasicTrajectory:
         load_released(model, translate(state, "abn-deeplab", self.name), self.name)
         return model
 
-    def grown(self, model: IncrementalModel) -> tuple[IncrementalModel, IncrementalModel]:
-        """Return the model grown by the new classes, and the frozen previous one."""
-        previous = copy.deepcopy(model).eval().requires_grad_(False)
-        model.grow(self.new)
-        return model, previous
+    def step(self, number: int, model: IncrementalModel) -> StepContext:
+        """Return the context of step 0, or 1, for which the model is grown."""
+        previous = None
+        if number:
+            previous = copy.deepcopy(model).eval().requires_grad_(False)
+            model.grow(self.new)
+        old, new = (self.old, self.new) if number else (0, self.old)
+        return StepContext(
+            self.setting, number, old, new, model, previous, services=Services(self.batches(number))
+        )  # fmt: skip
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return what is recorded of parameters after ``prefix``, by our names."""
+        found = {key.removeprefix(prefix): value for key, value in self.recorded.items() if key.startswith(prefix)}
+        return {self.ours(key): value for key, value in found.items() if not key.endswith("num_batches_tracked")}
 
     def ours(self, name: str) -> str:
         """Return our name of a released parameter."""
@@ -82,3 +90,58 @@ class BasicTrajectory:
         with torch.no_grad():
             logits: Tensor = model.eval()(self.batches(1)[0].images).logits[..., ::4, ::4]
             return logits
+
+
+class Services:
+    """What the harness does for a method in a training on recorded batches."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.recorded, self.terms = batches, dict[str, list[float]]()
+
+    def batches(self, view: str, size: int | None, ids: object) -> Iterator[Batch]:
+        """Return a new pass."""
+        return iter(self.recorded)
+
+    def batch_sum(self, tensor: Tensor) -> Tensor:
+        """Return the tensor: there is one device."""
+        return tensor
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Keep a number of the iteration."""
+        self.terms.setdefault(name, []).append(float(value.detach()))
+
+
+def train(
+    method: Method, context: StepContext, recorded: Mapping[str, Tensor], frozen: tuple[str, ...] = ()
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Train an initialised step for one epoch, calling the hooks in the order of the contract.
+
+    Parameters whose names begin with ``frozen`` are not learnt. Returns every term by iteration, and the network before
+    ``after_training``.
+    """
+    services, model, lr = context.services, context.model, float(recorded["lr"])
+    assert isinstance(services, Services)
+    with torch.no_grad():
+        method.before_training(context, services.batches("train", None, None))
+    learnt = {name: value for name, value in model.named_parameters() if not frozen or not name.startswith(frozen)}
+    optimizer = torch.optim.SGD(learnt.values(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    model.train()
+    for iteration, batch in enumerate(services.recorded):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - iteration / len(services.recorded)) ** float(recorded["poly_power"])
+        previous = None
+        if context.previous is not None and method.reads_previous:
+            with torch.no_grad():
+                previous = context.previous(*batch.inputs)
+        terms = method.losses(batch, model(*batch.inputs), previous, context)
+        for name, value in terms.items():
+            services.log(name, value)
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        gradients = {name: value.grad for name, value in learnt.items() if value.grad is not None}
+        method.after_gradients(gradients, context)
+        optimizer.step()
+    before = {name: value.clone() for name, value in model.eval().state_dict().items()}
+    with torch.no_grad():
+        method.after_training(context)
+    return services.terms, before
