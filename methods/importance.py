@@ -19,6 +19,8 @@ from cispbench.splits.errors import MethodError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cispbench.harness.models.interface import IncrementalModel
+
 
 @dataclass(frozen=True)
 class ImportanceOptions:
@@ -61,6 +63,11 @@ def quadratic_penalty(
     """
     terms = [(weight * (parameters[name] - anchors[name]) ** 2).sum() for name, weight in importance.items()]
     return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def parameters_of(model: IncrementalModel | None) -> dict[str, Tensor]:
+    """Return the values of a network's parameters by name; nothing is copied. None has none."""
+    return {} if model is None else {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 class ImportanceMethod(Method):
@@ -107,11 +114,11 @@ class ImportanceMethod(Method):
 
     def after_gradients(self, gradients: Mapping[str, Tensor], context: StepContext) -> None:
         """Measure by the data's gradients, then add the penalty's, in this order (fcdl94/MiB, train.py:125-139)."""
-        parameters = {name: parameter.detach() for name, parameter in context.model.named_parameters()}
+        parameters = parameters_of(context.model)
         self.measure(gradients, parameters)
         if context.previous is None:
             return
-        factor, anchors = self.options.importance, dict(context.previous.named_parameters())
+        factor, anchors = self.options.importance, parameters_of(context.previous)
         weights = {name: weight for name, weight in self.kept["weight"].items() if name in gradients}
         context.log("penalty", factor * quadratic_penalty(parameters, anchors, weights))
         for name, weight in weights.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import torch
 from cispbench.harness.method import StepContext
-from cispbench.methods.importance import ImportanceMethod, ImportanceOptions
+from cispbench.methods.importance import ImportanceMethod, ImportanceOptions, parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,11 +57,11 @@ class PI(ImportanceMethod):
     def initialise(self, context: StepContext) -> None:
         """Fix the penalty's weights and start the path; new parameters start where they are now."""
         super().initialise(context)
-        old = dict(context.previous.named_parameters()) if context.previous is not None else {}
-        for name, parameter in context.model.named_parameters():
-            self.kept["path"][name] = torch.zeros_like(parameter)
+        old = parameters_of(context.previous)
+        for name, value in parameters_of(context.model).items():
+            self.kept["path"][name] = torch.zeros_like(value)
             if name not in old:
-                self.kept["start"][name] = parameter.detach().clone()
+                self.kept["start"][name] = value.clone()
 
     def measure(self, gradients: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
         """Extend the path by the move since the iteration before."""
@@ -76,12 +76,10 @@ class PI(ImportanceMethod):
 
     def after_training(self, context: StepContext) -> None:
         """Turn the path into importances, and add those of the steps before."""
-        starts, end = dict(self.kept["start"]), dict(context.model.named_parameters())
-        if context.previous is not None:
-            starts |= dict(context.previous.named_parameters())
+        start, end = self.kept["start"] | parameters_of(context.previous), parameters_of(context.model)
         previous = self.kept["score"]
         self.kept["score"] = {
-            name: path_importance(path, starts[name], end[name].detach(), previous.get(name))
+            name: path_importance(path, start[name], end[name], previous.get(name))
             for name, path in self.kept["path"].items()
         }
         super().after_training(context)

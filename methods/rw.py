@@ -90,4 +90,4 @@ class RW(EWC):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what ``state_dict`` returned."""
         super().load_state_dict({key: tensor for key, tensor in state.items() if key != "iteration"})
-        self.iteration = int(state["iteration"])
+        self.iteration = int(state.get("iteration", 0))  # the weights of an imported step have no state
