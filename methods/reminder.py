@@ -135,6 +135,7 @@ class REMINDER(PLOP):
     name = "reminder"
     Options = REMINDEROptions
     options: REMINDEROptions
+    shared_base = False  # it measures the prototypes of step 0's classes
     micro_batches = False  # a prototype is the mean over the whole batch's pixels
     prototypes: Tensor | None = None  # (C, D) of all classes of the steps before, from the decoder's map
 
