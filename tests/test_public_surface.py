@@ -58,6 +58,11 @@ PUBLIC = {
     "cispbench.methods.lwf_mc": ["lwf_mc_loss"],
     "cispbench.methods.mib": ["balanced_init"],
     "cispbench.methods.plop": ["entropy", "entropy_thresholds", "local_pod_embedding", "pod_loss", "pseudo_labels"],
+    "cispbench.methods.importance": ["normalise", "quadratic_penalty", "update_fisher"],
+    "cispbench.methods.pi": ["extend_path", "path_importance"],
+    "cispbench.methods.rw": ["extend_path", "path_importance"],
+    "cispbench.methods.ewf": ["fuse", "fusion_weight"],
+    "cispbench.methods.reminder": ["batch_prototypes", "class_similarity_distillation", "running_prototypes"],
     "cispbench.methods.mbs": [
         "adaptive_feature_distillation", "label_guided_output_distillation", "orthogonality", "patch_weights",
         "selective_pseudo_labels",

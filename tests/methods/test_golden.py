@@ -195,4 +195,8 @@ def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
 def test_every_recorded_file_is_tested(golden: Path) -> None:
     files = {path.stem for path in golden.glob("*.npz")}
     elsewhere = {"metrics", "ssul_padding", "trajectory_mbs", "trajectory_mib", "trajectory_plop"}
+    elsewhere |= {"importance_normalised", "ewc_state", "pi_state", "rw_state"}  # test_golden_importance.py
+    elsewhere |= {"ewf_fusion", "reminder_class_similarity", "reminder_prototypes"}  # test_golden_ewf_reminder.py
+    # test_trajectories_importance.py, test_trajectories_ewf_reminder.py
+    elsewhere |= {f"trajectory_{name}" for name in ("ewc", "pi", "rw", "ewf_mib", "ewf_plop", "reminder")}
     assert files == {case.file for case in CASES} | elsewhere

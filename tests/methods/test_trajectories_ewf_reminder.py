@@ -1,0 +1,107 @@
+"""EWF over MiB and PLOP, and REMINDER, on one step as their releases took it (tests/golden/trajectory_*)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cispbench.harness.method import Method
+from cispbench.methods.ewf import EWF, EWFOptions, fusion_weight
+from cispbench.methods.mib import MiB
+from cispbench.methods.plop import PLOP
+from cispbench.methods.reminder import REMINDER, REMINDEROptions
+from tests.methods.basic_trajectories import BasicTrajectory, train, wave
+from tests.methods.test_golden import largest
+
+pytestmark = pytest.mark.golden
+RELATIVE = 1e-4  # tests/golden/README.md
+FROZEN = ("classifiers.0.",)
+
+
+class Run:
+    """A trained step; ``before``: the network before ``after_training``."""
+
+    def __init__(self, golden: Path, name: str) -> None:
+        self.trajectory = trajectory = BasicTrajectory(golden, name)
+        self.method = self._method()
+        self.context = trajectory.step(1, trajectory.network())
+        self.method.initialise(self.context)
+        self.start = {key: value.clone() for key, value in self.context.model.state_dict().items()}
+        frozen = FROZEN if name != "reminder" else ()
+        self.terms, self.before = train(self.method, self.context, trajectory.recorded, frozen)
+
+    def _method(self) -> Method:
+        if self.trajectory.name == "reminder":
+            method = REMINDER(REMINDEROptions(delta=0.9))
+            shape = self.trajectory.old, int(self.trajectory.recorded["hidden"])
+            method.load_state_dict({"prototypes": wave(shape, 900).float()})
+            return method
+        base = self.trajectory.name.removeprefix("ewf_")
+        return EWF(EWFOptions(base=base), {"mib": MiB, "plop": PLOP}[base]())
+
+
+@pytest.fixture(scope="module")
+def runs(golden: Path) -> Callable[[str], Run]:
+    return functools.cache(lambda name: Run(golden, name))
+
+
+@pytest.fixture
+def hold(deviations: Any) -> Callable[..., None]:
+    def check(name: str, ours: Any, theirs: Tensor, bound: float = RELATIVE) -> None:
+        deviation = largest(torch.as_tensor(ours), theirs)
+        deviations.note(name, deviation, bound)
+        assert deviation <= bound, name
+
+    return check
+
+
+@pytest.mark.parametrize("name", ["ewf_mib", "ewf_plop", "reminder"])
+def test_terms_and_logits(runs: Any, hold: Any, name: str) -> None:
+    run = runs(name)
+    recorded = run.trajectory.recorded
+    assert {f"loss.{term}" for term in run.terms} == {key for key in recorded if key.startswith("loss.")}
+    for term, values in run.terms.items():
+        hold(f"trajectory_{name} loss.{term}", values, recorded[f"loss.{term}"])
+    hold(f"trajectory_{name} last_logits_eval", run.trajectory.logits(run.context.model), recorded["last_logits_eval"])
+    state = run.context.model.state_dict()
+    ends = run.trajectory.part("end.")
+    ends.pop("prototypes", None)
+    assert len(ends) == 8
+    for key, theirs in ends.items():
+        hold(f"trajectory_{name} end {key}", state[key], theirs)
+
+
+@pytest.mark.parametrize("name", ["ewf_mib", "ewf_plop"])
+def test_old_classifiers_are_frozen_until_the_fusion(runs: Any, hold: Any, name: str) -> None:
+    run = runs(name)
+    for key, theirs in run.trajectory.part("unfused.").items():
+        hold(f"trajectory_{name} unfused {key}", run.before[key], theirs)
+    for key in ("classifiers.0.weight", "classifiers.0.bias"):
+        assert torch.equal(run.before[key], run.start[key])
+    bias, end = run.start["classifiers.0.bias"], run.context.model.state_dict()["classifiers.0.bias"]
+    hold(f"trajectory_{name} end other old biases", end[1:], bias[1:], 1e-6)
+    weight = run.trajectory.part("end.")["classifiers.0.weight"]
+    hold(f"trajectory_{name} end frozen weight", weight, run.start["classifiers.0.weight"], 1e-6)
+    share = fusion_weight(run.context.old_classes, run.context.new_classes)
+    assert share == pytest.approx(float(run.trajectory.recorded["fusion_weight"]), rel=1e-12)
+    old = run.context.previous.state_dict()["classifiers.0.bias"][0]
+    torch.testing.assert_close(end[0], (1 - share) * old + share * bias[0])
+
+
+@pytest.mark.parametrize("name", ["ewf_plop", "reminder"])
+def test_thresholds(runs: Any, name: str) -> None:
+    run = runs(name)
+    plop = run.method.base if name == "ewf_plop" else run.method
+    torch.testing.assert_close(plop.thresholds, run.trajectory.recorded["thresholds"], rtol=1e-5, atol=0)
+
+
+def test_prototypes_of_reminder(runs: Any, hold: Any) -> None:
+    run = runs("reminder")
+    hold("trajectory_reminder end.prototypes", run.method.prototypes, run.trajectory.recorded["end.prototypes"])
+    assert torch.equal(run.method.state_dict()["prototypes"], run.method.prototypes)
