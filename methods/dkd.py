@@ -8,18 +8,55 @@ classifier instead: it learns to answer no everywhere, and new classes start fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import numpy as np
 
 from cispbench.harness.machine.lazy import functional, torch
-from cispbench.methods.losses import VOID, labelled_pixels
-from cispbench.methods.memory import take_turns
+from cispbench.harness.method import Batch, Exemplar, Group, Memory, Method, Output, Range, StepContext, View
+from cispbench.methods.losses import VOID, Probability, Weight, labelled_pixels
+from cispbench.methods.memory import list_candidates, presence, take_turns
+from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
-    from numpy.random import RandomState
     from torch import Tensor
 
+    from cispbench.harness.models.interface import ClassGroup
+
 Id = TypeVar("Id")
+
+
+@dataclass(frozen=True)
+class DKDOptions:
+    """DKD's options; each of its parts can be switched off, which is the paper's ablation.
+
+    ``base_positive_weight`` and ``positive_weight``: how much more a pixel of a class weighs than one that is not, in
+    step 0 and later. ``distillation``, ``decomposed``, ``auxiliary``: weights of the terms. ``auxiliary_init``: new
+    classes start from the auxiliary classifier. ``void_is_negative``: see ``classification``.
+    """
+
+    base_positive_weight: Weight = 2.0
+    positive_weight: Weight = 1.0
+    distillation: Weight = 5.0
+    decomposed: Weight = 5.0
+    auxiliary: Weight = 1.0
+    auxiliary_init: bool = True
+    void_is_negative: bool = True
+
+
+@dataclass(frozen=True)
+class DKDMOptions(DKDOptions):
+    """DKD-M's options: ``memory`` is the number of images that are kept.
+
+    ``threshold``: the probability from which on the previous network says what an image shows. The released code looks
+    at augmented crops of the images then (``selection_on_crops``), so that a class outside the crop is missed.
+    """
+
+    memory: Annotated[int, Range(least=1, most=1_000_000)] = 100
+    threshold: Probability = 0.9
+    selection_on_crops: bool = True
 
 
 def classification(
@@ -118,7 +155,7 @@ def candidate_labels(target: Tensor, old_logits: Tensor, threshold: float = 0.9)
 
 
 def balanced_memory(
-    candidates: Sequence[tuple[Id, Sequence[int]]], classes: Sequence[int], size: int, rng: RandomState
+    candidates: Sequence[tuple[Id, Sequence[int]]], classes: Sequence[int], size: int, rng: np.random.RandomState
 ) -> list[tuple[Id, Sequence[int]]]:
     """Choose up to ``size`` candidates, pairs (id, labels), that show all ``classes`` about equally often.
 
@@ -130,3 +167,96 @@ def balanced_memory(
     rng.shuffle(turns)
     tried = [candidates[place] for place in order]
     return [tried[place] for place in take_turns([labels for _, labels in tried], turns, size)]
+
+
+class DKD(Method):
+    """A sigmoid for each class, distilled as a whole and in its positive and negative part.
+
+    What keeps its statistics, and which classifiers decay, is in the recipe.
+    """
+
+    name = "dkd"
+    shared_base = False
+    needs = frozenset({"linear"})
+    Options = DKDOptions
+    options: DKDOptions
+
+    def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
+        """Return the classifiers: in step 0 the auxiliary, in background's place, then one for each step's classes."""
+        if step > 0:
+            return (Group(setting.new_classes(step)),)
+        return Group(1, role="auxiliary"), Group(setting.new_classes(0) - 1)
+
+    def initialise(self, context: StepContext) -> None:
+        """Start the new classes from the auxiliary classifier."""
+        if context.step > 0 and self.options.auxiliary_init:
+            first, *_, new = context.model.class_groups()
+            with torch.no_grad():
+                new.rows.copy_(first.rows.expand_as(new.rows))
+                new.bias.copy_(first.bias.expand_as(new.bias))
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the classification of the new classes, the auxiliary's term and, from step 1 on, the distillations."""
+        options, first = self.options, max(context.old_classes, 1)
+        weight = options.base_positive_weight if previous is None else options.positive_weight
+        terms = {
+            "classification": classification(
+                output.logits[:, first:], batch.target, first, weight, options.void_is_negative
+            ),
+            "auxiliary": options.auxiliary * auxiliary(_auxiliary_logits(output, context.model.class_groups()[0])),
+        }
+        if previous is not None:
+            kept = distillation(output.logits[:, 1:first], previous.logits[:, 1:])
+            positive, negative = decomposed_distillation(
+                output.stages[-1], output.class_tokens[1:], previous.stages[-1], previous.class_tokens[1:]
+            )
+            terms["distillation"] = options.distillation * kept
+            terms["positive"] = options.decomposed * positive
+            terms["negative"] = options.decomposed * negative
+        return terms
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """All terms are means over all pixels, unless void is left out of the classification."""
+        return {} if self.options.void_is_negative else {"classification": labelled_pixels(batch.target)}
+
+    def scores(self, output: Output) -> Tensor:
+        """Return the classes' probabilities, and 0.5 for background; the auxiliary is not read."""
+        return class_scores(output.logits[:, 1:])
+
+
+class DKDM(DKD):
+    """DKD with a memory: images of earlier steps join each step's own, labelled as these are."""
+
+    name = "dkd_m"
+    Options = DKDMOptions
+    options: DKDMOptions
+
+    def memory(self) -> Memory:
+        """Return how exemplars are used: like further images of the step, whose old classes are not labelled."""
+        view: View = "train" if self.options.selection_on_crops else "centre"
+        return Memory(self.options.memory, "append", labels="step", view=view)
+
+    def select_exemplars(
+        self, images: Iterable[Batch], kept: Sequence[Exemplar], context: StepContext
+    ) -> list[Exemplar]:
+        """Choose so that all old classes are shown; what was kept keeps the classes that were noted then."""
+        candidates = list_candidates(kept, images, lambda batch: self._shown(batch, context), context.step - 1)
+        pairs = [(candidate, candidate.classes) for candidate in candidates]
+        # The run's own random numbers, as the harness has seeded them.
+        rng = np.random.RandomState(np.random.randint(2**31))
+        chosen = balanced_memory(pairs, range(1, context.old_classes), self.options.memory, rng)
+        return [exemplar for exemplar, _ in chosen]
+
+    def _shown(self, batch: Batch, context: StepContext) -> Tensor:
+        target = batch.target
+        if context.step > 1 and context.previous is not None:
+            old_logits = context.previous(*batch.inputs).logits[:, 1:]
+            target = candidate_labels(target, old_logits, self.options.threshold)
+        return presence(target, context.old_classes, background=0)
+
+
+def _auxiliary_logits(output: Output, group: ClassGroup) -> Tensor:
+    """Return the auxiliary's logits (B, 1, H, W) from a detached map: its loss must not change what the map holds."""
+    kernel = group.rows[..., None, None]
+    logits = functional.conv2d(output.stages[-1].detach(), kernel, group.bias)
+    return functional.interpolate(logits, size=output.logits.shape[-2:], mode="bilinear", align_corners=False)

@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cispbench.harness.machine.lazy import torch
+from cispbench.harness.method import VOID, Batch, Exemplar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def presence(target: Tensor, classes: int, background: int = 1) -> Tensor:
+    """Return which classes each image shows, bool (n, ``classes``); column 0 is not meant to be read.
+
+    ``target`` (n, H, W): column k tells whether the label k + ``background`` occurs; ``background`` is its own label, 1
+    in SSUL's channels, else 0.
+    """
+    found = torch.zeros(target.shape[0], VOID + 1, dtype=torch.bool, device=target.device)
+    return found.scatter_(1, target.flatten(1), True)[:, background : background + classes]
+
+
+def list_candidates(
+    kept: Sequence[Exemplar], images: Iterable[Batch], shown: Callable[[Batch], Tensor], step: int
+) -> list[Exemplar]:
+    """Return ``kept`` as it is, then an exemplar for each image of ``step``, with the classes that it shows.
+
+    ``shown``: takes a batch and returns its ``presence``.
+    """
+    candidates = list(kept)
+    for batch in images:
+        for name, row in zip(batch.ids, shown(batch).tolist(), strict=True):
+            classes = tuple(label for label, found in enumerate(row) if found and label > 0)
+            candidates.append(Exemplar(name, step, classes))
+    return candidates
 
 
 def take_turns(label_sets: Sequence[Collection[int]], classes: Sequence[int], size: int) -> list[int]:

@@ -8,17 +8,58 @@ unknown channel learns what is no class yet, and a new class starts from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from cispbench.harness.machine.lazy import torch
-from cispbench.methods.losses import VOID
-from cispbench.methods.memory import take_turns
+from cispbench.harness.method import (
+    Batch,
+    Companion,
+    Exemplar,
+    Group,
+    Memory,
+    Method,
+    Output,
+    Range,
+    StepContext,
+)
+from cispbench.methods.losses import VOID, Probability, bce_with_ignore, labelled_pixels
+from cispbench.methods.memory import list_candidates, presence, take_turns
+from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Unknown = Literal["saliency", "background", "none"]
+
+
+@dataclass(frozen=True)
+class SSULOptions:
+    """SSUL's options.
+
+    ``unknown``: which background pixels are labelled unknown: those of the saliency maps, all, or "none", where the
+    network has no unknown channel and new classes start from the background's branch. ``threshold``: the probability
+    from which on the previous network gives a pixel its label. ``branch_init``: whether new classes start so at all.
+    """
+
+    unknown: Unknown = "saliency"
+    threshold: Probability = 0.7
+    branch_init: bool = True
+
+
+@dataclass(frozen=True)
+class SSULMOptions(SSULOptions):
+    """SSUL-M's options: ``memory`` is the number of images that are kept.
+
+    ``memory_labels``: the released code gives the labels of these images without the shift by one that makes room for
+    the unknown channel: their background trains the unknown channel, and class k the channel of class k - 1.
+    """
+
+    memory: Annotated[int, Range(least=1, most=1_000_000)] = 100
+    memory_labels: Literal["unshifted", "shifted"] = "unshifted"
 
 
 def with_unknown(target: Tensor, unknown: Tensor) -> Tensor:
@@ -58,15 +99,6 @@ def prediction(logits: Tensor) -> Tensor:
     return class_scores(logits).argmax(1)
 
 
-def presence(target: Tensor, classes: int) -> Tensor:
-    """Return which classes each image shows, bool (n, ``classes``); column 0 is not meant to be read.
-
-    ``target`` (n, H, W) in channels, with its pseudo-labels: column k tells whether channel k + 1 occurs.
-    """
-    found = torch.zeros(target.shape[0], VOID + 1, dtype=torch.bool, device=target.device)
-    return found.scatter_(1, target.flatten(1), True)[:, 1 : classes + 1]
-
-
 def random_orders(candidates: Sequence[int], old_classes: int) -> tuple[list[int], list[int]]:
     """Return the candidates and the old classes without background, both shuffled by NumPy's generator of seed 1.
 
@@ -89,3 +121,106 @@ def select_exemplars(presence: Tensor, order: Sequence[int], class_order: Sequen
     rows = presence[list(order)].tolist()
     label_sets = [{label for label, shown in enumerate(row) if shown} for row in rows]
     return [order[position] for position in take_turns(label_sets, class_order, size)]
+
+
+class SSUL(Method):
+    """Unknown pixels have a channel of their own, from which new classes start; all that is old is frozen.
+
+    What is frozen, and the rates of the branches of unknown, background and new classes, are in the recipe.
+    """
+
+    name = "ssul"
+    shared_base = False
+    needs = frozenset({"branches"})
+    Options = SSULOptions
+    options: SSULOptions
+
+    @property
+    def background(self) -> int:
+        """The channel of the background, the highest that is no class."""
+        return 0 if self.options.unknown == "none" else 1
+
+    def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
+        """Return branches for unknown, for background, and for the classes of each step."""
+        if step > 0:
+            return (Group(setting.new_classes(step)),)
+        unknown = (Group(extra=1, role="unknown"),) if self.background else ()
+        return (*unknown, Group(1, role="background"), Group(setting.new_classes(0) - 1))
+
+    def companions(self, setting: Setting) -> tuple[Companion, ...]:
+        """Return the saliency maps, where they say what is unknown: any value above 0 is salient."""
+        return (Companion("saliency", "saliency_map", fill=0),) if self.options.unknown == "saliency" else ()
+
+    def initialise(self, context: StepContext) -> None:
+        """Copy the first branch, unknown's, into that of the new classes: its norms' statistics, too."""
+        if context.step == 0 or not self.options.branch_init:
+            return
+        first, *_, new = context.model.class_groups()
+        with torch.no_grad():
+            new.branch.features.load_state_dict(first.branch.features.state_dict())
+            new.rows.copy_(first.rows[:1].expand_as(new.rows))
+            new.bias.copy_(first.bias[:1].expand_as(new.bias))
+
+    def prepare(self, batch: Batch, context: StepContext) -> Batch:
+        """Return the batch with its labels in channels."""
+        return replace(batch, target=self._channels(batch, context))
+
+    def _channels(self, batch: Batch, context: StepContext) -> Tensor:
+        if self.options.unknown == "none":
+            return batch.target
+        salient = batch.companions["saliency"] > 0 if self.options.unknown == "saliency" else batch.target == 0
+        return with_unknown(batch.target, salient)
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the binary cross-entropy over all channels, with pseudo-labels from step 1 on."""
+        target = batch.target
+        if previous is not None:
+            target = pseudo_labels(target, previous.logits, self.options.threshold, self.background)
+        return {"binary_cross_entropy": bce_with_ignore(output.logits, target)}
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """Count the labelled pixels; pseudo-labels never change which are void."""
+        return {"binary_cross_entropy": labelled_pixels(batch.target)}
+
+    def scores(self, output: Output) -> Tensor:
+        """Return the classes' probabilities; background's has unknown's added."""
+        return class_scores(output.logits) if self.background else output.logits.float().sigmoid()
+
+
+class SSULM(SSUL):
+    """SSUL with a memory: half of each batch are images of earlier steps with the labels of all classes so far."""
+
+    name = "ssul_m"
+    Options = SSULMOptions
+    options: SSULMOptions
+
+    def memory(self) -> Memory:
+        """Return how exemplars are used: in the place of half of each batch."""
+        return Memory(self.options.memory, "replace", share=0.5, labels="seen", view="centre")
+
+    def select_exemplars(
+        self, images: Iterable[Batch], kept: Sequence[Exemplar], context: StepContext
+    ) -> list[Exemplar]:
+        """Choose so that all old classes are shown; what was kept comes first, with the classes noted then."""
+        candidates = list_candidates(kept, images, lambda batch: self._shown(batch, context), context.step - 1)
+        table = [[label in candidate.classes for label in range(context.old_classes)] for candidate in candidates]
+        order, class_order = random_orders(range(len(candidates)), context.old_classes)
+        chosen = select_exemplars(torch.tensor(table), order, class_order, self.options.memory)
+        return [candidates[row] for row in chosen]
+
+    def _shown(self, batch: Batch, context: StepContext) -> Tensor:
+        target = with_unknown(batch.target, batch.target == 0) if self.background else batch.target
+        if context.step > 1 and context.previous is not None:
+            old_logits = context.previous(*batch.inputs).logits
+            target = pseudo_labels(target, old_logits, self.options.threshold, self.background)
+        return presence(target, context.old_classes, self.background)
+
+    def _channels(self, batch: Batch, context: StepContext) -> Tensor:
+        channels = super()._channels(batch, context)
+        if context.step == 0 or self.options.unknown == "none":
+            return channels
+        assert batch.origin is not None  # a method with a memory is given it
+        # Saliency is not used for exemplars: their background is no unknown.
+        shifted = self.options.memory_labels == "shifted"
+        kept = with_unknown(batch.target, torch.zeros_like(batch.target).bool()) if shifted else batch.target
+        return torch.where((batch.origin < context.step)[:, None, None], kept, channels)
