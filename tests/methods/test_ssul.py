@@ -142,6 +142,13 @@ def images(*entries: tuple[str, list[int]]) -> list[Batch]:
     ]
 
 
+def test_exemplars_take_half_of_each_batch_and_show_all_classes_so_far() -> None:
+    memory = SSULM().memory()
+    assert (memory.size, memory.use, memory.share) == (100, "replace", 0.5)
+    assert (memory.labels, memory.view) == ("seen", "centre")
+    assert SSUL().memory() is None
+
+
 def test_the_memory_of_step_1_is_chosen_by_the_labels() -> None:
     found = SSULM(SSULMOptions(memory=3)).select_exemplars(
         images(shown("a", 0, 1), shown("b", 1, 2, 255), shown("c", 0, 255), shown("d", 15, 2)), [], context(1)

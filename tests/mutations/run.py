@@ -29,6 +29,8 @@ FILES = ("setup.cfg", "pyproject.toml", "README.md")
 # The quick ones first: most faults fall at once.
 TESTS = (
     "tests/methods/test_golden.py", "tests/methods/test_reference.py", "tests/methods/test_baselines.py",
+    "tests/methods/test_golden_ssul.py", "tests/methods/test_ssul.py", "tests/methods/test_golden_dkd.py",
+    "tests/methods/test_dkd.py", "tests/methods/test_trajectory_ssul.py", "tests/methods/test_trajectory_dkd.py",
     "tests/methods/test_switches.py", "tests/methods/test_steps.py", "tests/methods/test_trajectories.py",
     "tests/harness/contract/test_contract.py",
 )  # fmt: skip
@@ -74,7 +76,7 @@ def survive(mutation: Mutation | None) -> tuple[bool, str]:
             (package / room).symlink_to(copy / room)
         tests = [test for test in TESTS if (copy / test).exists()]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests],
+            [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests],
             cwd=copy, capture_output=True, text=True, check=False,
             env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
