@@ -16,14 +16,13 @@ import numpy as np
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Exemplar, Group, Memory, Method, Output, Range, StepContext, View
+from cispbench.harness.models.groups import AUXILIARY
 from cispbench.methods.losses import VOID, Probability, Weight, labelled_pixels
 from cispbench.methods.memory import list_candidates, presence, take_turns
 from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from cispbench.harness.models.interface import ClassGroup
 
 Id = TypeVar("Id")
 
@@ -182,10 +181,13 @@ class DKD(Method):
     options: DKDOptions
 
     def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
-        """Return the classifiers: in step 0 the auxiliary, in background's place, then one for each step's classes."""
+        """Return the classifiers: in step 0 the auxiliary, in background's place, then one for each step's classes.
+
+        The network detaches the map that an auxiliary one reads, so that its loss trains its own parameters alone.
+        """
         if step > 0:
             return (Group(setting.new_classes(step)),)
-        return Group(1, role="auxiliary"), Group(setting.new_classes(0) - 1)
+        return Group(1, role=AUXILIARY), Group(setting.new_classes(0) - 1)
 
     def initialise(self, context: StepContext) -> None:
         """Start the new classes from the auxiliary classifier."""
@@ -203,7 +205,7 @@ class DKD(Method):
             "classification": classification(
                 output.logits[:, first:], batch.target, first, weight, options.void_is_negative
             ),
-            "auxiliary": options.auxiliary * auxiliary(_auxiliary_logits(output, context.model.class_groups()[0])),
+            "auxiliary": options.auxiliary * auxiliary(output.logits[:, :1]),
         }
         if previous is not None:
             kept = distillation(output.logits[:, 1:first], previous.logits[:, 1:])
@@ -253,10 +255,3 @@ class DKDM(DKD):
             old_logits = context.previous(*batch.inputs).logits[:, 1:]
             target = candidate_labels(target, old_logits, self.options.threshold)
         return presence(target, context.old_classes, background=0)
-
-
-def _auxiliary_logits(output: Output, group: ClassGroup) -> Tensor:
-    """Return the auxiliary's logits (B, 1, H, W) from a detached map: its loss must not change what the map holds."""
-    kernel = group.rows[..., None, None]
-    logits = functional.conv2d(output.stages[-1].detach(), kernel, group.bias)
-    return functional.interpolate(logits, size=output.logits.shape[-2:], mode="bilinear", align_corners=False)

@@ -40,12 +40,13 @@ Unknown = Literal["saliency", "background", "none"]
 class SSULOptions:
     """SSUL's options.
 
-    ``unknown``: which background pixels are labelled unknown: those of the saliency maps, all, or "none", where the
-    network has no unknown channel and new classes start from the background's branch. ``threshold``: the probability
-    from which on the previous network gives a pixel its label. ``branch_init``: whether new classes start so at all.
+    ``unknown``: which background pixels are labelled unknown: those of the saliency maps, all, or "none"; then the
+    channel learns to answer no everywhere. ``threshold``: the probability from which on the previous network labels a
+    pixel. ``branch_init``: new classes start from the branch of unknown.
     """
 
     unknown: Unknown = "saliency"
+    pseudo_labels: bool = True
     threshold: Probability = 0.7
     branch_init: bool = True
 
@@ -135,47 +136,39 @@ class SSUL(Method):
     Options = SSULOptions
     options: SSULOptions
 
-    @property
-    def background(self) -> int:
-        """The channel of the background, the highest that is no class."""
-        return 0 if self.options.unknown == "none" else 1
-
     def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
         """Return branches for unknown, for background, and for the classes of each step."""
         if step > 0:
             return (Group(setting.new_classes(step)),)
-        unknown = (Group(extra=1, role="unknown"),) if self.background else ()
-        return (*unknown, Group(1, role="background"), Group(setting.new_classes(0) - 1))
+        return Group(extra=1, role="unknown"), Group(1, role="background"), Group(setting.new_classes(0) - 1)
 
     def companions(self, setting: Setting) -> tuple[Companion, ...]:
         """Return the saliency maps, where they say what is unknown: any value above 0 is salient."""
         return (Companion("saliency", "saliency_map", fill=0),) if self.options.unknown == "saliency" else ()
 
     def initialise(self, context: StepContext) -> None:
-        """Copy the first branch, unknown's, into that of the new classes: its norms' statistics, too."""
-        if context.step == 0 or not self.options.branch_init:
-            return
-        first, *_, new = context.model.class_groups()
-        with torch.no_grad():
-            new.branch.features.load_state_dict(first.branch.features.state_dict())
-            new.rows.copy_(first.rows[:1].expand_as(new.rows))
-            new.bias.copy_(first.bias[:1].expand_as(new.bias))
+        """Copy the branch of unknown into that of the new classes, its norm's statistics, too."""
+        if context.step > 0 and self.options.branch_init:
+            unknown, *_, new = context.model.class_groups()
+            with torch.no_grad():
+                new.start_layers_from(unknown)
+                new.rows.copy_(unknown.rows.expand_as(new.rows))
+                new.bias.copy_(unknown.bias.expand_as(new.bias))
 
     def prepare(self, batch: Batch, context: StepContext) -> Batch:
         """Return the batch with its labels in channels."""
         return replace(batch, target=self._channels(batch, context))
 
     def _channels(self, batch: Batch, context: StepContext) -> Tensor:
-        if self.options.unknown == "none":
-            return batch.target
-        salient = batch.companions["saliency"] > 0 if self.options.unknown == "saliency" else batch.target == 0
-        return with_unknown(batch.target, salient)
+        if self.options.unknown == "saliency":
+            return with_unknown(batch.target, batch.companions["saliency"] > 0)
+        return with_unknown(batch.target, torch.full_like(batch.target, self.options.unknown == "background").bool())
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the binary cross-entropy over all channels, with pseudo-labels from step 1 on."""
         target = batch.target
-        if previous is not None:
-            target = pseudo_labels(target, previous.logits, self.options.threshold, self.background)
+        if previous is not None and self.options.pseudo_labels:
+            target = pseudo_labels(target, previous.logits, self.options.threshold)
         return {"binary_cross_entropy": bce_with_ignore(output.logits, target)}
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
@@ -184,7 +177,7 @@ class SSUL(Method):
 
     def scores(self, output: Output) -> Tensor:
         """Return the classes' probabilities; background's has unknown's added."""
-        return class_scores(output.logits) if self.background else output.logits.float().sigmoid()
+        return class_scores(output.logits)
 
 
 class SSULM(SSUL):
@@ -209,15 +202,14 @@ class SSULM(SSUL):
         return [candidates[row] for row in chosen]
 
     def _shown(self, batch: Batch, context: StepContext) -> Tensor:
-        target = with_unknown(batch.target, batch.target == 0) if self.background else batch.target
+        target = with_unknown(batch.target, batch.target == 0)
         if context.step > 1 and context.previous is not None:
-            old_logits = context.previous(*batch.inputs).logits
-            target = pseudo_labels(target, old_logits, self.options.threshold, self.background)
-        return presence(target, context.old_classes, self.background)
+            target = pseudo_labels(target, context.previous(*batch.inputs).logits, self.options.threshold)
+        return presence(target, context.old_classes)
 
     def _channels(self, batch: Batch, context: StepContext) -> Tensor:
         channels = super()._channels(batch, context)
-        if context.step == 0 or self.options.unknown == "none":
+        if context.step == 0:
             return channels
         assert batch.origin is not None  # a method with a memory is given it
         # Saliency is not used for exemplars: their background is no unknown.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cispbench.harness.method import Batch, Exemplar, Group, StepContext
 from cispbench.methods import ssul
+from cispbench.methods.losses import bce_with_ignore
 from cispbench.methods.ssul import SSUL, SSULM, SSULMOptions, SSULOptions
 from cispbench.splits.settings import parse_setting
 
@@ -38,7 +39,6 @@ def batch(target: list[int], salient: list[int], origin: list[int] | None = None
 def test_branches() -> None:
     assert SSUL().layout(SETTING, 0) == (Group(extra=1, role="unknown"), Group(1, role="background"), Group(15))
     assert SSUL().layout(SETTING, 1) == (Group(1),)
-    assert SSUL(SSULOptions(unknown="none")).layout(SETTING, 0) == (Group(1, role="background"), Group(15))
 
 
 def test_only_saliency_needs_maps() -> None:
@@ -53,7 +53,7 @@ def test_only_saliency_needs_maps() -> None:
     [
         ("saliency", [1, 0, 17, 17, 255, 255]),
         ("background", [0, 0, 17, 17, 255, 255]),
-        ("none", [0, 0, 16, 16, 255, 255]),
+        ("none", [1, 1, 17, 17, 255, 255]),
     ],
 )
 def test_labels_in_channels(unknown: Any, labels: list[int]) -> None:
@@ -72,7 +72,7 @@ def test_labels_in_channels(unknown: Any, labels: list[int]) -> None:
         ({"memory_labels": "shifted"}, [1, 4, 255, 0, 17]),
         ({"unknown": "background"}, [0, 3, 255, 0, 17]),
         ({"unknown": "background", "memory_labels": "shifted"}, [1, 4, 255, 0, 17]),
-        ({"unknown": "none"}, [0, 3, 255, 0, 16]),
+        ({"unknown": "none"}, [0, 3, 255, 1, 17]),
     ],
 )
 def test_labels_of_exemplars(changes: dict[str, Any], labels: list[int]) -> None:
@@ -91,7 +91,18 @@ def test_a_class_must_beat_background_and_unknown_together() -> None:
     logits = torch.tensor([0.0, 0.0, 2.0]).view(1, 3, 1, 1)
     output: Any = SimpleNamespace(logits=logits)
     torch.testing.assert_close(SSUL().scores(output).flatten(), torch.tensor([1.0, torch.tensor(2.0).sigmoid()]))
-    torch.testing.assert_close(SSUL(SSULOptions(unknown="none")).scores(output), logits.sigmoid())
+
+
+def test_pseudo_labels_can_be_left_out() -> None:
+    given = SSUL().prepare(batch([0, 16], [0, 0]), context(1))
+    logits = torch.randn(2, 18, 1, 1)
+    old = torch.full((2, 17, 1, 1), -9.0)
+    old[:, 5] = 9.0
+    output, previous = SimpleNamespace(logits=logits), SimpleNamespace(logits=old)
+    for switched, target in ((True, [5, 17]), (False, [1, 17])):
+        method = SSUL(SSULOptions(pseudo_labels=switched))
+        loss = method.losses(given, output, previous, context(1))["binary_cross_entropy"]  # type: ignore[arg-type]
+        assert torch.equal(loss, bce_with_ignore(logits, torch.tensor(target).view(2, 1, 1)))
 
 
 def test_parts_of_a_batch_weigh_by_their_labelled_pixels() -> None:
