@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cispbench.harness.method import Batch, Exemplar, Group, StepContext
+from cispbench.harness.models.groups import AUXILIARY
 from cispbench.methods.dkd import DKD, DKDM, DKDMOptions, DKDOptions
 from cispbench.splits.settings import parse_setting
 
@@ -18,7 +20,7 @@ SETTING = parse_setting("overlapped-15-1")
 
 
 class Model:
-    """Classifiers of width 4 over a map of 2 x 2 cells."""
+    """Classifiers of width 4 over a map of 2 x 2 cells; the first one is the auxiliary, and reads it detached."""
 
     def __init__(self, *sizes: int) -> None:
         self.groups = [
@@ -30,9 +32,16 @@ class Model:
         return self.groups
 
     def __call__(self, features: Tensor) -> Any:
-        rows, bias = (torch.cat([getattr(group, part) for group in self.groups]) for part in ("rows", "bias"))
-        masks = torch.einsum("bdhw,cd->bchw", features, rows) + bias[:, None, None]
+        read = [features.detach()] + [features] * (len(self.groups) - 1)
+        masks = torch.cat(
+            [
+                torch.einsum("bdhw,cd->bchw", x, group.rows) + group.bias[:, None, None]
+                for x, group in zip(read, self.groups, strict=True)
+            ],
+            1,
+        )
         logits = torch.nn.functional.interpolate(masks, size=(8, 8), mode="bilinear")
+        rows = torch.cat([group.rows for group in self.groups])
         return SimpleNamespace(logits=logits, stages=(features,), class_tokens=rows)
 
 
@@ -49,7 +58,7 @@ def labelled(images: int = 3) -> Batch:
 
 
 def test_the_auxiliary_takes_the_place_of_background() -> None:
-    assert DKD().layout(SETTING, 0) == (Group(1, role="auxiliary"), Group(15))
+    assert DKD().layout(SETTING, 0) == (Group(1, role=AUXILIARY), Group(15))
     assert DKD().layout(SETTING, 1) == (Group(1),)
 
 
@@ -84,6 +93,35 @@ def test_the_auxiliary_learns_from_its_own_loss_alone() -> None:
     sum(term for name, term in terms.items() if name != "auxiliary").backward()
     assert not model.groups[0].rows.grad.any() and not model.groups[0].bias.grad.any()
     assert all(group.rows.grad.any() for group in model.groups[1:])
+
+
+@pytest.mark.parametrize(
+    ("switch", "terms"),
+    [
+        ({"positive_weight": 9.0}, {"classification"}),
+        ({"base_positive_weight": 9.0}, set()),  # of step 0 alone
+        ({"void_is_negative": False}, {"classification"}),
+        ({"auxiliary": 2.0}, {"auxiliary"}),
+        ({"distillation": 1.0}, {"distillation"}),
+        ({"decomposed": 1.0}, {"positive", "negative"}),
+        ({"auxiliary_init": False}, set()),
+    ],
+)
+def test_a_switch_changes_its_own_terms_alone(switch: dict[str, Any], terms: set[str]) -> None:
+    torch.manual_seed(0)
+    old, model = Model(1, 15), Model(1, 15, 1)
+    output, previous = model(torch.rand(3, 4, 2, 2)), old(torch.rand(3, 4, 2, 2))
+    before, after = (
+        DKD(DKDOptions(**options)).losses(labelled(), output, previous, context(1, model, old))
+        for options in ({}, switch)
+    )
+    assert {name for name in before if not torch.equal(before[name], after[name])} == terms
+
+
+def test_every_option_is_held_by_the_test_above() -> None:
+    marks = [mark for mark in test_a_switch_changes_its_own_terms_alone.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
+    tested = {name for switch, _ in marks[0].args[1] for name in switch}
+    assert tested == {field.name for field in dataclasses.fields(DKDOptions)}
 
 
 def test_new_classes_start_from_the_auxiliary() -> None:
