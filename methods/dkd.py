@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import numpy as np
 
 from cispbench.harness.machine.lazy import functional, torch
-from cispbench.harness.method import Batch, Exemplar, Group, Memory, Method, Output, Range, StepContext, View
+from cispbench.harness.method import Batch, Exemplar, Group, Memory, Method, Output, Range, StepContext
 from cispbench.harness.models.groups import AUXILIARY
 from cispbench.methods.losses import VOID, Probability, Weight, labelled_pixels
 from cispbench.methods.memory import list_candidates, presence, take_turns
@@ -235,8 +235,8 @@ class DKDM(DKD):
 
     def memory(self) -> Memory:
         """Return how exemplars are used: like further images of the step, whose old classes are not labelled."""
-        view: View = "train" if self.options.selection_on_crops else "centre"
-        return Memory(self.options.memory, "append", labels="step", view=view)
+        crops = self.options.selection_on_crops
+        return Memory(self.options.memory, "append", labels="step", view="train" if crops else "centre")
 
     def select_exemplars(
         self, images: Iterable[Batch], kept: Sequence[Exemplar], context: StepContext

@@ -144,7 +144,10 @@ class SSUL(Method):
 
     def companions(self, setting: Setting) -> tuple[Companion, ...]:
         """Return the saliency maps, where they say what is unknown: any value above 0 is salient."""
-        return (Companion("saliency", "saliency_map", fill=0),) if self.options.unknown == "saliency" else ()
+        if self.options.unknown != "saliency":
+            return ()
+        how = "The authors of SSUL publish them (github.com/clovaai/SSUL); --set method.unknown=background needs none."
+        return (Companion("saliency", "saliency_map", fill=0, how_to_get=how),)
 
     def initialise(self, context: StepContext) -> None:
         """Copy the branch of unknown into that of the new classes, its norm's statistics, too."""
