@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cispbench.harness.method import Batch, Exemplar, Group, StepContext
+from cispbench.harness.models.catalogue import build_model
 from cispbench.methods import ssul
 from cispbench.methods.losses import bce_with_ignore
 from cispbench.methods.ssul import SSUL, SSULM, SSULMOptions, SSULOptions
@@ -125,20 +126,18 @@ def test_parts_of_a_batch_weigh_by_their_labelled_pixels() -> None:
 
 
 def test_new_classes_start_from_the_branch_of_unknown() -> None:
-    from tests.methods.test_trajectory_ssul import Network
-
     for branch_init in (True, False):
         torch.manual_seed(0)
-        model, method = Network(), SSUL(SSULOptions(branch_init=branch_init))
+        model, method = build_model("deeplabv3-tiny-branches", 24), SSUL(SSULOptions(branch_init=branch_init))
         for step in (0, 1):
             model.grow(method.layout(SETTING, step))
-        unknown, new = model.classifier.head[0], model.classifier.head[-1]
-        unknown[1].running_mean.fill_(3)
+        unknown, *_, new = (group.branch for group in model.class_groups())
+        unknown.features[1].running_mean.fill_(3)
         method.initialise(dataclasses.replace(context(1), model=model))
         alike = [torch.equal(a, b) for a, b in zip(unknown.parameters(), new.parameters(), strict=True)]
         assert all(alike) == branch_init
-        assert bool((new[1].running_mean == 3).all()) == branch_init
-        assert unknown[3].weight is not new[3].weight
+        assert bool((new.features[1].running_mean == 3).all()) == branch_init
+        assert unknown.weight is not new.weight
 
 
 def shown(name: str, *labels: int) -> tuple[str, list[int]]:
