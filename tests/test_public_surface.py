@@ -67,6 +67,11 @@ PUBLIC = {
         "adaptive_feature_distillation", "label_guided_output_distillation", "orthogonality", "patch_weights",
         "selective_pseudo_labels",
     ],
+    "cispbench.methods.ssul": ["prediction", "presence", "pseudo_labels", "select_exemplars", "with_unknown"],
+    "cispbench.methods.dkd": [
+        "auxiliary", "balanced_memory", "candidate_labels", "classification", "decomposed_distillation",
+        "decomposed_logits", "distillation", "memory_classification", "sigmoid_prediction",
+    ],
 }  # fmt: skip
 
 

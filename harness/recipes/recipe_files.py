@@ -8,6 +8,8 @@ A recipe file maps a profile to a list of layers. A layer is a mapping that hold
 - ``source``: where its values come from.
 
 ``profiles.yaml`` holds what all methods share. The key ``quirks`` beside the profiles is read by ``quirks.py``.
+``extends: ssul`` names another file of the folder, whose layers come before those of the file, and whose quirks hold,
+too: for a variant of a method.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ PROFILES = ("paper", "mini", "quick")
 QUIRKS = "quirks"
 CONDITIONS = ("family", "model_is", "dataset", "setting", "base_is")
 SHARED_FILE = Path(__file__).parent / "profiles.yaml"
+EXTENDS = "extends"
 
 
 def recipe_file(method: type[Method]) -> Path | None:
@@ -51,26 +54,50 @@ def beside(method: type[Method], folder: str) -> Path | None:
 
 
 def read_recipe_file(path: Path) -> Mapping[str, Any]:
-    """Return a recipe file's content: profiles and perhaps quirks. Raises RecipeError naming it."""
+    """Return a recipe file's content: profiles and perhaps quirks, those of the file that it extends among them.
+
+    Raises RecipeError naming it.
+    """
+    content = _content(path, (*PROFILES, QUIRKS, EXTENDS))
+    if EXTENDS not in content:
+        return content
+    below = path.with_name(f"{content[EXTENDS]}.yaml")
+    if not below.is_file() or below == path:
+        raise RecipeError(f"{path}: {EXTENDS}: there is no other file {below.name} beside it.")
+    lower = _content(below, (*PROFILES, QUIRKS))  # it extends none: a value must not be looked for in many files
+    return {
+        **{name: _joined(path, name, lower.get(name) or [], content.get(name) or [], list) for name in PROFILES},
+        QUIRKS: _joined(path, QUIRKS, lower.get(QUIRKS) or {}, content.get(QUIRKS) or {}, dict),
+    }
+
+
+def _content(path: Path, known: Sequence[str]) -> Mapping[str, Any]:
     content = load_yaml(path)
     if not isinstance(content, Mapping):
         raise RecipeError(f"{path}: a recipe file maps profiles to lists of layers.")
     for name in content:
-        if name not in (*PROFILES, QUIRKS):
-            raise RecipeError(f"{path}: unknown profile {name!r}.", hint=nearest(str(name), (*PROFILES, QUIRKS)))
+        if name not in known:
+            raise RecipeError(f"{path}: unknown profile {name!r}.", hint=nearest(str(name), known))
     return content
+
+
+def _joined(path: Path, name: str, lower: Any, upper: Any, kind: type[Any]) -> Any:
+    if not isinstance(lower, kind) or not isinstance(upper, kind):
+        raise RecipeError(f"{path}: {name}, or that of the file it extends, is no {kind.__name__}.")
+    return [*lower, *upper] if kind is list else {**lower, **upper}
 
 
 def read_layers(path: Path | None, profile: str, options: type[Any]) -> list[dict[str, Any]]:
     """Return the layers of a file's profile, checked; none where there is no file. Raises RecipeError naming it."""
     if path is None:
         return []
-    stat = path.stat()
-    return _cached_layers(path, profile, typing.cast(Hashable, options), (stat.st_mtime_ns, stat.st_size))
+    # All files of the folder: one may extend another.
+    state = tuple((stat.st_mtime_ns, stat.st_size) for stat in map(Path.stat, sorted(path.parent.glob("*.yaml"))))
+    return _cached_layers(path, profile, typing.cast(Hashable, options), state)
 
 
 @cache
-def _cached_layers(path: Path, profile: str, options: Any, _state: tuple[int, int]) -> list[dict[str, Any]]:
+def _cached_layers(path: Path, profile: str, options: Any, _state: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
     """Read a file's layers again only when the file has changed: a sweep asks for them a hundred times."""
     layers = read_recipe_file(path).get(profile) or []
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):

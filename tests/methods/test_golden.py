@@ -141,6 +141,7 @@ CASES = [
 # What a network hands over; all else (targets, thresholds, weights) keeps its precision.
 FROM_THE_NETWORK = {
     *("logits", "old_logits", "patches", "old_patches", "class_features", "old_class_features", "old_masks"),
+    *("features", "old_features"),
     *(f"{old}feature{i}" for old in ("", "old_") for i in range(3)),
 }
 
@@ -168,8 +169,8 @@ def largest(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs.double())[finite].abs().max() / scale)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
-def test_float32(golden: Path, deviations: Any, case: Case) -> None:
+def check_float32(golden: Path, deviations: Any, case: Case) -> None:
+    """Hold every entry of a case, and every gradient, to the recorded ones."""
     d = recorded(golden, case.file)
     for name, ours in entries(case, d).items():
         assert torch.isfinite(ours.double()).equal(torch.isfinite(d[name].double())), name
@@ -180,8 +181,8 @@ def test_float32(golden: Path, deviations: Any, case: Case) -> None:
             assert torch.equal(ours.long(), d[name].long()), name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=lambda case: case.file)
-def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
+def check_bf16(golden: Path, deviations: Any, case: Case) -> None:
+    """Hold a case's loss and gradients, computed under autocast from what a network gives there."""
     d = recorded(golden, case.file)
     rounded = {key: value.bfloat16() if key in FROM_THE_NETWORK else value for key, value in d.items()}
     with torch.autocast("cpu", torch.bfloat16):
@@ -192,6 +193,16 @@ def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
         assert deviation <= LOOSE, name
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
+def test_float32(golden: Path, deviations: Any, case: Case) -> None:
+    check_float32(golden, deviations, case)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=lambda case: case.file)
+def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
+    check_bf16(golden, deviations, case)
+
+
 def test_every_recorded_file_is_tested(golden: Path) -> None:
     files = {path.stem for path in golden.glob("*.npz")}
     elsewhere = {"metrics", "ssul_padding", "trajectory_mbs", "trajectory_mib", "trajectory_plop"}
@@ -199,4 +210,6 @@ def test_every_recorded_file_is_tested(golden: Path) -> None:
     elsewhere |= {"ewf_fusion", "reminder_class_similarity", "reminder_prototypes"}  # test_golden_ewf_reminder.py
     # test_trajectories_importance.py, test_trajectories_ewf_reminder.py
     elsewhere |= {f"trajectory_{name}" for name in ("ewc", "pi", "rw", "ewf_mib", "ewf_plop", "reminder")}
+    elsewhere |= {path.stem for path in golden.glob("ssul_*.npz")} | {"trajectory_ssul"}  # test_golden_ssul.py
+    elsewhere |= {path.stem for path in golden.glob("dkd_*.npz")} | {"trajectory_dkd"}  # test_golden_dkd.py
     assert files == {case.file for case in CASES} | elsewhere
