@@ -23,18 +23,21 @@ def leaky_relu() -> nn.Module:
 class ResNetEncoder(Encoder):
     """A ResNet of torchvision (``net``, changed in place) with the last stage dilated instead of strided.
 
-    ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu".
+    ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu". ``stem_activation``:
+    whether there is one between the first norm and the pooling.
     """
 
     left_out = ("fc.",)
 
-    def __init__(self, net: Any, activation: str = "leaky_relu") -> None:
+    def __init__(self, net: Any, activation: str = "leaky_relu", stem_activation: bool = True) -> None:
         super().__init__()
         _dilate(net.layer4)
         act = leaky_relu if activation == "leaky_relu" else nn.ReLU
         for module in net.modules():
             if hasattr(module, "relu"):
                 module.relu = act()
+        if not stem_activation:
+            net.relu = nn.Identity()
         self.net = net
         # ImageNet's classifier is never used: it would only be counted and stored with every step.
         del net.fc, net.avgpool
@@ -50,8 +53,8 @@ class ResNetEncoder(Encoder):
             for block in first:
                 x = block(x)
             before = _block_before_activation(last, x)
-            stages.append(before)
             x = last.relu(before)
+            stages.append(x if self.activated_stages else before)
         return x, tuple(stages)
 
     def backbone(self) -> nn.Module:
@@ -133,8 +136,8 @@ class TinyCNN(Encoder):
         x, stages = images, []
         for layer in self.layers:
             before = layer(x)
-            stages.append(before)
             x = self.activation(before)
+            stages.append(x if self.activated_stages else before)
         return x, tuple(stages)
 
 

@@ -168,8 +168,8 @@ def largest(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs.double())[finite].abs().max() / scale)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
-def test_float32(golden: Path, deviations: Any, case: Case) -> None:
+def check_float32(golden: Path, deviations: Any, case: Case) -> None:
+    """Hold every entry of a case, and every gradient, to the recorded ones."""
     d = recorded(golden, case.file)
     for name, ours in entries(case, d).items():
         assert torch.isfinite(ours.double()).equal(torch.isfinite(d[name].double())), name
@@ -180,8 +180,8 @@ def test_float32(golden: Path, deviations: Any, case: Case) -> None:
             assert torch.equal(ours.long(), d[name].long()), name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=lambda case: case.file)
-def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
+def check_bf16(golden: Path, deviations: Any, case: Case) -> None:
+    """Hold a case's loss and gradients, computed under autocast from what a network gives there."""
     d = recorded(golden, case.file)
     rounded = {key: value.bfloat16() if key in FROM_THE_NETWORK else value for key, value in d.items()}
     with torch.autocast("cpu", torch.bfloat16):
@@ -192,7 +192,19 @@ def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
         assert deviation <= LOOSE, name
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
+def test_float32(golden: Path, deviations: Any, case: Case) -> None:
+    check_float32(golden, deviations, case)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=lambda case: case.file)
+def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
+    check_bf16(golden, deviations, case)
+
+
 def test_every_recorded_file_is_tested(golden: Path) -> None:
     files = {path.stem for path in golden.glob("*.npz")}
     elsewhere = {"metrics", "ssul_padding", "trajectory_mbs", "trajectory_mib", "trajectory_plop"}
+    elsewhere |= {path.stem for path in golden.glob("rcil_*.npz")} | {"trajectory_rcil"}  # test_golden_rcil.py
+    elsewhere |= {path.stem for path in golden.glob("barm_*.npz")} | {"trajectory_barm"}  # test_golden_barm.py
     assert files == {case.file for case in CASES} | elsewhere
