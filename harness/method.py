@@ -1,40 +1,57 @@
 """The contract of a method: which functions it implements, when the harness calls them, and what it must not touch.
 
-A method is a subclass of ``Method``. One instance learns the steps of a run in order. In each step the harness builds
-the model as the step before left it, keeps a frozen copy of it as ``context.previous`` (None in step 0), adds the
-step's classes to ``context.model``, and then calls
+A method is a subclass of ``Method``. One instance learns the steps of a run in order. Only ``losses`` must be
+implemented; every other hook has a default that does nothing.
+
+Declarations are asked before anything is built. They are pure functions of the options: ``unsupported``, ``layout``,
+``phases``, ``companions``, ``memory``.
+
+In each step the harness builds the network as the step before left it, keeps a frozen copy of it as
+``context.previous`` (None in step 0), adds the groups of ``layout`` to ``context.model``, and then calls
 
 1. ``load_state_dict(state)``: what ``state_dict`` returned at the end of the step before (not called in step 0);
-2. ``initialise(context)``: set the parameters of the new classes;
-3. ``before_training(context, batches)``: one pass over the step's training data, for thresholds or statistics;
-4. ``losses(batch, output, previous, context)``: in each iteration, the named terms whose sum is minimised;
-5. ``after_training(context)``: a last change, before the step's weights are stored;
-6. ``state_dict()``: the tensors that the next step needs besides the weights. It is also called for each checkpoint.
+2. ``select_exemplars(images, kept, context)``: from step 1 on, if the method has a memory;
+3. ``initialise(context)``: set the parameters of the new classes;
+4. for each of ``phases`` (usually one, "train"), with an optimiser of its own:
+   ``before_training(context, batches)``: measure what the phase needs; then in every iteration
+   ``prepare(batch, context)``, ``losses(batch, output, previous, context)``, whose named terms are summed and
+   minimised, and ``after_gradients(gradients, context)`` before the update; then
+   ``after_training(context)``: measure, or edit the weights;
+5. ``state_dict()``: the tensors that the next step needs besides the weights. Checkpoints ask for them, too.
 
-Only ``losses`` must be implemented. The calls 1 and 2 are in ``harness/runs/step_work.py``, the calls 3, 4 and 5 in
-``harness/training/loop.py``, that of ``counts`` in ``harness/training/micro_batches.py``, the call 6 in
-``harness/runs/execute.py`` and, for checkpoints, in ``harness/training/checkpoint.py``.
+``scores(output)`` gives the prediction, for tests and wherever masks are made.
 
-A step that is resumed from a checkpoint has a new instance. It is called in the order 1, 2, then ``load_state_dict``
-with the state of the checkpoint, then 4 to 6. ``before_training`` is not called again: its results belong in the state.
-On several devices, too, one process calls ``before_training``, and the others get its state.
+The calls 1 to 3 are in ``harness/runs/step_work.py``, those of 4 in ``harness/training/``. A step that is resumed from
+a checkpoint has a new instance: it is given the state of the checkpoint, and no hook that is finished is called again.
+All that lasts must therefore be in ``state_dict``.
+
+With ``shared_base`` the harness trains step 0 itself, with plain cross-entropy: the method is not asked.
+
+The hooks outside the iterations (2, 3, ``before_training``, ``after_training``) run on one device, with the networks in
+evaluation mode, without gradients, and under autocast; the other devices get the result. They may read
+``context.batches()``. The hooks of an iteration run on all devices.
 
 Shapes (B images of H x W pixels, C classes known so far, O of them before the step): ``batch.images`` (B, 3, H, W),
 ``batch.target`` (B, H, W), ``output.logits`` (B, C, H, W), ``previous.logits`` (B, O, H, W). ``previous`` is the
-previous model's output for the same images, computed without gradients. ``harness/models/output.py`` lists all fields.
+previous model's output for the same images, computed without gradients. ``harness/step.py`` and
+``harness/models/output.py`` list all fields.
 
 A method may read everything that it is given. It may write to
 
-- the parameters of the new classes, and the background's bias, in ``initialise``;
-- the model's parameters in ``after_training``;
-- its own attributes, if ``state_dict`` returns all that later calls depend on.
+- the network, in ``initialise`` and ``after_training`` alone, and all shapes must stay;
+- the gradients, in ``after_gradients``;
+- its own attributes, in these hooks and in ``before_training``; in ``losses`` only with ``micro_batches = False``.
 
 It must not change the batch, the previous model or its output; in ``losses`` it must not change the model, call
 ``backward()``, ``train()`` or ``eval()``. It never touches the optimiser, files, devices, other processes or the test
-images. Random numbers come from the global RNGs of torch, NumPy or Python, which the harness seeds.
+images. Random numbers come from the global RNGs of torch, NumPy or Python, which the harness seeds, or from
+``context.generator``.
 
 With ``--devices`` or ``--micro-batch`` each batch is cut into parts. ``losses`` is then called once for each part, and
 the harness puts each term together as a weighted mean; ``Method.counts`` says how.
+
+A number belongs to the recipe, a structure to the network, a definition to the method: learning rates, decay and what
+is frozen are recipe; branches and channels are network.
 
 ``cispbench method check NAME`` checks an installed method against this contract, rule by rule (``harness/contract/``);
 ``cispbench method new NAME`` writes a working method to start from.
@@ -43,63 +60,23 @@ the harness puts each term together as a weighted mean; ``Method.counts`` says h
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cispbench.harness.models.groups import Group
 from cispbench.harness.models.output import Output
+from cispbench.harness.step import Batch, Companion, Exemplar, Memory, StepContext, View
 from cispbench.splits.ranges import Range
-from cispbench.splits.settings import Setting
+from cispbench.splits.settings import VOID, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cispbench.harness.models.interface import IncrementalModel
-
-__all__ = ["VOID", "Batch", "Method", "NoOptions", "Output", "Range", "StepContext"]
-
-VOID = 255
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Training images of one step with their labels.
-
-    ``images``: float32 (B, 3, H, W), normalised. ``target``: int64 (B, H, W); 0 is background, ``old_classes`` and the
-    numbers above it are the step's own classes in the order of learning, 255 is void (ignored). Old and future classes
-    are labelled as background. ``ids``: the B image names.
-    """
-
-    images: Tensor
-    target: Tensor
-    ids: tuple[str, ...]
-
-    def to(self, device: Any) -> Batch:
-        """Return the batch with both tensors on ``device`` (asynchronously where memory is pinned)."""
-        return Batch(self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True), self.ids)
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """What a method may know of the step that is trained.
-
-    ``step``: its index, from 0. ``old_classes``: the number of classes known before the step, background included (0
-    in step 0). ``new_classes``: the number of classes that the step adds (background included in step 0). The logits'
-    channels are therefore background, the other old classes, then the new classes from ``old_classes`` on. ``model``
-    is trained; ``previous`` is the frozen model of the step before, None in step 0.
-    """
-
-    setting: Setting
-    step: int
-    old_classes: int
-    new_classes: int
-    model: IncrementalModel
-    previous: IncrementalModel | None
-
-    @property
-    def num_classes(self) -> int:
-        """All classes known at the end of the step, background included."""
-        return self.old_classes + self.new_classes
+__all__ = [
+    "VOID", "Batch", "Companion", "Exemplar", "Group", "Memory", "Method", "NoOptions", "Output", "Range",
+    "StepContext", "View",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,9 +90,14 @@ class Method(ABC):
     ``name``: the name of the entry point. ``version``: part of every step's key; raise it whenever results may change.
     Of methods of other packages the digest of the code is part of the key, too (``harness/runs/method_code.py``).
     ``joint``: the method learns all classes in a single step, with full labels. ``shared_base``: step 0 is plain
-    cross-entropy, whatever the options, and leaves no state, so that all such methods share one base model.
+    cross-entropy, which the harness trains, so that all such methods share one base model.
     ``Options``: a frozen dataclass; the recipe's section ``method`` is read into it, and an unknown key is an error. A
     field of the type ``Annotated[float, Range(least=0)]`` takes numbers of that range alone.
+
+    ``needs``: what the network must offer (``ModelSpec.offers``), such as "branches". ``reads_previous``: False if
+    ``losses`` needs no output of the previous network; it is then given None, and the pass is spared.
+    ``micro_batches``: False if a term needs the whole batch, so that ``--micro-batch`` is refused. ``devices``: False
+    if a term needs the whole batch on one device, so that ``--devices`` is refused, too.
     """
 
     name: ClassVar[str]
@@ -123,23 +105,69 @@ class Method(ABC):
     joint: ClassVar[bool] = False
     shared_base: ClassVar[bool] = True
     Options: ClassVar[type[Any]] = NoOptions
+    needs: ClassVar[frozenset[str]] = frozenset()
+    reads_previous: ClassVar[bool] = True
+    micro_batches: ClassVar[bool] = True
+    devices: ClassVar[bool] = True
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.Options() if options is None else options
+
+    # Declarations: pure functions of the options and their arguments.
 
     def unsupported(self, setting: Setting, model: str) -> str | None:
         """Return why the method cannot be used for this setting with this model, or None if it can."""
         return None
 
+    def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
+        """Return the groups of channels that ``step`` adds to the head; by default one, of the step's classes.
+
+        A method with channels that are no classes needs its own ``scores``.
+        """
+        return (Group(setting.new_classes(step)),)
+
+    def phases(self, setting: Setting, step: int) -> tuple[str, ...]:
+        """Return the names of the step's optimisations, in order; by default one, "train".
+
+        Each may have a section ``phases.<name>`` of the recipe, which replaces fields of the step's.
+        """
+        return ("train",)
+
+    def companions(self, setting: Setting) -> tuple[Companion, ...]:
+        """Return the maps that are read beside the images (``batch.companions``)."""
+        return ()
+
+    def memory(self) -> Memory | None:
+        """Return how exemplars are kept and used, None without any."""
+        return None
+
+    # The hooks of a step, in the order of the calls.
+
+    def select_exemplars(
+        self, images: Iterable[Batch], kept: Sequence[Exemplar], context: StepContext
+    ) -> list[Exemplar]:
+        """Choose the memory of this step from ``kept``, that of the step before, and the images of that step.
+
+        ``images`` has every image of that step once, in the order of its list, labelled as in that step.
+        ``context.previous`` is its model. At most ``memory().size`` exemplars are returned.
+        """
+        raise NotImplementedError(f"{self.name} has a memory and must say what is kept in it: select_exemplars")
+
     def initialise(self, context: StepContext) -> None:  # noqa: B027 (optional)
         """Set the parameters of the new classes, the last of ``context.model.class_groups()``.
 
-        By default they stay as the model initialised them. All shapes must stay. Of the other parameters at most the
-        background's bias may change.
+        By default they stay as the network initialised them. All shapes must stay.
         """
 
     def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:  # noqa: B027 (optional)
-        """Measure what the step needs in one pass over its training data; ``batches`` is read when iterated."""
+        """Measure what the phase needs; ``batches`` is ``context.batches()`` and is read when iterated."""
+
+    def prepare(self, batch: Batch, context: StepContext) -> Batch:
+        """Return the batch that the networks and the losses see instead; ``batch`` itself must stay as it is.
+
+        It may have more images than ``batch``, as many more for each image of it.
+        """
+        return batch
 
     @abstractmethod
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
@@ -172,8 +200,22 @@ class Method(ABC):
         """
         return {}
 
+    def after_gradients(self, gradients: Mapping[str, Tensor], context: StepContext) -> None:  # noqa: B027 (optional)
+        """See the whole batch's gradients by parameter name before the update; change them in place.
+
+        They are those of the loss, unscaled, before clipping; parameters still have the values at which they were
+        taken. Not called for an iteration that is not finite: its update is left out.
+        """
+
     def after_training(self, context: StepContext) -> None:  # noqa: B027 (optional)
-        """Finish the step, before its weights are stored; the model's parameters may change."""
+        """End the phase: measure, or edit the weights. Called exactly once, whatever is interrupted."""
+
+    def scores(self, output: Output) -> Tensor:
+        """Return (B, K, H, W), whose arg-max is the predicted class in order of learning; by default the logits.
+
+        A pure function of the options and the output. K is at least the number of classes known so far.
+        """
+        return output.logits
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors that a resumed step, or the next step, needs besides the model's weights.
@@ -184,6 +226,7 @@ class Method(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 (optional)
-        """Restore what ``state_dict`` returned: before ``initialise`` that of the step before, on a resume also that of
-        the checkpoint.
+        """Restore what ``state_dict`` returned: that of the step before, and on a resume that of the checkpoint.
+
+        Read it by name: a stored state may come back in another order.
         """

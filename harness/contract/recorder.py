@@ -123,8 +123,7 @@ class _Recorder(Method):
         found = {"batch.images": batch.images, "batch.target": batch.target}
         for part in fields(Output) if previous is not None else ():
             value = getattr(previous, part.name)
-            tensors = {"": value} if isinstance(value, Tensor) else {f"[{i}]": item for i, item in enumerate(value)}
-            found |= {f"previous.{part.name}{index}": tensor for index, tensor in tensors.items()}
+            found |= {f"previous.{part.name}{index}": tensor for index, tensor in _tensors_in(value).items()}
         state: Any = self.state_dict()
         kept = {f"state.{n}": t for n, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
         model = {f"model.{name}": value for name, value in _snapshot_of_model(context.model).items()}
@@ -155,6 +154,14 @@ class _Recorder(Method):
             self._step.state_fault = state_fault(state)
             self._step.state_after = {} if self._step.state_fault else copy_state(state)
         return state
+
+
+def _tensors_in(value: Tensor | tuple[Tensor, ...] | Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+    """Return the tensors of a field of ``Output`` by their place in it."""
+    if isinstance(value, Tensor):
+        return {"": value}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    return {f"[{place}]{index}": tensor for place, item in items for index, tensor in _tensors_in(item).items()}
 
 
 def _snapshot_of_model(model: nn.Module) -> Snapshot:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model computes for a batch, with C classes, features of width D on an h x w grid of tokens.
+    """What a model computes for a batch, with C channels, features of width D on an h x w grid of tokens.
 
-    ``logits``: (B, C, H, W), at the size of the images. ``masks``: (B, C, h, w), the logits before up-sampling.
+    A channel is a class, but for the ``extra`` ones of a ``Group``. ``logits``: (B, C, H, W), at the size of the
+    images, group after group. ``masks``: (B, C, h, w), the logits before up-sampling. ``heads``: the same, a map for
+    each group.
     ``patches``: (B, h*w, D), the features the classifier reads, before any normalisation.
     ``class_features``: (B, C, D), the classes' side of the classifier (projected class tokens, or the rows of a
     linear classifier). ``stages``: the encoder's stages (B, D_i, h_i, w_i), shallow to deep, then the decoder's
     map (B, D, h, w) as the last one. ``encoded``: (B, E, h, w), the encoder's last map, as the decoder reads it.
-    ``class_tokens``: (C, D), the classes' learnt parameters.
+    ``class_tokens``: (C, D), the classes' learnt parameters. ``extras``: what a network offers besides, by the name in
+    ``ModelSpec.offers``, such as ``branch_features``: a map (B, D, h, w) of each group's branch.
     """
 
     logits: Tensor
@@ -28,3 +32,5 @@ class Output:
     class_tokens: Tensor
     encoded: Tensor
     stages: tuple[Tensor, ...] = ()
+    heads: tuple[Tensor, ...] = ()
+    extras: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)

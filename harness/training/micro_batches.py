@@ -29,8 +29,7 @@ def cut_share(share: Batch, division: Division, rank: int) -> list[Batch]:
         raise ValueError(f"a share of {len(share.ids)} images cannot be cut into {sizes}")
     micro_batches, start = [], 0
     for size in sizes:
-        images = slice(start, start + size)
-        micro_batches.append(Batch(share.images[images], share.target[images], share.ids[images]))
+        micro_batches.append(share.part(slice(start, start + size)))
         start += size
     return micro_batches
 
