@@ -6,13 +6,35 @@ Released code: github.com/ANDYZAQ/BARM at 0a59203.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from cispbench.harness.machine.lazy import functional, torch
-from cispbench.methods.losses import VOID, bce_with_ignore
+from cispbench.harness.method import Batch, Group, Method, Output, StepContext
+from cispbench.methods.losses import VOID, Probability, Weight, bce_with_ignore, labelled_pixels
+from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FEATURES = "branch_features"
+
+
+@dataclass(frozen=True)
+class BARMOptions:
+    """BARM's options: the threshold of pseudo-labels, the weights of the terms, and two switches of the release.
+
+    ``ear_statistics``: the norm of a new branch has "fresh" statistics (mean 0, variance 1), or those of the first
+    branch, "copied" as its weights are. ``upsample``: what is up-sampled for a prediction.
+    """
+
+    threshold: Probability = 0.7
+    triplet: Weight = 5.0
+    feature: Weight = 4.0
+    group: Weight = 1.0
+    background: Weight = 1.0
+    ear_statistics: Literal["fresh", "copied"] = "fresh"
+    upsample: Literal["probabilities", "logits"] = "probabilities"
 
 
 def join_heads(heads: Sequence[Tensor], training: bool) -> Tensor:
@@ -72,7 +94,7 @@ def prediction(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
     Source: BARM's trainer/trainer.py, validate.
     """
-    return _upsampled(torch.sigmoid(logits.float()), size).argmax(1)
+    return _upsampled(logits.float().sigmoid(), size).argmax(1)
 
 
 def _cross_entropy(heads: Sequence[Tensor], old_heads: Sequence[Tensor], target: Tensor, threshold: float) -> Tensor:
@@ -111,3 +133,56 @@ def _on_grid(mask: Tensor, head: Tensor) -> Tensor:
 
 def _upsampled(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+class BARM(Method):
+    """Residuals of the background, one a step, learnt in branches of their own beside old ones that are held."""
+
+    name = "barm"
+    shared_base = False  # step 0 has a binary cross-entropy
+    Options = BARMOptions
+    options: BARMOptions
+    needs = frozenset({FEATURES})
+
+    def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
+        """Add a branch whose first channel, from step 1 on, is the residual of the background."""
+        return (Group(setting.new_classes(step), extra=int(step > 0)),)
+
+    def initialise(self, context: StepContext) -> None:
+        """Start the features of the new branch from those of the first one."""
+        if context.step == 0:
+            return
+        groups: list[Any] = context.model.class_groups()
+        first, *_, new = (group.branch.features for group in groups)
+        state = first.state_dict()
+        if self.options.ear_statistics == "fresh":
+            state = {name: tensor for name, tensor in state.items() if "running" not in name}
+        new.load_state_dict(state, strict=False)
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the binary cross-entropy and, from step 1 on, the four terms on residuals, features and old heads."""
+        if previous is None:
+            return {"cross_entropy": bce_with_ignore(output.logits, batch.target)}
+        options = self.options
+        found = terms(
+            output.heads, output.extras[FEATURES], previous.heads, previous.extras[FEATURES], batch.target,
+            options.threshold,
+        )  # fmt: skip
+        weights = {
+            "cross_entropy": 1.0, "triplet": options.triplet, "feature": options.feature, "group": options.group,
+            "background": options.background,
+        }  # fmt: skip
+        return {name: weights[name] * term for name, term in found.items()}
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """Count labelled pixels, and the cells over which residuals are means."""
+        counts: dict[str, Tensor | int] = {"cross_entropy": labelled_pixels(batch.target)}
+        if previous is not None:
+            for name, mask in zip(("background", "triplet"), cells(batch.target), strict=True):
+                counts[name] = _on_grid(mask, previous.heads[0]).sum()
+        return counts
+
+    def scores(self, output: Output) -> Tensor:
+        """Return the joined classes' probabilities, up-sampled from the grid (or their logits)."""
+        logits, size = join_heads(output.heads, training=False).float(), output.logits.shape[-2:]
+        return _upsampled(logits if self.options.upsample == "logits" else logits.sigmoid(), size)

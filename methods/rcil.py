@@ -7,17 +7,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cispbench.harness.machine.lazy import functional, torch
+from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.harness.models.merging import merge_branches, mix_branches
+from cispbench.methods.losses import (
+    Weight,
+    cross_entropy,
+    labelled_pixels,
+    unbiased_cross_entropy,
+    unbiased_distillation,
+)
+from cispbench.methods.mib import start_from_background
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["merge_branches", "mix_branches", "pooled_cube"]
+__all__ = ["RCIL", "RCILOptions", "merge_branches", "mix_branches", "pooled_cube"]
 
 WINDOWS = (4, 8, 12, 16, 20, 24)  # sides of the squares over which a map is averaged, in cells
+
+
+@dataclass(frozen=True)
+class RCILOptions:
+    """RCIL's options: the weights of the output distillation and of the pooled cube, and how new classes start.
+
+    ``cube_last``: the weight of the last map of each list, the logits and the decoder's map. ``balanced_bias``: new
+    biases start from the background's, which is lowered, as in MiB; as released they start at random.
+    """
+
+    distillation: Weight = 100.0
+    cube: Weight = 0.01
+    cube_last: Weight = 5e-4
+    balanced_bias: bool = False
 
 
 def pooled_cube(
@@ -63,9 +87,50 @@ def _channel_distance(difference: Tensor) -> Tensor:
 
 
 def _norm(maps: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(maps.flatten(1), dim=1).mean()
+    norms: Tensor = torch.linalg.vector_norm(maps.flatten(1), dim=1)
+    return norms.mean()
 
 
 def _weighted_mean(distances: Sequence[Tensor], factor: float, last_factor: float) -> Tensor:
     factors = [factor] * (len(distances) - 1) + [last_factor]
     return torch.stack([weight * one for weight, one in zip(factors, distances, strict=True)]).mean()
+
+
+class RCIL(Method):
+    """Unbiased cross-entropy and distillation as MiB's, and the pooled cube, on a network with two branches."""
+
+    name = "rcil"
+    Options = RCILOptions
+    options: RCILOptions
+    needs = frozenset({"two_branches"})
+    micro_batches = False  # the branches of a channel are drawn once for a batch
+
+    def initialise(self, context: StepContext) -> None:
+        """Start the new classes' weights, or all of the classifier, from the background's."""
+        if context.step == 0:
+            return
+        if self.options.balanced_bias:
+            start_from_background(context.model)
+        else:
+            groups = context.model.class_groups()
+            with torch.no_grad():
+                groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the unbiased cross-entropy, the distillation, and the spatial and the channel part of the cube."""
+        if previous is None:
+            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        options = self.options
+        spatial, channel = pooled_cube(
+            output.stages, previous.stages, output.masks, previous.masks, context.old_classes, context.new_classes,
+            options.cube, options.cube_last,
+        )  # fmt: skip
+        return {
+            "cross_entropy": unbiased_cross_entropy(output.logits, batch.target, context.old_classes),
+            "distillation": options.distillation * unbiased_distillation(output.logits, previous.logits),
+            "pooled_cube": spatial + channel,
+        }
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """The cross-entropy of step 0 is a mean over labelled pixels; all else is one over images or all pixels."""
+        return {} if previous is not None else {"cross_entropy": labelled_pixels(batch.target)}

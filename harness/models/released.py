@@ -128,7 +128,8 @@ def _translated(key: str, layout: str) -> str:
     for pattern, ours in _NAMES:
         key = pattern.sub(ours, key)
     for pattern, ours in _BRANCHES if layout == "rcil-deeplab" else ():
-        key = pattern.sub(lambda match, ours=ours: ours.format("second" if match[1] else "first"), key)
+        if branch := pattern.search(key):
+            key = pattern.sub(ours.format("second" if branch[1] else "first"), key)
     return key
 
 

@@ -39,19 +39,14 @@ class Branch(nn.Module):
 
     def tensors(self) -> list[BranchTensors]:
         """Return what ``merge_branches`` takes, convolution by convolution, each with its channels of the norm."""
-        norm, found, start = self.norm, [], 0
-        for convolution in cast("Iterable[nn.Conv2d]", self.convolutions):
-            own = slice(start, start + convolution.out_channels)
-            weight, bias = convolution.weight.detach(), convolution.bias
-            bias = None if bias is None else bias.detach()
-            if isinstance(norm, nn.BatchNorm2d):
-                parts = (norm.weight.detach(), norm.bias.detach(), norm.running_mean, norm.running_var)
-                scale, shift, mean, variance = (cast(Tensor, part)[own] for part in parts)
-                found.append((weight, bias, scale, shift, mean, variance))
-            else:
-                found.append((weight, bias, None, None, None, None))
-            start = own.stop
-        return found
+        convolutions = [cast(nn.Conv2d, convolution) for convolution in self.convolutions]
+        parts: list[Sequence[Tensor | None]] = [[None] * len(convolutions)] * 4
+        if isinstance(norm := self.norm, nn.BatchNorm2d):
+            sizes = [convolution.out_channels for convolution in convolutions]
+            of_norm = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            parts = [torch.split(cast(Tensor, part), sizes) for part in of_norm]
+        own = zip(convolutions, *parts, strict=True)
+        return [(convolution.weight, convolution.bias, *norm_parts) for convolution, *norm_parts in own]
 
 
 class Draws:
@@ -80,8 +75,8 @@ class TwoBranches(nn.Module):
         self.draws = draws
         self.eps = cast(nn.BatchNorm2d, first.norm).eps
         if fresh:
-            for convolution in cast("Iterable[nn.Conv2d]", self.second.convolutions):
-                convolution.reset_parameters()
+            for convolution in self.second.convolutions:
+                cast(nn.Conv2d, convolution).reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Take (B, ., h, w), return the mixed maps (B, c, h, w), normalised and without activation."""

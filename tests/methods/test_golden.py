@@ -141,7 +141,7 @@ CASES = [
 # What a network hands over; all else (targets, thresholds, weights) keeps its precision.
 FROM_THE_NETWORK = {
     *("logits", "old_logits", "patches", "old_patches", "class_features", "old_class_features", "old_masks"),
-    *(f"{old}feature{i}" for old in ("", "old_") for i in range(3)),
+    *(f"{old}{what}{i}" for old in ("", "old_") for what in ("feature", "head") for i in range(3)),
 }
 
 
