@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
+from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.models.merging import merge_branches, mix_branches
 from cispbench.methods.losses import (
     Weight,
@@ -21,6 +22,7 @@ from cispbench.methods.losses import (
     unbiased_distillation,
 )
 from cispbench.methods.mib import start_from_background
+from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +75,24 @@ def pooled_cube(
 
 
 def _spatial_distance(difference: Tensor) -> Tensor:
-    # Averages are linear: that of the difference is the difference of the averages. Zeros around the map count in them.
-    norms = [_norm(functional.avg_pool2d(difference, side, stride=1, padding=side // 2)) for side in WINDOWS]
-    return torch.stack(norms).mean()
+    # Averages are linear: that of the difference is the difference of the averages.
+    return torch.stack([_norm(_averaged(difference, side)) for side in WINDOWS]).mean()
+
+
+def _averaged(maps: Tensor, side: int) -> Tensor:
+    """Average (B, D, h, w) over all squares, those around the map included, whose zeros count; (B, D, h + 1, w + 1).
+
+    As products with band matrices, for rows and for columns: ten times as fast as pooling with such wide windows.
+    """
+    rows, columns = (_band(length, side, maps) for length in maps.shape[-2:])
+    return rows @ maps @ columns.T
+
+
+def _band(length: int, side: int, like: Tensor) -> Tensor:
+    """Return the matrix (length + 1, length) whose row i averages the cells from i - side / 2 to i + side / 2 - 1."""
+    cells = torch.arange(length, device=like.device)
+    starts = torch.arange(length + 1, device=like.device)[:, None] - side // 2
+    return ((cells >= starts) & (cells < starts + side)).to(like.dtype) / side
 
 
 def _channel_distance(difference: Tensor) -> Tensor:
@@ -104,6 +121,12 @@ class RCIL(Method):
     options: RCILOptions
     needs = frozenset({"two_branches"})
     micro_batches = False  # the branches of a channel are drawn once for a batch
+
+    def unsupported(self, setting: Setting, model: str) -> str | None:
+        """Refuse networks without convolutions to double."""
+        if model_spec(model).family == "segmenter":
+            return "its branches are convolutions with norms, and a Segmenter is a transformer"
+        return None
 
     def initialise(self, context: StepContext) -> None:
         """Start the new classes' weights, or all of the classifier, from the background's."""
