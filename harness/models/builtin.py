@@ -12,15 +12,21 @@ if TYPE_CHECKING:
     from cispbench.harness.models.interface import Encoder, IncrementalModel
 
 Activation = Literal["relu", "leaky_relu"]
+SecondBranch = Literal["keep", "copy_merged"]
+TWO_BRANCHES = frozenset({"linear", "two_branches"})
 
 
 def _deeplabv3(
-    name: str, encoder: str, build: Callable[[int], IncrementalModel], weights: str | None = None
+    name: str,
+    encoder: str,
+    build: Callable[[int], IncrementalModel],
+    weights: str | None = None,
+    offers: frozenset[str] = frozenset({"linear"}),
 ) -> ModelSpec:
     # The pooled branch's batch norm sees one value an image and channel: of a single image it can make nothing.
     return ModelSpec(
         name=name, family="deeplabv3", encoder=encoder, build=build, weights=weights, least_images=2,
-        batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}),
+        batch_norm_in=("encoder", "decoder"), offers=offers,
     )  # fmt: skip
 
 
@@ -38,27 +44,49 @@ def _build_on_resnet(depth: str, activation: Activation, image_size: int) -> Inc
 
 
 def _build_deeplabv3(
-    encoder: Encoder, activation: Activation, width: int = 256, rates: Sequence[int] = (6, 12, 18)
+    encoder: Encoder,
+    activation: Activation,
+    width: int = 256,
+    rates: Sequence[int] = (6, 12, 18),
+    second_branch: SecondBranch | None = None,
 ) -> IncrementalModel:
+    """Build the network on an encoder; with ``second_branch`` RCIL's, see ``two_branches.py``."""
     from torch import nn
 
     from cispbench.harness.models.deeplab import DeepLabV3
     from cispbench.harness.models.encoders import leaky_relu
+    from cispbench.harness.models.two_branches import TwoBranchDeepLabV3
 
     chosen = leaky_relu if activation == "leaky_relu" else nn.ReLU
-    return DeepLabV3(encoder, hidden=width, rates=rates, activation=chosen)
+    if second_branch is None:
+        return DeepLabV3(encoder, hidden=width, rates=rates, activation=chosen)
+    return TwoBranchDeepLabV3(encoder, second_branch=second_branch, hidden=width, rates=rates, activation=chosen)
 
 
-def _build_deeplabv3_on_mobilenet(image_size: int) -> IncrementalModel:
+def _rcil_on_resnet101(suffix: str, stem_activation: bool = False, second_branch: SecondBranch = "keep") -> ModelSpec:
+    build = partial(_build_rcil_on_resnet101, stem_activation, second_branch)
+    return _deeplabv3(f"deeplabv3-resnet101-rcil{suffix}", "resnet101", build, "resnet101-imagenet", TWO_BRANCHES)
+
+
+def _build_rcil_on_resnet101(stem_activation: bool, second_branch: SecondBranch, image_size: int) -> IncrementalModel:
+    from torchvision.models import get_model
+
+    from cispbench.harness.models.encoders import ResNetEncoder
+
+    encoder = ResNetEncoder(get_model("resnet101", weights=None), stem_activation=stem_activation)
+    return _build_deeplabv3(encoder, "leaky_relu", second_branch=second_branch)
+
+
+def _build_deeplabv3_on_mobilenet(image_size: int, second_branch: SecondBranch | None = None) -> IncrementalModel:
     from cispbench.harness.models.encoders import MobileNetEncoder
 
-    return _build_deeplabv3(MobileNetEncoder(), "relu", width=128)
+    return _build_deeplabv3(MobileNetEncoder(), "relu", width=128, second_branch=second_branch)
 
 
-def _build_deeplabv3_tiny(image_size: int) -> IncrementalModel:
+def _build_deeplabv3_tiny(image_size: int, second_branch: SecondBranch | None = None) -> IncrementalModel:
     from cispbench.harness.models.encoders import TinyCNN
 
-    return _build_deeplabv3(TinyCNN(), "leaky_relu", width=48, rates=(1, 2, 3))
+    return _build_deeplabv3(TinyCNN(), "leaky_relu", width=48, rates=(1, 2, 3), second_branch=second_branch)
 
 
 def _on_vit(name: str, vit: str, width: int, heads: int) -> ModelSpec:
@@ -106,6 +134,16 @@ DEEPLABV3_MOBILENETV2 = _deeplabv3(
     "deeplabv3-mobilenetv2", "mobilenetv2", _build_deeplabv3_on_mobilenet, "mobilenet_v2-imagenet"
 )
 DEEPLABV3_TINY = _deeplabv3("deeplabv3-tiny", "tiny-cnn", _build_deeplabv3_tiny)
+DEEPLABV3_RESNET101_RCIL = _rcil_on_resnet101("")
+DEEPLABV3_RESNET101_RCIL_LEAKY_STEM = _rcil_on_resnet101("-leaky-stem", stem_activation=True)
+DEEPLABV3_RESNET101_RCIL_COPY_MERGED = _rcil_on_resnet101("-copy-merged", second_branch="copy_merged")
+DEEPLABV3_MOBILENETV2_RCIL = _deeplabv3(
+    "deeplabv3-mobilenetv2-rcil", "mobilenetv2", partial(_build_deeplabv3_on_mobilenet, second_branch="keep"),
+    "mobilenet_v2-imagenet", TWO_BRANCHES,
+)  # fmt: skip
+DEEPLABV3_TINY_RCIL = _deeplabv3(
+    "deeplabv3-tiny-rcil", "tiny-cnn", partial(_build_deeplabv3_tiny, second_branch="keep"), offers=TWO_BRANCHES
+)
 SEGMENTER_VIT_B16 = _on_vit("segmenter-vit-b16", "vit_base_patch16_384", width=768, heads=12)
 SEGMENTER_VIT_TI16 = _on_vit("segmenter-vit-ti16", "vit_tiny_patch16_384", width=192, heads=3)
 SEGMENTER_MOBILENETV2 = ModelSpec(

@@ -29,7 +29,7 @@ class DeepLabHead(nn.Module):
         self.map_convs = nn.ModuleList([nn.Conv2d(inputs, hidden, 1, bias=False)])
         for rate in rates:
             self.map_convs.append(nn.Conv2d(inputs, hidden, 3, bias=False, dilation=rate, padding=rate))
-        self.map_bn = nn.BatchNorm2d(hidden * (len(rates) + 1))
+        self.map_bn: nn.Module = nn.BatchNorm2d(hidden * (len(rates) + 1))
         self.global_pooling_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
         self.global_pooling_bn = nn.BatchNorm2d(hidden)
         self.red_conv = nn.Conv2d(hidden * (len(rates) + 1), width, 1, bias=False)

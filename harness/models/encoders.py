@@ -25,17 +25,22 @@ class ResNetEncoder(Encoder):
 
     ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu". ``first_dilated``:
     whether the first block of that stage is dilated like the others, as there, or not, as torchvision does it.
+    ``stem_activation``: whether there is one between the first norm and the pooling.
     """
 
     left_out = ("fc.",)
 
-    def __init__(self, net: Any, activation: str = "leaky_relu", *, first_dilated: bool = True) -> None:
+    def __init__(
+        self, net: Any, activation: str = "leaky_relu", *, first_dilated: bool = True, stem_activation: bool = True
+    ) -> None:
         super().__init__()
         _dilate(net.layer4, first=first_dilated)
         act = leaky_relu if activation == "leaky_relu" else nn.ReLU
         for module in net.modules():
             if hasattr(module, "relu"):
                 module.relu = act()
+        if not stem_activation:
+            net.relu = nn.Identity()
         self.net = net
         # ImageNet's classifier is never used: it would only be counted and stored with every step.
         del net.fc, net.avgpool
@@ -51,8 +56,8 @@ class ResNetEncoder(Encoder):
             for block in first:
                 x = block(x)
             before = _block_before_activation(last, x)
-            stages.append(before)
             x = last.relu(before)
+            stages.append(x if self.activated_stages else before)
         return x, tuple(stages)
 
     def backbone(self) -> nn.Module:
@@ -135,8 +140,8 @@ class TinyCNN(Encoder):
         x, stages = images, []
         for layer in self.layers:
             before = layer(x)
-            stages.append(before)
             x = self.activation(before)
+            stages.append(x if self.activated_stages else before)
         return x, tuple(stages)
 
 

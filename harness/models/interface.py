@@ -67,18 +67,20 @@ class Encoder(nn.Module, ABC):
 
     ``width``: the channels E of the map. ``patch``: the Segmenter pads images to sides that are multiples of it.
     ``left_out``: beginnings of names in published weights that it has no use for, as those of the ImageNet classifier.
+    ``activated_stages``: stages are the maps after their last activation.
     """
 
     width: int
     patch: int = 1
     left_out: tuple[str, ...] = ()
+    activated_stages: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take float32 (B, 3, H, W); return the last map (B, E, h, w) and the stages (B, D_i, h_i, w_i).
 
         Stages go from shallow to deep and are usually four. Each one is the feature map *before* its last activation,
-        because PLOP distils it there; the map is the deepest one after it.
+        because PLOP distils it there (unless ``activated_stages``); the map is the deepest one after it.
         """
 
     def backbone(self) -> nn.Module | None:

@@ -97,8 +97,9 @@ def _reason(error: Exception) -> str:
 def load_backbone(module: nn.Module, state: Mapping[str, Tensor], *, place: str, ignore: tuple[str, ...] = ()) -> None:
     """Copy ``state`` into ``module``, all of it or nothing; ``place`` says in errors where the state came from.
 
-    Names that begin with one of ``ignore`` ("fc.", "classifier.", "head.") may be left over, and BatchNorm's counters
-    (``num_batches_tracked``, unused at a fixed momentum) may be missing, as in files of before PyTorch 0.4.1.
+    Names that begin with one of ``ignore`` ("fc.", "classifier.", "head.") may be left over, and what no output depends
+    on may be missing: BatchNorm's counters (``num_batches_tracked``, unused at a fixed momentum), as in files of before
+    PyTorch 0.4.1, and states of random generators (``_extra_state``), which no released checkpoint holds.
     Raises WeightsError with the first names that are missing, left over or of another shape.
     """
     expected: dict[str, Tensor] = module.state_dict()
@@ -106,7 +107,7 @@ def load_backbone(module: nn.Module, state: Mapping[str, Tensor], *, place: str,
         f"{key}: expected {_shape(expected, key)}, found {_shape(state, key)}"
         for key in [*expected, *(key for key in state if key not in expected and not key.startswith(ignore))]
         if _shape(expected, key) != _shape(state, key)
-        and not (key.endswith("num_batches_tracked") and key not in state)
+        and not (key.endswith(("num_batches_tracked", "_extra_state")) and key not in state)
     ]
     if problems:
         wanted, found = likely_architecture(expected) or type(module).__name__, likely_architecture(state)

@@ -77,7 +77,9 @@ class Quirk:
 
     def switch(self, released: bool) -> str:
         """Return the words that give the option its released value, or the other one."""
-        return f"--set {self.option}={as_word(self.released if released else self.otherwise)}"
+        value = as_word(self.released if released else self.otherwise)
+        # A model brings its family's recipe, and has an option of the command line of its own.
+        return f"--model {value}" if self.option == "model" else f"--set {self.option}={value}"
 
     @property
     def where(self) -> str:

@@ -143,6 +143,7 @@ FROM_THE_NETWORK = {
     *("logits", "old_logits", "patches", "old_patches", "class_features", "old_class_features", "old_masks"),
     *("features", "old_features"),
     *(f"{old}feature{i}" for old in ("", "old_") for i in range(3)),
+    *(f"{old}{what}{i}" for old in ("", "old_") for what in ("feature", "head") for i in range(3)),
 }
 
 
@@ -212,4 +213,6 @@ def test_every_recorded_file_is_tested(golden: Path) -> None:
     elsewhere |= {f"trajectory_{name}" for name in ("ewc", "pi", "rw", "ewf_mib", "ewf_plop", "reminder")}
     elsewhere |= {path.stem for path in golden.glob("ssul_*.npz")} | {"trajectory_ssul"}  # test_golden_ssul.py
     elsewhere |= {path.stem for path in golden.glob("dkd_*.npz")} | {"trajectory_dkd"}  # test_golden_dkd.py
+    elsewhere |= {path.stem for path in golden.glob("rcil_*.npz")} | {"trajectory_rcil"}  # test_golden_rcil.py
+    elsewhere |= {path.stem for path in golden.glob("barm_*.npz")} | {"trajectory_barm"}  # test_golden_barm.py
     assert files == {case.file for case in CASES} | elsewhere

@@ -41,6 +41,8 @@ def words(commands: Any, method: str, *more: str) -> list[str]:
     changes = ["optim.lr=0.003", "later.lr=0.01"]
     if method == "plop":  # whose thresholds are a bin's width apart: wide ones let none of these predictions through
         changes.append("method.bins=1000")
+    if method == "rcil":
+        more = ("--model", "deeplabv3-tiny-rcil", *more)
     chosen = [word for change in changes for word in ("--set", change)]
     return commands.tiny(*chosen, *more, method=method, iterations=(ITERATIONS, ITERATIONS))
 
@@ -89,7 +91,7 @@ def test_two_processes_learn_count_and_record_as_one(uneven: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["finetune", "lwf", "lwf_mc", "ilt", "mib", "plop"])
+@pytest.mark.parametrize("method", ["finetune", "lwf", "lwf_mc", "ilt", "mib", "plop", "rcil"])
 def test_two_processes_learn_every_method_as_one(uneven: Any, method: str) -> None:
     check_two_against_one(uneven, method)
 

@@ -75,8 +75,9 @@ def test_every_quirk_is_switched_by_its_own_words_where_it_can_hold(method, name
             if here is None:
                 continue
             for released in (True, False):
-                change = quirk.switch(released).removeprefix("--set ")
-                changed = load_recipe(cls, setting, "paper", model, [change])
+                word, change = quirk.switch(released).split(" ", 1)
+                choice = (change, []) if word == "--model" else (model, [change])
+                changed = load_recipe(cls, setting, "paper", *choice)
                 assert (name in {found.name for found in quirks_in_force(cls, setting, changed)}) is released
             return
     raise AssertionError(f"{method}: {name} can hold nowhere")

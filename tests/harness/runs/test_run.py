@@ -122,7 +122,7 @@ class Broken(ProgressView):
         self.notes.append(text)
 
 
-@pytest.mark.parametrize("method", ["mbs", "plop"])
+@pytest.mark.parametrize("method", ["mbs", "plop", "rcil"])
 @pytest.mark.parametrize("place", [(0, 3), (1, 2), (2, 3)])
 def test_a_broken_step_resumes_bit_for_bit(plan, tmp_path, monkeypatch, method, place):
     monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
