@@ -35,6 +35,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cispbench.harness.models.groups import CLASSIFIER
 from cispbench.splits.errors import CispbenchError
 from cispbench.splits.plugins import Registry
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from cispbench.harness.models.interface import IncrementalModel
 
 VERSION = 2  # raised whenever the numbers of the built-in networks change: part of every step's key
-CLASSIFIER = "classifier"  # all of a network that is in none of its sections
 ALL = "all"  # stands for every section and the classifier
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CLASSES = "classes"  # the role of a group that has no other
+CLASSIFIER = "classifier"  # all of a network that is in none of its sections
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cispbench.harness.models.catalogue import CLASSIFIER
-from cispbench.harness.models.groups import CLASSES
+from cispbench.harness.models.groups import CLASSES, CLASSIFIER
 from cispbench.harness.models.output import Output
 from cispbench.harness.models.weight_files import load_backbone
 from cispbench.splits.errors import WeightsError

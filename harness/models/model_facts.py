@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cispbench.harness.models.catalogue import CLASSIFIER, ModelSpec
+from cispbench.harness.models.catalogue import ModelSpec
+from cispbench.harness.models.groups import CLASSIFIER
 from cispbench.harness.models.weights_table import load_table
 from cispbench.splits.errors import WeightsError
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cispbench.harness.models.catalogue import ALL, CLASSIFIER
-from cispbench.harness.models.groups import CLASSES
+from cispbench.harness.models.catalogue import ALL
+from cispbench.harness.models.groups import CLASSES, CLASSIFIER
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.splits.errors import RecipeError, nearest
 

@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from cispbench.harness.method import StepContext
-from cispbench.harness.models.catalogue import ALL, CLASSIFIER
-from cispbench.harness.models.groups import CLASSES
+from cispbench.harness.models.catalogue import ALL
+from cispbench.harness.models.groups import CLASSES, CLASSIFIER
 from cispbench.harness.recipes.fields import OptimRecipe
 
 _DROP_PATHS = ("DropPath", "StochasticDepth")  # by name: their packages may not be installed
