@@ -195,4 +195,5 @@ def test_bf16_autocast(golden: Path, deviations: Any, case: Case) -> None:
 def test_every_recorded_file_is_tested(golden: Path) -> None:
     files = {path.stem for path in golden.glob("*.npz")}
     elsewhere = {"metrics", "ssul_padding", "trajectory_mbs", "trajectory_mib", "trajectory_plop"}
+    elsewhere |= {"ssul_learning_rates", "dkd_learning_rate"}  # tests/harness/training/test_rates.py
     assert files == {case.file for case in CASES} | elsewhere
