@@ -211,7 +211,9 @@ def test_every_recorded_file_is_tested(golden: Path) -> None:
     elsewhere |= {"ewf_fusion", "reminder_class_similarity", "reminder_prototypes"}  # test_golden_ewf_reminder.py
     # test_trajectories_importance.py, test_trajectories_ewf_reminder.py
     elsewhere |= {f"trajectory_{name}" for name in ("ewc", "pi", "rw", "ewf_mib", "ewf_plop", "reminder")}
-    elsewhere |= {path.stem for path in golden.glob("ssul_*.npz")} | {"trajectory_ssul"}  # test_golden_ssul.py
+    elsewhere |= {path.stem for path in golden.glob("ssul_*.npz")} | {
+        "trajectory_ssul"
+    }  # test_golden_ssul.py, tests/harness/training/test_rates.py
     elsewhere |= {path.stem for path in golden.glob("dkd_*.npz")} | {"trajectory_dkd"}  # test_golden_dkd.py
     elsewhere |= {path.stem for path in golden.glob("rcil_*.npz")} | {"trajectory_rcil"}  # test_golden_rcil.py
     elsewhere |= {path.stem for path in golden.glob("barm_*.npz")} | {"trajectory_barm"}  # test_golden_barm.py
