@@ -66,7 +66,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cispbench.harness.models.groups import Group
 from cispbench.harness.models.output import Output
-from cispbench.harness.step import Batch, Companion, Exemplar, Memory, StepContext, View
+from cispbench.harness.step import Batch, Companion, Exemplar, Memory, StepContext
 from cispbench.splits.ranges import Range
 from cispbench.splits.settings import VOID, Setting
 
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VOID", "Batch", "Companion", "Exemplar", "Group", "Memory", "Method", "NoOptions", "Output", "Range",
-    "StepContext", "View",
+    "StepContext",
 ]  # fmt: skip
 
 

@@ -35,7 +35,11 @@ PUBLIC = {
     "cispbench.results.ledger": ["lint_row", "load_reported"],
     "cispbench.results.store": ["Store"],
     "cispbench.results.record": ["StepRecord"],
-    "cispbench.harness.method": ["VOID", "Batch", "Method", "NoOptions", "Output", "Range", "StepContext"],
+    "cispbench.harness.method": [
+        "VOID", "Batch", "Companion", "Exemplar", "Group", "Memory", "Method", "NoOptions", "Output", "Range",
+        "StepContext",
+    ],
+    "cispbench.harness.wrapper": ["Wrapper", "WrapperOptions"],
     "cispbench.harness.models.interface": ["ClassGroup", "Encoder", "IncrementalModel"],
     "cispbench.harness.models.catalogue": ["ModelSpec"],
     "cispbench.harness.models.deeplab": ["DeepLabV3"],
