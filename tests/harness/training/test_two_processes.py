@@ -35,7 +35,8 @@ class Prototype(Toy):
         total = context.batch_sum((share * output.patches).sum((0, 1)))
         count = context.batch_sum(share.sum() * output.patches.shape[1])
         context.log("share", share.mean())
-        return {"prototype": weight[0] * (total / count).square().sum() * 100}
+        prototype = weight[0] * (total / count).square().sum()
+        return {"prototype": prototype, "logits": output.logits.square().mean()}
 
     def counts(self, batch: Batch, previous: Any, context: StepContext) -> dict[str, Tensor | int]:
         return {}
