@@ -7,41 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cispbench.harness.distributed.group import joined
 from cispbench.harness.distributed.launcher import start
-from cispbench.harness.method import Batch, Output, StepContext
 from cispbench.harness.training.job import StoppedError
 from cispbench.harness.training.loop import StepTraining
-from tests.harness.training.toys import Toy, context, job
+from cispbench.harness.training.services import StepServices
+from tests.harness.training.toys import Loader, Toy, context, job
 
 CPU = torch.device("cpu")
 
 
-class Prototype(Toy):
-    """Its term needs the whole batch: the mean of the features of all its labelled patches, squared."""
-
-    micro_batches = False
-
-    def losses(self, batch: Batch, output: Output, previous: Any, context: StepContext) -> dict[str, Tensor]:
-        self.note(f"losses {context.phase}")
-        # Drawn alike on all devices: otherwise the sum would not be a multiple.
-        weight = torch.rand(1, generator=context.generator)
-        devices = context.batch_sum(torch.ones(1))
-        assert torch.equal(context.batch_sum(weight), weight * devices)
-        labelled = (batch.target != 255).float()
-        share = labelled.mean((1, 2))[:, None, None]
-        total = context.batch_sum((share * output.patches).sum((0, 1)))
-        count = context.batch_sum(share.sum() * output.patches.shape[1])
-        context.log("share", share.mean())
-        return {"prototype": weight[0] * (total / count).square().sum() * 100}
-
-    def counts(self, batch: Batch, previous: Any, context: StepContext) -> dict[str, Tensor | int]:
-        return {}
-
-
-METHODS = {"toy": Toy, "prototype": Prototype}
+METHODS = {"toy": Toy}
 
 
 def train(name: str, folder: str, stop_after: int | None) -> None:
@@ -89,3 +66,28 @@ def test_two_processes_end_as_one_does_and_alike(tmp_path: Path, name: str, stop
     hooks = [call for call in second["calls"] if not call.startswith("losses")]
     assert hooks == [] and "after train done" in first["calls"]
     assert ("initialise" in first["calls"]) == (stop_after is None)
+
+
+def prototype_gradient(folder: str) -> None:
+    """Write the gradient of a term over the whole batch, of which each process has a part, as DDP adds it up."""
+    with joined(CPU) as group:
+        data = torch.arange(12, dtype=torch.float64).view(6, 2).cos()
+        part = data[:2] if group.first else data[2:]
+        weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        services = StepServices(job(Toy(), Path(folder) / "none.pt", group=group), Loader())  # type: ignore[arg-type]
+        with services.iteration():
+            total = services.batch_sum((part * weight).square().sum(0))
+            term = (total / services.batch_sum(torch.tensor(len(part)))).square().sum()
+        (term * len(part) / 6).backward()
+        assert weight.grad is not None
+        torch.save(group.sum(weight.grad), Path(folder) / f"{group.rank}.pt")
+
+
+def test_a_sum_over_devices_has_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    start(2, prototype_gradient, {"folder": str(tmp_path)})
+    weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    data = torch.arange(12, dtype=torch.float64).view(6, 2).cos()
+    ((data * weight).square().sum(0) / 6).square().sum().backward()
+    for path in tmp_path.glob("[01].pt"):
+        torch.testing.assert_close(torch.load(path), weight.grad, rtol=1e-12, atol=0)
+    assert len(list(tmp_path.glob("[01].pt"))) == 2
