@@ -28,7 +28,7 @@ def show_recipe(request: RunRequest, *, as_json: bool) -> str:
     if as_json:
         sources = {path: {"value": value, "source": sourced.sources[path]} for path, value in sourced.values.items()}
         quirks = [_quirk_row(quirk, in_force) for quirk, in_force in states]
-        return json.dumps({**with_all_options(sourced.recipe, cls.Options), "sources": sources, "quirks": quirks})
+        return json.dumps({**with_all_options(sourced.recipe, cls), "sources": sources, "quirks": quirks})
     notes = {source: number for number, source in enumerate(_footnotes(sourced), start=1)}
     head = f"# {request.method} on {chosen.name}, profile {request.profile}"
     parts = [[head, *_yaml_lines(sourced, notes)], ["# Sources", *_source_lines(notes)]]
@@ -53,15 +53,16 @@ def _footnotes(sourced: SourcedRecipe) -> list[str]:
 
 def _yaml_lines(sourced: SourcedRecipe, notes: dict[str, int]) -> list[str]:
     rows: list[tuple[str, str]] = []
-    section = ""
+    open_sections: list[str] = []
     for path, value in sourced.values.items():
-        head, _, name = path.rpartition(".")
-        if head and head != section:
-            rows.append((f"{head}:", ""))
-        section = head
+        *sections, name = path.split(".")
+        for depth, section in enumerate(sections):
+            if sections[: depth + 1] != open_sections[: depth + 1]:
+                rows.append((f"{'  ' * depth}{_flow(section)}:", ""))
+        open_sections = sections
         source = sourced.sources[path]
         note = f"[{notes[source]}]" if source in notes else source
-        rows.append((f"{'  ' if head else ''}{name}: {_flow(value)}", note))
+        rows.append((f"{'  ' * len(sections)}{_flow(name)}: {_flow(value)}", note))
     width = max(len(text) for text, _ in rows)
     return [f"{text:<{width}}  # {note}" if note else text for text, note in rows]
 

@@ -21,8 +21,9 @@ from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
-from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.recipes.fields import Recipe
 from cispbench.harness.recipes.layers import load_recipe
+from cispbench.harness.registry import make_method
 from cispbench.harness.runs.execute import execute
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import plan_run
@@ -100,9 +101,9 @@ class Bench:
 
     def make(self, setting: str | None = None) -> Method:
         """Return a new instance with the recipe's options. Raises MethodError if that fails."""
-        options = load_strict(self.cls.Options, self.recipe(setting).method, "method")
+        recipe = self.recipe(setting)
         try:
-            return self.cls(options)
+            return make_method(self.cls, recipe.method)
         except Exception as error:
             raise MethodError(
                 f"the method {self.cls.name!r} cannot be made from its options: {describe_error(error)}.",

@@ -31,7 +31,7 @@ entry's facts against the network that it builds; call it in a test of your pack
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,9 +95,9 @@ def model_spec(name: str) -> ModelSpec:
     return MODELS.load(name)
 
 
-def trains_batch_norm(name: str, frozen: bool) -> bool:
-    """Whether a model's training depends on statistics over the batch; ``frozen``: not those of the encoder."""
-    return bool(set(model_spec(name).batch_norm_in) - ({"encoder"} if frozen else set()))
+def trains_batch_norm(name: str, fixed: Collection[str] = ()) -> bool:
+    """Whether a model's training depends on statistics over the batch; ``fixed``: sections whose norms do not."""
+    return not set(model_spec(name).batch_norm_in) <= set(fixed)
 
 
 def least_images(name: str) -> int:

@@ -43,6 +43,22 @@ class FeedForward(nn.Module):
         return out
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: training leaves a sample's branch out with probability ``rate``."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Take and return (B, n, D)."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = 1.0 - self.rate
+        kept = torch.empty(branch.shape[0], 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep)
+        return branch * kept / keep
+
+
 class Block(nn.Module):
     """Pre-norm transformer block with stochastic depth: a sample's branch is left out with rate ``drop_path``."""
 
@@ -52,22 +68,16 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.attn = Attention(width, heads)
         self.mlp = FeedForward(width, hidden or 4 * width)
-        self.drop_path = drop_path
+        self.drop_path = DropPath(drop_path)
         for layer in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Take and return (B, n, D)."""
-        x = x + self._drop(self.attn(self.norm1(x)))
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _drop(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0.0:
-            return branch
-        keep = 1.0 - self.drop_path
-        kept = torch.empty(branch.shape[0], 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep)
-        return branch * kept / keep
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
 
 
 class TinyViT(Encoder):

@@ -17,10 +17,13 @@ from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
+from cispbench.harness.evaluate import Prediction
 from cispbench.harness.machine.devices import autocast
+from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
-from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.recipes.fields import Recipe, read_recipe
+from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_run
@@ -67,12 +70,16 @@ class _CorrectPixels:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run by its records, ordered by step; ``trained``: its setting as the method learnt it."""
+    """A run by its records, ordered by step; ``trained``: its setting as the method learnt it.
+
+    ``method``: that of the run, with its options; its layout says how the network grew, its scores what it predicts.
+    """
 
     records: tuple[StepRecord, ...]
     recipe: Recipe
     setting: Setting
     trained: Setting
+    method: Method
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -95,8 +102,9 @@ def recorded_run(store: Store, run: str) -> RecordedRun:
     if last.origin == "predictions":
         raise UsageError(f"the run {last.run_key[:10]} was scored from files of masks: it has no models to ask.")
     setting = parse_setting(last.setting)
-    recipe: Recipe = load_strict(Recipe, last.recipe, f"the recipe of the run {last.run_key[:10]}")
-    return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting)
+    recipe = read_recipe(last.recipe, f"the recipe of the run {last.run_key[:10]}")
+    method = make_method(load_method(last.method.name), recipe.method)
+    return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting, method)
 
 
 class RunPredictor:
@@ -207,18 +215,20 @@ class RunPredictor:
         table = self.run.setting.test_table()
         loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
         model = self._model(record)
+        known, classes = self.run.trained.num_classes(record.step), len(self.run.trained.learning_order)
+        predict = Prediction(self.run.method.scores, known, classes)
         with torch.inference_mode(), explaining_lost_workers():
-            for images, targets, ids in loader:
+            for batch in loader:
                 with autocast(self._device, recipe.optim.precision):
-                    logits = model(images.to(self._device)).logits
-                predictions = logits.argmax(1).to("cpu", torch.uint8)
-                yield from zip(ids, images, targets.to(torch.uint8), predictions, strict=True)
+                    output = model(*batch.to(self._device).inputs)
+                predictions = predict(output).to("cpu", torch.uint8)
+                yield from zip(batch.ids, batch.images, batch.target.to(torch.uint8), predictions, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""
         model = build_model(self.run.recipe.model, self.run.recipe.data.crop)
         for step in range(record.step + 1):
-            model.grow(self.run.trained.new_classes(step))
+            model.grow(self.run.method.layout(self.run.trained, step))
         try:
             model.load_state_dict(self._steps.load(record.key))
         except DamagedStepError as error:

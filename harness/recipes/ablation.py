@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cispbench.harness.method import Method
-from cispbench.harness.recipes.layers import parse_override
+from cispbench.harness.recipes.overrides import parse_override
 from cispbench.harness.recipes.recipe_files import beside, check_changes
 from cispbench.splits.errors import RecipeError, UsageError
 from cispbench.splits.strict_yaml import load_yaml

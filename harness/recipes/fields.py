@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
+from cispbench.harness.models.catalogue import SECTIONS
+from cispbench.harness.recipes.old_names import SELECTORS, with_current_names, with_old_names
 from cispbench.results.record_fields import plain
 from cispbench.splits.errors import RecipeError, StoreError
 from cispbench.splits.ranges import Range
@@ -20,6 +23,12 @@ Factor = Annotated[float, Range(least=0, most=1000)]
 Epochs = Annotated[float, Range(above=0, most=1e6)]
 Scale = Annotated[float, Range(above=0, most=100)]
 Precision = Literal["fp32", "bf16", "fp16"]
+ALL = "all"  # in ``frozen_norms`` and ``frozen_dropout``: wherever they are
+
+
+def _require(name: str, value: object, holds: bool, rule: str) -> None:
+    if not holds:
+        raise RecipeError(f"{name} must be {rule}, not {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -58,41 +67,73 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """How a step is optimised (SGD); ``later`` in the recipe replaces fields from step 1 on."""
+    """How a step is optimised; ``later``, ``steps`` and ``phases`` in the recipe replace fields of it.
 
-    lr: Annotated[float, Range(above=0, most=1000)] = 0.01  # learning rate of the decoder before the schedule
-    encoder_lr: Factor = 1.0  # learning rate of the encoder, as a factor on ``lr``; 0: not trained
-    classifier_lr: Factor = 1.0  # the same for parameters outside encoder and decoder
-    momentum: Annotated[float, Range(least=0, below=1)] = 0.9  # of SGD
-    nesterov: bool = True  # Nesterov's form of the momentum
-    weight_decay: Factor = 1e-4  # factor of the L2 penalty
+    ``rates`` and ``decay`` give factors by selector, ``frozen_norms`` and ``frozen_dropout`` name some. Selectors are
+    in ``harness/training/selectors.py``; docs/recipes.md has examples.
+    """
+
+    lr: Annotated[float, Range(above=0, most=1000)] = 0.01  # learning rate before the schedule
+    rates: dict[str, Factor] = field(default_factory=dict)  # factors on ``lr`` by selector, else 1; 0: not learnt
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.9  # of SGD alone
+    nesterov: bool = True  # Nesterov's form of the momentum, of SGD alone
+    betas: tuple[Annotated[float, Range(least=0, below=1)], ...] = (0.9, 0.999)  # of AdamW alone: its two moments
+    eps: Annotated[float, Range(above=0, most=1)] = 1e-8  # of AdamW alone: added to the root of the second moment
+    weight_decay: Factor = 1e-4  # factor of the L2 penalty; with AdamW of the decoupled decay
+    decay: dict[str, Factor] = field(default_factory=dict)  # factors on ``weight_decay`` by selector, else 1
     schedule: Literal["poly", "constant"] = "poly"  # the learning rate falls to 0 as a power, or stays
     power: Factor = 0.9  # exponent of the poly schedule
+    floor: Annotated[float, Range(least=0, most=1000)] = 0.0  # least learning rate of the schedule, no factor on ``lr``
     warmup: Annotated[int, Range(least=0, most=1e9)] = 0  # iterations in which the learning rate rises linearly
+    warmup_share: Annotated[float, Range(least=0, most=1)] = 0.0  # the same as a share of the step's iterations
+    warmup_start: Annotated[float, Range(least=0, most=1)] = 1e-3  # factor that a warm-up by share begins with
     batch: Images = 24  # images per iteration, over all devices
     epochs: Annotated[float, Range(above=0, most=1e6)] | None = (
         None  # length of the step in passes over its images; either this or ``iterations``
     )
-    iterations: Annotated[int, Range(least=1, most=1e9)] | None = None  # length of the step in iterations
+    iterations: Annotated[int, Range(least=0, most=1e9)] | None = None  # length of the step in iterations
     clip: Annotated[float, Range(above=0, most=1e9)] | None = None  # largest norm of the gradient; null: no clipping
     precision: Precision = "fp32"  # number format of forward and backward pass
+    frozen_norms: tuple[str, ...] = ()  # selectors or "all": batch norms with fixed statistics that are not learnt
+    frozen_dropout: tuple[str, ...] = ()  # sections, "classifier" or "all": no dropout and no stochastic depth
 
     def __post_init__(self) -> None:
         check_ranges(self, RecipeError)
-        if self.nesterov and self.momentum == 0:
+        _require("betas", self.betas, len(self.betas) == 2, "two numbers")
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise RecipeError("nesterov needs a momentum above 0.")
         if (self.epochs is None) == (self.iterations is None):
             raise RecipeError("either epochs or iterations must be given, and not both.")
+        if self.warmup_share and self.schedule != "poly":
+            raise RecipeError(f"warmup_share belongs to the schedule poly, and the schedule is {self.schedule}.")
+        if self.warmup and self.warmup_share:
+            raise RecipeError("either warmup or warmup_share may be above 0, and not both.")
+
+    def as_recorded(self) -> dict[str, Any]:
+        """Return the fields as records and keys hold them: see ``Recipe.as_recorded``."""
+        values = dataclasses.asdict(self)
+        for name in _NEW_FIELDS:
+            if values[name] == _DEFAULTS[name]:
+                del values[name]
+        old: dict[str, Any] = with_old_names({"optim": values})["optim"]
+        return dict.fromkeys(SELECTORS, 1.0) | old
 
 
-def _require(name: str, value: object, holds: bool, rule: str) -> None:
-    if not holds:
-        raise RecipeError(f"{name} must be {rule}, not {value!r}.")
+_NEW_FIELDS = (
+    "rates", "optimizer", "betas", "eps", "decay", "floor", "warmup_share", "warmup_start", "frozen_norms",
+    "frozen_dropout",
+)  # fmt: skip
+_DEFAULTS = dataclasses.asdict(OptimRecipe(epochs=1))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run's recipe decides: all but setting, seed, data and devices."""
+    """Everything that a run's recipe decides: all but setting, seed, data and devices.
+
+    ``later``, ``steps`` and ``phases`` hold fields of ``optim`` that differ: from step 1 on, at the steps with these
+    numbers, in the phases of these names (``Method.phases``). ``rates`` and ``decay`` differ selector by selector.
+    """
 
     model: str  # a name of `cispbench list models`
     weights: str | None = "none"  # a name from weights.yaml, "none": a random start, null: --weights must say
@@ -101,19 +142,42 @@ class Recipe:
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     optim: OptimRecipe = field(default_factory=lambda: OptimRecipe(epochs=30))
     later: dict[str, Any] = field(default_factory=dict)  # fields of ``optim`` that differ from step 1 on
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)  # and those that differ at single steps
+    phases: dict[str, dict[str, Any]] = field(default_factory=dict)  # and those that differ in phases of these names
     method: dict[str, Any] = field(default_factory=dict)  # options of the method; those left out have their defaults
 
-    def phase(self, step: int) -> OptimRecipe:
-        """Return the optimisation of ``step``."""
-        return self.optim if step == 0 or not self.later else self._later_phase
+    def __post_init__(self) -> None:
+        for number in self.steps:
+            _require("a key of steps", number, number.isdecimal() and number == str(int(number)), "a step's number")
+
+    def phase(self, step: int, name: str = "train") -> OptimRecipe:
+        """Return the optimisation of a phase of ``step``: ``optim`` with the changes of the other sections over it.
+
+        ``later`` comes first, then ``steps``, then ``phases``: the last one that sets a field wins. Raises RecipeError
+        for a field that does not exist, or values that do not fit together.
+        """
+        sections = {
+            "later": self.later if step > 0 else {},
+            f"steps.{step}": self.steps.get(str(step), {}),
+            f"phases.{name}": self.phases.get(name, {}),
+        }
+        places = tuple(place for place, changes in sections.items() if changes)
+        if places not in self._built:
+            phase = self.optim
+            for place in places:
+                phase = _changed(phase, sections[place], place)
+            self._built[places] = phase
+        return self._built[places]
+
+    def fixed_norms(self, phase: OptimRecipe) -> frozenset[str]:
+        """Return the sections all of whose batch norms keep their statistics in a phase."""
+        named = set(SECTIONS) if ALL in phase.frozen_norms else set(SECTIONS) & set(phase.frozen_norms)
+        return frozenset(named | ({"encoder"} if self.freeze_batch_norm else set()))
 
     @cached_property
-    def _later_phase(self) -> OptimRecipe:
-        changes = dict(self.later)
-        # A length of later steps replaces that of step 0, which may be given in the other unit.
-        if "iterations" in changes or "epochs" in changes:
-            changes = {"epochs": None, "iterations": None, **changes}
-        return load_strict(OptimRecipe, {**dataclasses.asdict(self.optim), **changes}, "recipe", "later")
+    def _built(self) -> dict[tuple[str, ...], OptimRecipe]:
+        """What ``phase`` has built, by the sections that take part: a plan asks for every step."""
+        return {}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and scalars, as JSON will hold them. Raises RecipeError for what it cannot hold."""
@@ -124,14 +188,33 @@ class Recipe:
         return values
 
     def as_recorded(self) -> dict[str, Any]:
-        """Return ``as_dict`` as records and keys hold it: without ``data.pad`` at its default.
+        """Return ``as_dict`` as records and keys hold it: without the fields that are newer, where at their defaults.
 
-        Records and keys were made before there was the choice, and what they stand for has not changed.
+        ``read_recipe`` reads it. Records and keys were made before there was the choice, and what they stand for has
+        not changed. For the same reason ``rates`` of encoder and classifier have their old names.
         """
-        values = self.as_dict()
+        values = with_old_names(self.as_dict())
+        values["optim"] = plain(self.optim.as_recorded(), "recipe.optim")
         if self.data.pad == DataRecipe.pad:
             del values["data"]["pad"]
-        return values
+        return {name: value for name, value in values.items() if value or name not in ("steps", "phases")}
+
+
+def _changed(phase: OptimRecipe, changes: Mapping[str, Any], place: str) -> OptimRecipe:
+    """Return a phase with some fields replaced; ``rates`` and ``decay`` are replaced selector by selector."""
+    values = dataclasses.asdict(phase)
+    # A length takes the place of the one before, which may be given in the other unit.
+    if "iterations" in changes or "epochs" in changes:
+        values |= {"epochs": None, "iterations": None}
+    by_selector = {
+        name: {**values[name], **changes[name]} for name in ("rates", "decay") if isinstance(changes.get(name), Mapping)
+    }
+    return load_strict(OptimRecipe, {**values, **changes, **by_selector}, "recipe", place)
+
+
+def read_recipe(values: Any, place: str) -> Recipe:
+    """Read a recipe as records hold it, older ones too. Raises RecipeError as ``load_strict`` does."""
+    return load_strict(Recipe, with_current_names(values, place) if isinstance(values, Mapping) else values, place)
 
 
 def load_strict(kind: type[T], values: Any, place: str, field: str = "") -> T:

@@ -4,7 +4,8 @@ Layers are parts of a recipe with conditions and a source (see ``recipe_files.py
 merged in this order, and for each value the last one wins:
 
 1. those of ``profiles.yaml``, which all methods share;
-2. those of ``recipes/<name>.yaml`` beside the method's module;
+2. those of ``recipes/<name>.yaml`` beside the method's module; for a wrapper below them those of its base
+   (``wrapped.py``);
 3. ``--model``;
 4. the overrides ``--set section.key=value``, in the order of the command line.
 
@@ -13,16 +14,16 @@ Conditions may be on the model, so the model is found first.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import typing
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from cispbench.harness.method import Method
-from cispbench.harness.models.catalogue import model_spec
-from cispbench.harness.recipes.fields import OptimRecipe, Recipe, load_strict
+from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.recipes.merging import decided, flat, merge
+from cispbench.harness.recipes.overrides import asked_of_bases, check_paths, kinds_of, read_override
 from cispbench.harness.recipes.recipe_files import (
     PROFILES,
     SHARED_FILE,
@@ -30,12 +31,11 @@ from cispbench.harness.recipes.recipe_files import (
     conditions_hold,
     read_layers,
     recipe_facts,
-    recipe_file,
 )
-from cispbench.splits.errors import CispbenchError, RecipeError, UsageError, closest, nearest
+from cispbench.harness.recipes.wrapped import layers_with_bases
+from cispbench.harness.registry import read_options
+from cispbench.splits.errors import RecipeError, UsageError, nearest
 from cispbench.splits.settings import Setting
-from cispbench.splits.strict_fields import refusal
-from cispbench.splits.strict_yaml import parse_yaml
 
 DEFAULT = "default"
 
@@ -70,9 +70,10 @@ def resolve_recipe(
     """Return the recipe as ``load_recipe`` does, with the source of every value. Raises RecipeError."""
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}.", hint=nearest(profile, PROFILES))
-    options = method.Options
-    _check_paths(overrides, options)
-    layers = read_layers(SHARED_FILE, profile, options) + read_layers(recipe_file(method), profile, options)
+    own, classes = layers_with_bases(method, profile, setting, asked_of_bases(overrides))
+    kinds = kinds_of(classes)
+    check_paths(overrides, kinds)
+    layers = read_layers(SHARED_FILE, profile, method.Options) + own
     chosen = model or _model_of(layers, setting)
     if chosen is None:
         raise RecipeError(
@@ -81,69 +82,34 @@ def resolve_recipe(
     facts = recipe_facts(setting, chosen)
     changes = [(changes_of(layer), str(layer["source"])) for layer in layers if conditions_hold(layer, facts)]
     changes += [({"model": model}, "--model")] if model is not None else []
-    changes += [(_read_override(text, options), "--set") for text in overrides]
+    changes += [(read_override(text, kinds), "--set") for text in overrides]
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for change, source in changes:
         merge(merged, change)
-        sources |= dict.fromkeys(_decided(change), source)
-    recipe = build_recipe(merged | {"model": chosen}, options)
-    values = flat(with_all_options(recipe, options))
+        sources |= dict.fromkeys(decided(change), source)
+    recipe = build_recipe(merged | {"model": chosen})
+    _check_steps(recipe, setting)
+    _check_base(recipe, classes)
+    values = flat(with_all_options(recipe, method))
     return SourcedRecipe(recipe, values, {path: sources.get(path, DEFAULT) for path in values})
 
 
-def build_recipe(merged: Mapping[str, Any], options: type[Any]) -> Recipe:
-    """Build a recipe from merged layers and check it, later steps and the method's options too. Raises RecipeError."""
+def build_recipe(merged: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from merged layers and check it, later steps and phases too. Raises RecipeError."""
     recipe = load_strict(Recipe, merged, "recipe")
-    recipe.phase(1)
-    load_strict(options, recipe.method, "recipe", "method")
+    for step in (1, *map(int, recipe.steps)):
+        for name in ("train", *recipe.phases):
+            recipe.phase(step, name)
     return recipe
 
 
-def with_all_options(recipe: Recipe, options: type[Any]) -> dict[str, Any]:
-    """Return the recipe as plain values, with the defaults of those method's options that the recipe does not set."""
-    method = dataclasses.asdict(load_strict(options, recipe.method, "recipe", "method"))
-    return dataclasses.replace(recipe, method=method).as_dict()
+def with_all_options(recipe: Recipe, method: type[Method]) -> dict[str, Any]:
+    """Return the recipe as plain values, with the defaults of those method's options that the recipe does not set.
 
-
-def parse_override(text: str) -> dict[str, Any]:
-    """Read ``optim.lr=0.002`` as nested mappings. Raises RecipeError."""
-    path, separator, value = text.partition("=")
-    path = path.strip()
-    if not separator or not all(path.split(".")):
-        raise RecipeError(f"--set {text!r} is not of the form section.key=value.", hint="Example: --set optim.lr=0.002")
-    try:
-        return nested(path, parse_yaml(value, f"--set {text}"))
-    except CispbenchError as error:
-        raise RecipeError(f"--set {text}: the value is not valid YAML.", hint="Quote it, or check brackets.") from error
-
-
-def merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Put ``changes`` into ``target``, section by section. Setting epochs removes iterations, and vice versa."""
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            merge(target[key], value)
-        else:
-            target[key] = copy.deepcopy(value)  # a later merge into ``target`` must not change the cached layer
-    for path in _removed(changes):
-        section, _, name = path.partition(".")
-        target[section].pop(name, None)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, by dotted path; lists are values."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-def nested(path: str, value: Any) -> dict[str, Any]:
-    """Return a value by its dotted path as nested mappings: the opposite of ``flat``."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    made: dict[str, Any] = value
-    return made
+    Raises RecipeError for an option that the method does not have, or whose value is wrong.
+    """
+    return dataclasses.replace(recipe, method=dataclasses.asdict(read_options(method, recipe.method))).as_dict()
 
 
 def _model_of(layers: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
@@ -153,76 +119,25 @@ def _model_of(layers: Sequence[Mapping[str, Any]], setting: Setting) -> str | No
     return named[-1] if named else None
 
 
-def _read_override(text: str, options: type[Any]) -> dict[str, Any]:
-    change = parse_override(text)
-    if "model" in change:
-        model_spec(str(change["model"]))  # an unknown name is an error of its own
-        raise RecipeError(f"--set {text}: a model brings its family's recipe.", hint="Use --model instead.")
-    path, _, word = (part.strip() for part in text.partition("="))
-    kind = _type_of(path, options)
-    # YAML reads ``true`` and ``1`` as no words, but an option may be a choice among words such as "true".
-    if typing.get_origin(kind) is Literal and word in typing.get_args(kind):
-        return nested(path, word)
-    return change
+def _check_steps(recipe: Recipe, setting: Setting) -> None:
+    """Raise RecipeError for a section of a step that the setting does not have."""
+    last = len(setting.steps) - 1
+    for number in recipe.steps:
+        if int(number) > last:
+            raise RecipeError(
+                f"recipe: steps.{number}: {setting.name} has the steps 0 to {last}.",
+                hint="In a recipe file a layer may hold for some settings alone (setting: ...).",
+            )
 
 
-def _kinds(options: type[Any]) -> dict[str, Any]:
-    """Return the type of each section and value of a recipe."""
-    return typing.get_type_hints(Recipe) | {"later": OptimRecipe, "method": options}
-
-
-def _check_paths(overrides: Sequence[str], options: type[Any]) -> None:
-    """Raise RecipeError for overrides whose path is in no recipe, with what may be meant in any of its sections."""
-    inside = {
-        section: [one.name for one in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-        for section, kind in _kinds(options).items()
-    }
-    problems = []
-    for text in overrides:
-        path, separator, _ = text.partition("=")
-        section, _, rest = path.strip().partition(".")
-        name = rest.partition(".")[0]
-        if not separator or not section:  # of the wrong form, which ``parse_override`` says
-            continue
-        # Deeper parts of a path are read strictly later on.
-        if section not in inside or (name and inside[section] and name not in inside[section]):
-            problems.append(f"unknown key {path.strip()!r}. {_meant(section, name, inside)}")
-    if problems:
-        raise refusal("recipe", problems, RecipeError)
-
-
-def _meant(section: str, name: str, inside: Mapping[str, Sequence[str]]) -> str:
-    """Return ``Did you mean 'optim.lr'?`` for ``lr``, ``data.lr`` and ``optim.lrr``, else what there is."""
-    here = closest(name, inside.get(section, ()))
-    if here:
-        return f"Did you mean '{section}.{here}'?"
-    places = {name: name for name in inside}
-    for other in sorted(inside, key=lambda other: other != "optim"):  # of several sections this is meant most often
-        places = {found: f"{other}.{found}" for found in inside[other]} | places
-    close = closest(name or section, places)
-    return f"Did you mean {places[close]!r}?" if close else nearest(name, inside.get(section) or inside)
-
-
-def _type_of(path: str, options: type[Any]) -> Any:
-    section, _, name = path.partition(".")
-    owner = _kinds(options).get(section)
-    if not name or not dataclasses.is_dataclass(owner):
-        return owner
-    return typing.get_type_hints(owner).get(name)
-
-
-def _decided(changes: Mapping[str, Any]) -> list[str]:
-    """Return the paths that a layer decides: those that it sets, and those that it removes."""
-    return [*flat(changes), *_removed(changes)]
-
-
-def _removed(changes: Mapping[str, Any]) -> list[str]:
-    """Return what a layer removes: iterations where it sets epochs, epochs where it sets iterations."""
-    return [
-        f"{section}.{other}"
-        for section in ("optim", "later")
-        for name, other in (("epochs", "iterations"), ("iterations", "epochs"))
-        if isinstance(changes.get(section), Mapping)
-        and changes[section].get(name) is not None
-        and other not in changes[section]
-    ]
+def _check_base(recipe: Recipe, classes: Sequence[type[Method]]) -> None:
+    """Raise RecipeError where the merged layers name another base than the one whose layers they are."""
+    options = recipe.method
+    for method, base in itertools.pairwise(classes):
+        said = options.get("base", base.name) if isinstance(options, Mapping) else base.name  # else refused as a type
+        if said != base.name:
+            raise RecipeError(
+                f"the base of {method.name} is {said} or {base.name}, depending on the model or the base.",
+                hint="A layer that names the base may have no conditions on either.",
+            )
+        options = options.get("base_options", {}) if isinstance(options, Mapping) else {}

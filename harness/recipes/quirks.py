@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cispbench.harness.method import Method, NoOptions
+from cispbench.harness.method import Method
 from cispbench.harness.recipes.fields import Recipe
-from cispbench.harness.recipes.layers import build_recipe, flat, merge, nested, with_all_options
+from cispbench.harness.recipes.layers import build_recipe, with_all_options
+from cispbench.harness.recipes.merging import flat, merge, nested
+from cispbench.harness.recipes.overrides import current_path
 from cispbench.harness.recipes.recipe_files import (
     CONDITIONS,
     QUIRKS,
@@ -33,9 +35,12 @@ from cispbench.harness.recipes.recipe_files import (
     recipe_facts,
     recipe_file,
 )
+from cispbench.harness.recipes.wrapped import NO_BASE, base_class
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
 from cispbench.splits.strict_fields import read_fields
+
+_MISSING = object()  # no value of a recipe
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class _QuirkEntry:
     model_is: Any = None
     dataset: Any = None
     setting: Any = None
+    base_is: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,13 @@ def as_word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def read_quirks(method: type[Method]) -> tuple[Quirk, ...]:
-    """Return the shared quirks and the method's own. Raises RecipeError naming file, quirk and key."""
-    own = recipe_file(method)
+def read_quirks(method: type[Method], base: type[Method] | None = None) -> tuple[Quirk, ...]:
+    """Return the shared quirks, the method's own, and those of a wrapper's ``base``.
+
+    Raises RecipeError naming file, quirk and key.
+    """
     found: dict[str, Quirk] = {}
-    for path, owner in ((SHARED_FILE, None), (own, method.name)):
+    for path, owner in ((SHARED_FILE, None), (recipe_file(method), method.name)):
         if path is None:
             continue
         entries = read_recipe_file(path).get(QUIRKS) or {}
@@ -101,7 +109,8 @@ def read_quirks(method: type[Method]) -> tuple[Quirk, ...]:
             if name in found:
                 raise RecipeError(f"{path}: {QUIRKS}: {name} is the name of a shared quirk, too.", hint="Rename it.")
             found[name] = _read(str(name), owner, entry, method.Options, path)
-    return tuple(found.values())
+    of_base = () if base is None else (quirk for quirk in read_quirks(base) if quirk.name not in found)
+    return (*found.values(), *map(_as_base_option, of_base))
 
 
 def quirks_in_force(method: type[Method], setting: Setting, recipe: Recipe) -> tuple[Quirk, ...]:
@@ -111,23 +120,36 @@ def quirks_in_force(method: type[Method], setting: Setting, recipe: Recipe) -> t
 
 def quirk_states(method: type[Method], setting: Setting, recipe: Recipe) -> list[tuple[Quirk, bool | None]]:
     """Return every quirk with whether it is in force; None where its conditions do not hold. Raises RecipeError."""
-    facts, values = recipe_facts(setting, recipe.model), _option_values(recipe, method.Options)
+    values = _option_values(recipe, method)
+    base = base_class(method, with_all_options(recipe, method)["method"])
+    facts = {**recipe_facts(setting, recipe.model), "base_is": base.name if base else NO_BASE}
     return [
-        (quirk, values[quirk.option] == quirk.released if conditions_hold(quirk.conditions, facts) else None)
-        for quirk in read_quirks(method)
+        (quirk, _value(quirk.option, values) == quirk.released if conditions_hold(quirk.conditions, facts) else None)
+        for quirk in read_quirks(method, base)
     ]
 
 
-def _option_values(recipe: Recipe, options: type[Any]) -> dict[str, Any]:
+def _option_values(recipe: Recipe, method: type[Method]) -> dict[str, Any]:
     """Return every value a quirk can depend on; ``later`` holds all that is in force from step 1 on."""
-    values = with_all_options(recipe, options)
+    values = with_all_options(recipe, method)
     later = {key: getattr(recipe.phase(1), key) for key in values["optim"]}
     return flat({**values, "later": later})
+
+
+def _value(option: str, values: Mapping[str, Any]) -> Any:
+    """Return the value of an option; a factor that no recipe gives is 1, and a phase of its own may be missing."""
+    return values.get(option, 1.0 if {"rates", "decay"} & set(option.split(".")) else _MISSING)
+
+
+def _as_base_option(quirk: Quirk) -> Quirk:
+    section, _, name = quirk.option.partition(".")
+    return replace(quirk, option=f"method.base_options.{name}") if section == "method" else quirk
 
 
 def _read(name: str, owner: str | None, entry: Any, options: type[Any], path: Path) -> Quirk:
     place = f"{path}: {QUIRKS}: {name}"
     read = read_fields(_QuirkEntry, entry, place, RecipeError)
+    read = replace(read, option=current_path(read.option))
     for key, value in (("released", read.released), ("otherwise", read.otherwise)):
         _check_value(read.option, value, options, f"{place}: {key}")
     if read.released == read.otherwise:
@@ -147,6 +169,6 @@ def _check_value(option: str, value: Any, options: type[Any], place: str) -> Non
     plain: dict[str, Any] = {"model": "any", "optim": {"epochs": 1}}
     merge(plain, change)
     try:
-        build_recipe(plain, NoOptions)
+        build_recipe(plain)
     except RecipeError as error:
         raise RecipeError(f"{place}: {error.message}", hint=error.hint) from error

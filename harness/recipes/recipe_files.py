@@ -3,8 +3,8 @@
 A recipe file maps a profile to a list of layers. A layer is a mapping that holds
 
 - a part of a recipe, for example ``optim: {lr: 0.01}``;
-- conditions: ``family``, ``model_is``, ``dataset``, ``setting``, each a name, a glob, or a list of them. The layer
-  counts only where all of them hold;
+- conditions: ``family``, ``model_is``, ``dataset``, ``setting``, ``base_is`` (the method that a wrapper changes),
+  each a name, a glob, or a list of them. The layer counts only where all of them hold;
 - ``source``: where its values come from.
 
 ``profiles.yaml`` holds what all methods share. The key ``quirks`` beside the profiles is read by ``quirks.py``.
@@ -23,6 +23,7 @@ from typing import Any
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.recipes.old_names import optim_sections, with_current_names
 from cispbench.splits.errors import RecipeError, nearest
 from cispbench.splits.settings import Setting
 from cispbench.splits.strict_fields import read_part, refusal
@@ -30,7 +31,7 @@ from cispbench.splits.strict_yaml import load_yaml
 
 PROFILES = ("paper", "mini", "quick")
 QUIRKS = "quirks"
-CONDITIONS = ("family", "model_is", "dataset", "setting")
+CONDITIONS = ("family", "model_is", "dataset", "setting", "base_is")
 SHARED_FILE = Path(__file__).parent / "profiles.yaml"
 
 
@@ -74,6 +75,7 @@ def _cached_layers(path: Path, profile: str, options: Any, _state: tuple[int, in
     layers = read_recipe_file(path).get(profile) or []
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise RecipeError(f"{path}: {profile} must be a list of layers.")
+    layers = [with_current_names(layer, f"{path}: {profile}") for layer in layers]
     for layer in layers:
         check_changes(changes_of(layer), options, f"{path}: {profile}")
     return [{"source": f"{path.name}, which gives no source", **layer} for layer in layers]
@@ -88,15 +90,16 @@ def check_changes(changes: Mapping[str, Any], options: type[Any], place: str) ->
     """Check the keys and types of a part of a recipe. Raises RecipeError naming ``place``."""
     problems: list[str] = []
     read_part(Recipe, changes, problems)
-    for section, kind in (("later", OptimRecipe), ("method", options)):
-        if isinstance(changes.get(section), Mapping):  # else it is among the problems
-            read_part(kind, changes[section], problems, section)
+    sections = [(path, values, OptimRecipe) for path, values in optim_sections(changes) if path != "optim"]
+    for path, values, kind in [*sections, ("method", changes.get("method"), options)]:
+        if isinstance(values, Mapping):  # else it is among the problems
+            read_part(kind, values, problems, path)
     if problems:
         raise refusal(place, problems, RecipeError)
 
 
 def recipe_facts(setting: Setting, model: str) -> dict[str, str]:
-    """Return what the conditions of layers and quirks are compared with."""
+    """Return what the conditions of layers and quirks are compared with, but for ``base_is``."""
     return {
         "dataset": setting.dataset, "setting": setting.name, "model_is": model, "family": model_spec(model).family
     }  # fmt: skip

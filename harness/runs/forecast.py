@@ -32,8 +32,9 @@ class Training(NamedTuple):
     @property
     def images(self) -> int:
         """How many images the training goes through, each as often as it comes up."""
-        phase = self.plan.recipe.phase(self.step)
-        return step_iterations(phase, len(self.plan.planned(self.step).images)) * phase.batch
+        planned, images = self.plan.planned(self.step), self.plan.epoch_images(self.step)
+        phases = [self.plan.recipe.phase(self.step, name) for name in planned.phases]
+        return sum(step_iterations(phase, images) * phase.batch for phase in phases)
 
 
 def paper_warnings(trainings: Sequence[Training], device: torch.device | None, parallel: int = 1) -> Iterator[str]:
@@ -61,8 +62,8 @@ def _estimate(trainings: Sequence[Training], device: torch.device, parallel: int
     seconds = 0.0
     try:
         for training in trainings:
-            recipe = training.plan.recipe
-            precision = recipe.phase(training.step).precision
+            recipe, last = training.plan.recipe, training.plan.planned(training.step).phases[-1]
+            precision = recipe.phase(training.step, last).precision
             pace = seconds_per_image(recipe.model, recipe.data.crop, precision, device)
             seconds += training.images * pace * (_PREVIOUS if training.step else 1.0)
     except (RuntimeError, MemoryError) as error:  # as when the memory is too small; the training will say more

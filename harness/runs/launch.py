@@ -118,7 +118,7 @@ def _share_cores(group: Group, device: torch.device) -> None:
 
 def _note_precision(plan: RunPlan, device: torch.device, view: ProgressView) -> None:
     """Say where a precision costs time instead of saving it."""
-    precisions = {plan.recipe.phase(step.step).precision for step in plan.steps}
+    precisions = {plan.recipe.phase(step.step, name).precision for step in plan.steps for name in step.phases}
     if device.type == "cpu" and "bf16" in precisions and emulates_bf16():
         view.note(
             "optim.precision=bf16: this processor has no bf16 arithmetic and emulates it, many times slower than "

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cispbench.harness.method import Method
+from cispbench.harness.wrapper import Wrapper
 
 UNKNOWN = "unknown"  # instead of a digest, where no source is found: a class that was typed in, for example
 BUILT_IN = "cispbench.methods"
@@ -52,6 +53,19 @@ def method_code(method: type[Method]) -> str:
     except _NoSourceError:
         return UNKNOWN
     return hashlib.sha256(repr(sorted(entry for entry in digests.items() if entry[1])).encode()).hexdigest()
+
+
+def code_of(method: Method) -> str:
+    """Return the digest of a method's code, of a wrapper together with its base's; UNKNOWN where one has none."""
+    codes = [method_code(type(one)) for one in with_bases(method)]
+    if len(codes) == 1 or UNKNOWN in codes:
+        return UNKNOWN if UNKNOWN in codes else codes[0]
+    return hashlib.sha256(repr(codes).encode()).hexdigest()
+
+
+def with_bases(method: Method) -> tuple[Method, ...]:
+    """Return a method alone, or a wrapper, its base, and so on."""
+    return (method, *with_bases(method.base)) if isinstance(method, Wrapper) else (method,)
 
 
 def _read(name: str, required: bool) -> tuple[str, tuple[str, ...]]:

@@ -1,15 +1,17 @@
 """The plan of a run: what each step is made of, and the content key that follows from it.
 
 A key is the SHA-256 of all that decides a step's weights (``PlannedStep.made_of`` names each part): versions of the
-code, fingerprint of the data, list of images, classes, model, pre-trained weights, the recipe's data section and its
-optimiser section (``optim`` at step 0, ``later`` over it from step 1 on), method with options, seed, and the key of the
-step before. Two runs that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
+code, fingerprint of the data, list of images, classes, model, pre-trained weights, the recipe's data section, its
+optimiser section (``optim`` with the sections over it), method with options, seed, and the key of the step before. Two
+runs that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
+Exemplars are no part of it, since they follow from the rest; the maps of companions are, for methods that use them.
 The version of a method stands for its code where the method comes with cispbench. Of other methods the digest of the
-code is a part of the key besides (``method_code.py``): nobody has to remember to raise a version.
+code is a part of the key besides (``method_code.py``): nobody has to remember to raise a version. The part of a wrapper
+holds that of its base.
 How a batch is divided is part of it only where that changes the result: for networks whose batch norms see one
 micro-batch at a time, the number of micro-batches is (``parts``), which follows from the batch, ``--micro-batch`` and
 ``--devices``. ``apart`` (``sweep --no-share``) gives a run keys of its own. The key of a run is made of the key of its
-last step and of how it is tested; records are looked up by both.
+last step and of how it is tested (by the method too, if it has ``scores`` of its own); records are looked up by both.
 
 A plan holds names and values, no open files and no networks: it can be pickled, printed, and carried out elsewhere.
 """
@@ -19,29 +21,33 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cispbench.harness.data.exemplars import check_memory
 from cispbench.harness.data.source import DataKind, Source
 from cispbench.harness.distributed.division import Division
-from cispbench.harness.method import Method
+from cispbench.harness.method import Companion, Memory, Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import least_images, model_spec, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.runs.declared import check_declared
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import ImportedStep
-from cispbench.harness.runs.method_code import is_built_in, method_code
-from cispbench.splits.errors import RecipeError
+from cispbench.harness.runs.method_code import code_of, is_built_in, method_code, with_bases
+from cispbench.harness.wrapper import Wrapper, overrides
+from cispbench.splits.errors import MethodError, RecipeError, nearest
 from cispbench.splits.settings import Setting
 
+TRAIN = "train"  # the phase of a method that has no others
 TRAINING_VERSION = 2  # raised whenever the same plan would train to other weights
 
 
-def code_versions(method: Method) -> tuple[int, int, int]:
-    """Return what the keys of a plan say of the code: versions of the training, of the models and of the method."""
-    return TRAINING_VERSION, MODELS_VERSION, type(method).version
+def code_versions(method: Method) -> tuple[int, ...]:
+    """Return what the keys of a plan say of the code: versions of the training, the models, the method and its base."""
+    return TRAINING_VERSION, MODELS_VERSION, *(one.version for one in with_bases(method))
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class PlannedMethod:
     """The method by its entry point's name, with its version, all its options, and what it says of its steps.
 
     ``code``: the digest of its code, or UNKNOWN (see ``method_code.py``). ``built_in``: it comes with cispbench.
+    ``companions`` and ``memory``: what it declares.
     """
 
     name: str
@@ -58,6 +65,8 @@ class PlannedMethod:
     shared_base: bool
     code: str
     built_in: bool
+    companions: tuple[Companion, ...] = ()
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ NO_WEIGHTS = PlannedWeights("none", False, None)
 class PlannedStep:
     """One step: the images it trains on and its content key.
 
-    ``made_of``: what the key is the digest of, by name; empty for an imported step.
+    ``made_of``: what the key is the digest of, by name; empty for an imported step. ``phases``: see ``Method.phases``.
     """
 
     step: int
@@ -98,6 +107,7 @@ class PlannedStep:
     key: str
     previous_key: str | None
     made_of: Mapping[str, Any]
+    phases: tuple[str, ...] = (TRAIN,)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,8 @@ class RunPlan:
 
     ``learnt`` is the setting as the method learns it: one step with all classes for a joint method, else ``setting``.
     ``steps`` begins with step 0, or with an imported step from which the run goes on. ``versions``: those of the
-    training, the models and the method.
+    training, the models, the method and its base. ``test_maps``: fingerprints of the companions of the test images, by
+    name.
     """
 
     setting: Setting
@@ -119,13 +130,25 @@ class RunPlan:
     weights: PlannedWeights
     steps: tuple[PlannedStep, ...]
     evaluation_key: str
-    versions: tuple[int, int, int]
+    versions: tuple[int, ...]
     devices: int = 1
     micro_batch: int | None = None
+    test_maps: Mapping[str, str] = field(default_factory=dict)
 
     def planned(self, step: int) -> PlannedStep:
         """Return the plan of ``step``, by its index in the setting."""
         return self.steps[step - self.steps[0].step]
+
+    def epoch_images(self, step: int) -> int:
+        """Return how many images an epoch of ``step`` has at most: its own, and the exemplars that it may append.
+
+        Where a method chooses fewer exemplars than it may keep, the training is shorter than planned.
+        """
+        memory, own = self.method.memory, len(self.planned(step).images)
+        if memory is None or memory.use != "append":
+            return own
+        earlier = sum(len(planned.images) for planned in self.steps if planned.step < step)
+        return own + min(memory.size, earlier)
 
     @property
     def run_key(self) -> str:
@@ -170,15 +193,19 @@ def plan_run(
     source's lists, where several runs are planned. ``share``: False for keys of this run's own, so that no other method
     or setting shares a step with it.
 
-    Raises DataError for a step without images, UsageError for a batch that cannot be divided, RecipeError for one that
-    is too small for the network.
+    Raises DataError for a step without images, UsageError for a batch that cannot be divided or must not be for this
+    method, MethodError for a method that contradicts itself, RecipeError for a batch that is too small for the network.
     """
     learnt = setting.joint() if method.joint else setting
+    check_declared(method, learnt, devices, micro_batch)
+    worker = _planned_method(method, learnt, recipe)
     lists = lists or ImageLists(source)
     own = {} if share else {"apart": [method.name, setting.name]}
-    data_recipe, phases = recipe.as_recorded()["data"], [asdict(recipe.phase(step)) for step in (0, 1)]
+    data_recipe = recipe.as_recorded()["data"]
+    phases = _phases(method, learnt, recipe)
     steps: list[PlannedStep] = []
-    for step in range(start.step if start else 0, len(learnt.steps)):
+    first = start.step if start else 0
+    for step in range(first, len(learnt.steps)):
         images, list_sha256 = lists.train(learnt, step)
         previous = steps[-1].key if steps else None
         if start and step == start.step:
@@ -194,24 +221,35 @@ def plan_run(
             "weights": weights.sha256,
             "freeze_batch_norm": recipe.freeze_batch_norm,
             "data_recipe": data_recipe,
-            "optim": phases[min(step, 1)],  # the recipe has two phases: step 0, and all later steps
-            "method": _method_part(method, step),
+            **_optim_part(recipe, step, phases[step]),
+            "method": None if step == 0 and method.shared_base else _method_part(method),
             "seed": seed,
             "previous": previous,
             **own,
             **_model_version(recipe.model),
-            **_parts(recipe, step, devices, micro_batch),
+            **_parts(recipe, step, phases[step], devices, micro_batch),
+            **_companions(worker, learnt, map_steps(worker, step, first), lists),
         }
-        steps.append(PlannedStep(step, images, list_sha256, _digest_of(made_of), previous, made_of))
+        steps.append(PlannedStep(step, images, list_sha256, _digest_of(made_of), previous, made_of, phases[step]))
+    test_maps = {one.name: lists.test_maps(one).fingerprint for one in worker.companions if one.at_test}
     return RunPlan(
-        setting=setting, learnt=learnt, method=_planned_method(method), recipe=recipe, profile=profile, seed=seed,
+        setting=setting, learnt=learnt, method=worker, recipe=recipe, profile=profile, seed=seed,
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
-        evaluation_key=_evaluation_key(setting, recipe, lists), versions=code_versions(method), devices=devices,
-        micro_batch=micro_batch,
+        evaluation_key=_evaluation_key(setting, recipe, lists, {**_scores(method), **_test_companions(test_maps)}),
+        versions=code_versions(method), devices=devices, micro_batch=micro_batch, test_maps=test_maps,
     )  # fmt: skip
 
 
-def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists) -> str:
+def _scores(method: Method) -> dict[str, Any]:
+    """Return what makes the prediction, where it is not the arg-max of the logits."""
+    return {"scores": _method_part(method)} if overrides(method, "scores") else {}
+
+
+def _test_companions(test_maps: Mapping[str, str]) -> dict[str, Any]:
+    return {"companions": dict(test_maps)} if test_maps else {}
+
+
+def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, of_the_method: Mapping[str, Any]) -> str:
     return _digest_of(
         {
             "training": TRAINING_VERSION,
@@ -219,16 +257,62 @@ def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists) -> str:
             "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
             "precision": recipe.optim.precision,
             "order": setting.learning_order,
+            **of_the_method,
         }
     )
 
 
-def _planned_method(method: Method) -> PlannedMethod:
-    cls = type(method)
+def _phases(method: Method, learnt: Setting, recipe: Recipe) -> list[tuple[str, ...]]:
+    """Return the names of each step's phases; those of a shared step 0, which the harness trains, are not asked for.
+
+    Raises MethodError for a step without a phase, or with one twice; RecipeError for a phase that no step has.
+    """
+    found = [
+        (TRAIN,) if step == 0 and method.shared_base else tuple(method.phases(learnt, step))
+        for step in range(len(learnt.steps))
+    ]
+    for step, names in enumerate(found):
+        if not names or len(set(names)) < len(names):
+            raise MethodError(f"{method.name} has the phases {names} at step {step}: at least one, and each once.")
+    known = dict.fromkeys(name for names in found for name in names)
+    for name in recipe.phases:
+        if name not in known:
+            raise RecipeError(f"recipe: phases.{name}: {method.name} has no such phase.", hint=nearest(name, known))
+    return found
+
+
+def _optim_part(recipe: Recipe, step: int, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the recipes of a step's phases: that of "train" as ``optim``, those of others by name."""
+    found = {name: recipe.phase(step, name).as_recorded() for name in names}
+    train = {"optim": found.pop(TRAIN)} if TRAIN in found else {}
+    return {**train, **({"phases": found} if found else {})}
+
+
+def _planned_method(method: Method, learnt: Setting, recipe: Recipe) -> PlannedMethod:
+    """Return the method with what it declares. Raises MethodError for a memory that cannot be used."""
+    memory = method.memory()
+    if memory is not None:
+        check_memory(method.name, memory, recipe.phase(1).batch)
     return PlannedMethod(
-        method.name, method.version, asdict(method.options), method.joint, method.shared_base, method_code(cls),
-        is_built_in(cls),
+        method.name, method.version, asdict(method.options), method.joint, method.shared_base, code_of(method),
+        is_built_in(type(method)), tuple(method.companions(learnt)), memory,
     )  # fmt: skip
+
+
+def _companions(method: PlannedMethod, learnt: Setting, steps: Sequence[int], lists: ImageLists) -> dict[str, Any]:
+    """Return the fingerprints of the maps of ``steps`` that the last of them is trained with, where there are any."""
+    found = {one.name: lists.maps(one, learnt, steps).fingerprint for one in trained_with(method, steps[-1])}
+    return {"companions": found} if found else {}
+
+
+def trained_with(method: PlannedMethod, step: int) -> tuple[Companion, ...]:
+    """Return the companions that a step is trained with: none for a base that other methods share."""
+    return () if step == 0 and method.shared_base else method.companions
+
+
+def map_steps(method: PlannedMethod, step: int, first: int) -> tuple[int, ...]:
+    """Return the steps whose images ``step`` needs the maps of: with a memory all from ``first`` on, else its own."""
+    return tuple(range(first, step + 1)) if method.memory else (step,)
 
 
 def parts_note(plan: RunPlan) -> str | None:
@@ -237,28 +321,35 @@ def parts_note(plan: RunPlan) -> str | None:
     cut = [planned.step for planned in plan.steps if "parts" in planned.made_of]
     if not cut:
         return None
-    size = Division(recipe.phase(cut[0]).batch, plan.devices, plan.micro_batch).smallest_micro_batch
+    phases = (recipe.phase(cut[0], name) for name in plan.planned(cut[0]).phases)
+    size = min(Division(phase.batch, plan.devices, plan.micro_batch).smallest_micro_batch for phase in phases)
     return (
         f"--micro-batch {plan.micro_batch}: the batch norms of {recipe.model} see parts of {size} at once, not the "
         "whole batch; the result is another one, and kept apart by its key"
     )
 
 
-def _parts(recipe: Recipe, step: int, devices: int, micro_batch: int | None) -> dict[str, Any]:
-    """Return into how many parts a batch is cut, where that decides what batch norms see.
+def _parts(recipe: Recipe, step: int, names: tuple[str, ...], devices: int, micro_batch: int | None) -> dict[str, Any]:
+    """Return into how many parts a batch is cut, where that decides what batch norms see; of several phases by name.
 
     Raises RecipeError for fewer images at once than the network can be trained on.
     """
-    division = Division(recipe.phase(step).batch, devices, micro_batch)
-    least = least_images(recipe.model)
-    if division.smallest_micro_batch < least:
-        raise RecipeError(
-            f"step {step} trains on {division.smallest_micro_batch} image at once (batch {division.batch}, micro-batch "
-            f"{micro_batch or 'none'}), and the batch norms of {recipe.model} need {least}.",
-            hint=f"Use a larger batch (--set {'later' if step else 'optim'}.batch={least}) or --micro-batch {least}.",
-        )
-    divided = division.micro_batches > 1 and trains_batch_norm(recipe.model, recipe.freeze_batch_norm)
-    return {"parts": division.micro_batches} if divided else {}
+    found: dict[str, int] = {}
+    for name in names:
+        phase, least = recipe.phase(step, name), least_images(recipe.model)
+        division = Division(phase.batch, devices, micro_batch)
+        if division.smallest_micro_batch < least:
+            raise RecipeError(
+                f"step {step} trains on {division.smallest_micro_batch} image at once (batch {division.batch}, "
+                f"micro-batch {micro_batch or 'none'}), and the batch norms of {recipe.model} need {least}.",
+                hint=f"Use a larger batch (--set {'later' if step else 'optim'}.batch={least}) or --micro-batch "
+                f"{least}.",
+            )
+        if division.micro_batches > 1 and trains_batch_norm(recipe.model, recipe.fixed_norms(phase)):
+            found[name] = division.micro_batches
+    if names == (TRAIN,):
+        return {"parts": found[TRAIN]} if found else {}
+    return {"parts": found} if found else {}
 
 
 def _model_version(model: str) -> dict[str, int]:
@@ -267,11 +358,10 @@ def _model_version(model: str) -> dict[str, int]:
     return {} if version == 1 else {"model_version": version}
 
 
-def _method_part(method: Method, step: int) -> dict[str, Any] | None:
-    if step == 0 and method.shared_base:
-        return None
+def _method_part(method: Method) -> dict[str, Any]:
     code = {} if is_built_in(type(method)) else {"code": method_code(type(method))}
-    return {"name": method.name, "version": method.version, "options": asdict(method.options), **code}
+    base = {"base": _method_part(method.base)} if isinstance(method, Wrapper) else {}
+    return {"name": method.name, "version": method.version, "options": asdict(method.options), **code, **base}
 
 
 def _digest_of(content: Any) -> str:

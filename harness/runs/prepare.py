@@ -17,9 +17,10 @@ from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.models.weights_table import load_table
-from cispbench.harness.recipes.fields import Recipe, load_strict
-from cispbench.harness.recipes.layers import SourcedRecipe, parse_override, resolve_recipe
-from cispbench.harness.registry import load_method
+from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.recipes.layers import SourcedRecipe, resolve_recipe
+from cispbench.harness.recipes.overrides import parse_override
+from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import IMPORTED, ImportedStep, find_imported
 from cispbench.harness.runs.inputs import open_source
@@ -188,7 +189,7 @@ def _recipe_of(request: RunRequest) -> tuple[Setting, Method, str, Recipe]:
     setting, cls = served_setting(request.setting), load_method(request.method)
     profile = chosen_profile(request, setting)
     recipe = resolve_recipe(cls, setting, profile, request.model, request.overrides).recipe
-    return setting, cls(load_strict(cls.Options, recipe.method, "method")), profile, recipe
+    return setting, make_method(cls, recipe.method), profile, recipe
 
 
 def _start(

@@ -176,11 +176,12 @@ def build_graph(runs: Sequence[RunPlan], find: Callable[[str, Sequence[Need], in
 
 def _node(key: str, needs: Sequence[Need], find: Callable[[str, Sequence[Need], int], StepState]) -> Node:
     first = needs[0]
-    images = len(first.planned.images)
-    iterations = step_iterations(first.run.recipe.phase(first.planned.step), images)
+    images, step = first.run.epoch_images(first.planned.step), first.planned.step
+    phases = [first.run.recipe.phase(step, name) for name in first.planned.phases]
+    iterations = sum(step_iterations(phase, images) for phase in phases)
     found = find(key, needs, iterations)
     return Node(
-        key, first.planned.previous_key, first.planned.step, tuple(needs), images, iterations,
+        key, first.planned.previous_key, step, tuple(needs), images, iterations,
         found.state, found.reason, found.seconds, found.bytes,
     )  # fmt: skip
 

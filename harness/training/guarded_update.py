@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 
 class GuardedUpdate:
-    """Update weights and momenta, and keep the new buffers (statistics of batch norms), only if an iteration is finite.
+    """Update weights, what the optimiser keeps of them, and buffers only if an iteration is finite.
 
+    The optimiser keeps momenta, the buffers are statistics of batch norms.
     ``on_host``: the answer is read first, and an update that is not wanted is not made. On the CPU this costs nothing.
     A GPU would run out of work while the host reads; there the update is always made, and taken back on the device.
     """
@@ -46,18 +47,18 @@ class GuardedUpdate:
         _copy(list(self._old_values.values()), list(values.values()))
         update()
         for key, tensor in self._updated_values().items():
-            # The optimiser makes the momenta in its first update. Taken back they are 0, as SGD starts them.
+            # The optimiser makes its state in its first update. Taken back it is 0, as SGD and AdamW start it.
             old = self._old_values[key] if key in self._old_values else torch.zeros_like(tensor)
             _restore_unless(finite, [tensor], [old])
 
     def _updated_values(self) -> dict[tuple[int, str], Tensor]:
-        """Return all that the optimiser changes: the parameters, and their momenta as far as there are any."""
+        """Return all that the optimiser changes: the parameters, and the tensors that it keeps of them, if any yet."""
         values: dict[tuple[int, str], Tensor] = {}
         for parameter in (p for group in self._optimizer.param_groups for p in group["params"]):
             values[id(parameter), "value"] = parameter.data
-            momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if momentum is not None:
-                values[id(parameter), "momentum"] = momentum
+            for name, kept in self._optimizer.state.get(parameter, {}).items():
+                if isinstance(kept, Tensor):
+                    values[id(parameter), name] = kept
         return values
 
 

@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.method import StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.training.guarded_update import GuardedUpdate
+from cispbench.harness.training.selectors import check_selectors, factor, frozen_modules, selectors_of_parameters
+from cispbench.splits.errors import RecipeError
 
 
-def lr_factor(phase: OptimRecipe, iteration: int, iterations: int) -> float:
-    """Return the schedule's factor at ``iteration`` (from 0) of ``iterations``: poly (1 - i/n)^power, or 1.
+def rates(
+    policy: Literal["poly", "warm_poly", "constant"],
+    base: Sequence[float],
+    iteration: int,
+    iterations: int,
+    floor: float = 0.0,
+    warmup_share: float = 0.1,
+    *,
+    warmup_start: float = 1e-3,
+    warmup: int = 0,
+    power: float = 0.9,
+) -> list[float]:
+    """Return the learning rates at ``iteration`` (from 0) of ``iterations``, for the rates ``base`` of the groups.
 
-    During the ``warmup`` iterations it is multiplied by (i + 1) / warmup.
+    "poly" multiplies by (1 - iteration / iterations)^power, "constant" by 1. "warm_poly" is "poly", times a factor that
+    rises linearly from ``warmup_start`` to 1 over the first int(warmup_share * iterations) iterations. During the first
+    ``warmup`` iterations all are multiplied by (iteration + 1) / warmup. No rate is below ``floor``.
+
+    Source: clovaai/SSUL at e08ee9c, utils/scheduler.py, PolyLR and WarmUpPolyLR; the floor there is 1e-6.
     """
-    factor = 1.0 if phase.schedule == "constant" else (1.0 - iteration / iterations) ** phase.power
-    if iteration < phase.warmup:
-        factor *= (iteration + 1) / phase.warmup
-    return factor
+    factor = 1.0 if policy == "constant" else (1.0 - iteration / iterations) ** power
+    rising = int(warmup_share * iterations) if policy == "warm_poly" else 0
+    if iteration < rising:
+        share = iteration / rising
+        factor *= warmup_start * (1.0 - share) + share
+    if iteration < warmup:
+        factor *= (iteration + 1) / warmup
+    return [max(rate * factor, floor) for rate in base]
 
 
-def build_optimizer(model: IncrementalModel, phase: OptimRecipe) -> torch.optim.SGD:
-    """Return SGD with one group a section; each group's ``base_lr`` is what the schedule multiplies."""
-    rates = {"encoder": phase.lr * phase.encoder_lr, "decoder": phase.lr, "classifier": phase.lr * phase.classifier_lr}
-    groups: dict[str, list[nn.Parameter]] = {}
+def build_optimizer(context: StepContext, phase: OptimRecipe, device: torch.device) -> torch.optim.Optimizer:
+    """Return the optimiser of what is learnt; each group's ``base_lr`` is what the schedule starts from.
+
+    What is not learnt is frozen: parameters of rate 0, and the norms and dropouts that the recipe freezes. Raises
+    RecipeError for a selector that names nothing of the network.
+    """
+    model, selectors = context.model, selectors_of_parameters(context)
+    check_selectors(context, phase)
+    modules = dict(frozen_modules(context, phase))
+    of_norms = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    frozen: list[nn.Parameter] = []
+    model.freeze([], [])  # what another phase has frozen is learnt again
     for section, _, parameter in model.named_sections():
-        if parameter.requires_grad and rates[section] > 0:
-            groups.setdefault(section, []).append(parameter)
-    return torch.optim.SGD(
-        [{"params": params, "lr": rates[name], "base_lr": rates[name]} for name, params in groups.items()],
-        lr=phase.lr,
-        momentum=phase.momentum,
-        nesterov=phase.nesterov,
-        weight_decay=phase.weight_decay,
-    )
+        words = selectors[id(parameter)]
+        rate, decay = factor(phase.rates, words), factor(phase.decay, words)
+        if rate == 0 or id(parameter) in of_norms:
+            frozen.append(parameter)
+        elif parameter.requires_grad:
+            groups.setdefault((section, rate, decay), []).append(parameter)
+    model.freeze(frozen, modules)
+    # An optimiser without any group is an error of torch, but a step without iterations may learn nothing.
+    described = [
+        {"params": group, "lr": phase.lr * rate, "base_lr": phase.lr * rate, "weight_decay": phase.weight_decay * decay}
+        for (_, rate, decay), group in groups.items()
+    ] or [{"params": [], "base_lr": phase.lr}]
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(
+            described, lr=phase.lr, momentum=phase.momentum, nesterov=phase.nesterov, weight_decay=phase.weight_decay
+        )
+    first, second = phase.betas
+    # Not capturable, AdamW would count its updates on the host, where an update cannot be taken back (GuardedUpdate).
+    return torch.optim.AdamW(
+        described, lr=phase.lr, betas=(first, second), eps=phase.eps, weight_decay=phase.weight_decay,
+        capturable=device.type == "cuda",
+    )  # fmt: skip
 
 
 class Stepper:
@@ -43,20 +89,31 @@ class Stepper:
     ``overflows`` counts the updates that fp16's GradScaler left out while it searched; see ``nonfinite.py``.
     """
 
-    def __init__(self, model: IncrementalModel, phase: OptimRecipe, iterations: int, device: torch.device) -> None:
+    def __init__(self, context: StepContext, phase: OptimRecipe, iterations: int, device: torch.device) -> None:
         self.phase = phase
         self.iterations = iterations
-        self.optimizer = build_optimizer(model, phase)
+        self.optimizer = build_optimizer(context, phase, device)
+        if iterations > 0 and not self.parameters():
+            raise RecipeError(
+                f"step {context.step} learns nothing: every parameter has the rate 0 or is frozen.",
+                hint="Give a part of the network a rate above 0 (optim.rates), or set iterations to 0.",
+            )
         self.scaler = torch.amp.GradScaler(device.type, enabled=phase.precision == "fp16")
         self.overflows = 0
         self._gradients_are_old = True
-        self._guard = GuardedUpdate(model, self.optimizer, on_host=device.type == "cpu")
+        on_device = device.type == "cuda" or phase.optimizer == "sgd"
+        self._guard = GuardedUpdate(context.model, self.optimizer, on_host=device.type == "cpu" or not on_device)
 
     def start_iteration(self, iteration: int) -> None:
         """Set the learning rates of ``iteration`` (from 0)."""
-        factor = lr_factor(self.phase, iteration, self.iterations)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        phase, groups = self.phase, self.optimizer.param_groups
+        policy = "warm_poly" if phase.schedule == "poly" and phase.warmup_share else phase.schedule
+        found = rates(
+            policy, [group["base_lr"] for group in groups], iteration, self.iterations, phase.floor, phase.warmup_share,
+            warmup_start=phase.warmup_start, warmup=phase.warmup, power=phase.power,
+        )  # fmt: skip
+        for group, rate in zip(groups, found, strict=True):
+            group["lr"] = rate
         self._gradients_are_old = True
         self._guard.remember_buffers()
 
@@ -68,24 +125,37 @@ class Stepper:
             self._gradients_are_old = False
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def update(self, loss_finite: Tensor) -> Tensor:
+    def update(self, loss_finite: Tensor, look: Callable[[], None] | None = None) -> Tensor:
         """Clip, and update the parameters if the iteration is finite; return whether it is (see ``nonfinite.py``).
 
-        ``loss_finite`` and the result are bools on the device.
+        ``loss_finite`` and the result are bools on the device. ``look`` is called before clipping, with the gradients
+        unscaled, if they and the loss are finite.
         """
         norm = None
-        if self.phase.clip is not None:
+        if self.phase.clip is not None or look is not None:
             self.scaler.unscale_(self.optimizer)
+        if look is not None:
+            gradients_finite = self._gradients_finite(loss_finite)
+            # Reading this makes a GPU wait: only a method that has asked for the gradients pays for it.
+            if loss_finite & gradients_finite:
+                look()
+            if not self.scaler.is_enabled():  # the scaler finds such gradients itself
+                loss_finite = loss_finite & gradients_finite
+        if self.phase.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.phase.clip)
         if self.scaler.is_enabled():
-            return self._update_fp16(loss_finite)
+            return self._update_fp16(loss_finite, unscaled=self.phase.clip is not None or look is not None)
         finite = loss_finite if norm is None else loss_finite & norm.isfinite()
         self._guard.update_if(finite, self.optimizer.step)
         return finite
 
-    def _update_fp16(self, loss_finite: Tensor) -> Tensor:
+    def _gradients_finite(self, loss_finite: Tensor) -> Tensor:
+        found = [parameter.grad.isfinite().all() for parameter in self.parameters() if parameter.grad is not None]
+        return torch.stack(found).all() if found else torch.ones_like(loss_finite)
+
+    def _update_fp16(self, loss_finite: Tensor, *, unscaled: bool) -> Tensor:
         scale = self.scaler.get_scale()
-        if self.phase.clip is None:
+        if not unscaled:
             self.scaler.unscale_(self.optimizer)  # in which the scaler looks at the gradients
         if loss_finite:
             self.scaler.step(self.optimizer)  # without effect if a gradient is not finite

@@ -30,13 +30,14 @@ def test_every_value_is_printed_with_its_source(commands, method):
     expected = resolve_recipe(load_method(method), parse_setting("overlapped-100-10"), "paper")
     assert leaves({k: v for k, v in parse_yaml(text).items() if v is not None}) == expected.values
     footnotes = dict(re.findall(r"^# \[(\d+)\] (.*(?:\n#  +.*)*)", text, re.MULTILINE))
-    section = ""
+    sections: list[str] = []
     for line in text.partition("\n\n")[0].splitlines()[1:]:
         name, number = re.fullmatch(r"( *\w+):(?:.* # \[(\d+)\])?", line).groups()
+        depth = (len(name) - len(name.strip())) // 2
+        sections = [*sections[:depth], name.strip()]
         if number is None:
-            section = f"{name}."
             continue
-        path = f"{section}{name.strip()}" if name.startswith(" ") else name
+        path = ".".join(sections)
         assert re.sub(r"\n# +", " ", footnotes[number]) == expected.sources[path], line
 
 

@@ -88,7 +88,7 @@ def test_resnet_stage_is_what_the_last_activation_sees():
 
 
 def test_growth_by_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least 1 class"):
+    with pytest.raises(ValueError, match="at least 1 channel"):
         grown("segmenter-tiny", 0)
 
 

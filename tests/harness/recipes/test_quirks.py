@@ -17,7 +17,7 @@ from cispbench.harness.recipes.quirks import Quirk, quirk_states, quirks_in_forc
 from cispbench.harness.registry import load_method, method_names
 from cispbench.harness.runs.plan import plan_run
 from cispbench.harness.runs.recording import step_record
-from cispbench.harness.training.optimisation import lr_factor
+from cispbench.harness.training.optimisation import rates
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import paper_table, parse_setting
 
@@ -93,8 +93,10 @@ def test_the_constant_rate_never_falls_and_the_poly_schedule_does():
     cls, setting = load_method("mbs"), parse_setting("overlapped-15-1")
     released = load_recipe(cls, setting, "paper").phase(1)
     poly = load_recipe(cls, setting, "paper", overrides=["optim.schedule=poly"]).phase(1)
-    assert [lr_factor(released, i, 10) for i in range(10)] == [1.0] * 10
-    assert [lr_factor(poly, i, 10) for i in range(10)] == pytest.approx([(1 - i / 10) ** 0.9 for i in range(10)])
+    assert [rates(released.schedule, [1.0], i, 10) for i in range(10)] == [[1.0]] * 10
+    assert [rates(poly.schedule, [1.0], i, 10)[0] for i in range(10)] == pytest.approx(
+        [(1 - i / 10) ** 0.9 for i in range(10)]
+    )
 
 
 def test_short_steps_are_those_after_the_first():

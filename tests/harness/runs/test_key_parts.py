@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,4 +80,4 @@ def test_a_record_tells_the_same_parts_as_the_plan(
         )  # fmt: skip
         parts = parts_from_record(record, plan.method.shared_base)
         assert changed_parts(parts, step.made_of, step.step) == []
-        assert asdict(plan.recipe.phase(step.step)) == parts["optim"]
+        assert plan.recipe.phase(step.step).as_recorded() == parts["optim"]
