@@ -89,7 +89,9 @@ def test_two_processes_learn_count_and_record_as_one(uneven: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["finetune", "lwf", "lwf_mc", "ilt", "mib", "plop"])
+@pytest.mark.parametrize(
+    "method", ["finetune", "lwf", "lwf_mc", "ilt", "mib", "plop", "ewc", "pi", "rw", "ewf", "reminder"]
+)
 def test_two_processes_learn_every_method_as_one(uneven: Any, method: str) -> None:
     check_two_against_one(uneven, method)
 
