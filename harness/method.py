@@ -21,9 +21,9 @@ In each step the harness builds the network as the step before left it, keeps a 
 
 ``scores(output)`` gives the prediction, for tests and wherever masks are made.
 
-The calls 1 to 3 are in ``harness/runs/step_work.py``, those of 4 in ``harness/training/``. A step that is resumed from
-a checkpoint has a new instance: it is given the state of the checkpoint, and no hook that is finished is called again.
-All that lasts must therefore be in ``state_dict``.
+The calls 1 and 2 are in ``harness/runs/step_work.py``, those of 3 and 4 in ``harness/training/``. A step that is
+resumed from a checkpoint has a new instance: it is given the state of the checkpoint, and no hook that is finished is
+called again. All that lasts must therefore be in ``state_dict``.
 
 With ``shared_base`` the harness trains step 0 itself, with plain cross-entropy: the method is not asked.
 
@@ -173,7 +173,7 @@ class Method(ABC):
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the terms of the loss by name, each a differentiable scalar tensor with its weight included.
 
-        The harness minimises their sum and logs each (``StepTraining.iterate`` in ``harness/training/loop.py``).
+        The harness minimises their sum and logs each (``PhaseTraining`` in ``harness/training/iteration.py``).
         ``output`` is the model's output for ``batch.images``, ``previous`` the previous model's (without gradients),
         None in step 0. A batch may consist of void alone or of background alone, or hold a single image: every term
         must be finite then, too.

@@ -37,9 +37,8 @@ class ILT(LwF):
     options: ILTOptions
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
-        """Return LwF's terms and, from step 1 on, the distillation of the encoder's map."""
+        """Return LwF's terms and the distillation of the encoder's map."""
+        assert previous is not None
         terms = super().losses(batch, output, previous, context)
-        if previous is not None:
-            kept = encoder_distillation(output.encoded, previous.encoded)
-            terms["encoder_distillation"] = self.options.encoder_distillation * kept
-        return terms
+        kept = encoder_distillation(output.encoded, previous.encoded)
+        return {**terms, "encoder_distillation": self.options.encoder_distillation * kept}

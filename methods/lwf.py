@@ -35,9 +35,8 @@ class LwF(Method):
     options: LwFOptions
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
-        """Return the cross-entropy over all classes and, from step 1 on, the distillation."""
-        if previous is None:
-            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        """Return the cross-entropy over all classes and the distillation."""
+        assert previous is not None  # the harness trains step 0
         options = self.options
         kept = distillation(output.logits, previous.logits, options.alpha)
         return {
@@ -47,5 +46,4 @@ class LwF(Method):
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         """The cross-entropy is a mean over labelled pixels, unless void counts in it."""
-        over_all = previous is not None and self.options.void_in_mean
-        return {} if over_all else {"cross_entropy": labelled_pixels(batch.target)}
+        return {} if self.options.void_in_mean else {"cross_entropy": labelled_pixels(batch.target)}

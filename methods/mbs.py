@@ -130,15 +130,14 @@ class MBS(Method):
 
     def initialise(self, context: StepContext) -> None:
         """Copy the background's token into the new classes; gains and biases of the new group stay 1 and 0."""
-        if context.step > 0 and self.options.token_init:
+        if self.options.token_init:
             groups = context.model.class_groups()
             with torch.no_grad():
                 groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the five terms of the released code (those switched on)."""
-        if previous is None:
-            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        assert previous is not None  # the harness trains step 0
         options, target = self.options, self._pseudo_labelled(batch, previous)
         terms = {"cross_entropy": cross_entropy(output.logits, target)}
         if options.patch_distillation:
@@ -161,8 +160,7 @@ class MBS(Method):
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         """The cross-entropy is a mean over labelled pixels, the patches' distillation over those with a weight."""
-        if previous is None:
-            return {"cross_entropy": labelled_pixels(batch.target)}
+        assert previous is not None
         target = self._pseudo_labelled(batch, previous)
         counts: dict[str, Tensor | int] = {"cross_entropy": labelled_pixels(target)}
         if self.options.patch_distillation and self.options.patch_mean == "positive":

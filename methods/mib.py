@@ -11,7 +11,6 @@ from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.methods.losses import (
     InverseTemperature,
     Weight,
-    cross_entropy,
     labelled_pixels,
     unbiased_cross_entropy,
     unbiased_distillation,
@@ -71,13 +70,12 @@ class MiB(Method):
 
     def initialise(self, context: StepContext) -> None:
         """Start the new classes from the background."""
-        if context.step > 0 and self.options.balanced_init:
+        if self.options.balanced_init:
             start_from_background(context.model, self.options.lower_background)
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
-        """Return the unbiased cross-entropy and, from step 1 on, the distillation."""
-        if previous is None:
-            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        """Return the unbiased cross-entropy and the distillation."""
+        assert previous is not None  # the harness trains step 0
         per_pixel = unbiased_cross_entropy(output.logits, batch.target, context.old_classes, reduction="none")
         pixels = per_pixel.numel() if self.options.void_in_mean else labelled_pixels(batch.target).clamp(min=1)
         cost = per_pixel.sum() / pixels
@@ -86,5 +84,4 @@ class MiB(Method):
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         """The cross-entropy is a mean over labelled pixels, unless void counts in it."""
-        over_all = previous is not None and self.options.void_in_mean
-        return {} if over_all else {"cross_entropy": labelled_pixels(batch.target)}
+        return {} if self.options.void_in_mean else {"cross_entropy": labelled_pixels(batch.target)}

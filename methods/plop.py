@@ -17,7 +17,6 @@ from cispbench.methods.losses import (
     Probability,
     Weight,
     class_probabilities,
-    cross_entropy,
     labelled_pixels,
     pixel_cross_entropy,
 )
@@ -202,13 +201,10 @@ class PLOP(Method):
 
     def initialise(self, context: StepContext) -> None:
         """Start the new classes from the background, as MiB does."""
-        if context.step > 0:
-            start_from_background(context.model, self.options.lower_background)
+        start_from_background(context.model, self.options.lower_background)
 
     def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:
         """Measure the entropy thresholds in one pass over the step's data."""
-        if context.previous is None:
-            return
         pairs = self._predictions(context, batches)
         options = self.options
         # The maximum entropy is not kept: a resumed instance has the state alone, and computes it again.
@@ -225,8 +221,7 @@ class PLOP(Method):
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the cross-entropy on pseudo-labelled targets and the POD distillation."""
-        if previous is None or self.thresholds is None:  # step 0 has neither
-            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        assert previous is not None and self.thresholds is not None  # the harness trains step 0
         self._check_grid(output)
         options = self.options
         pod = pod_loss(
@@ -256,11 +251,10 @@ class PLOP(Method):
         )
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
-        """Count labelled pixels (pseudo-labelled ones from step 1 on), unless void pixels count in the mean."""
-        if previous is None or self.thresholds is None:
-            return {"cross_entropy": labelled_pixels(batch.target)}
+        """Count the labelled pixels, pseudo-labelled ones among them, unless void pixels count in the mean."""
         if self.options.void_in_mean:
             return {}
+        assert previous is not None and self.thresholds is not None
         target, _ = self._pseudo_labels(batch, previous, self.thresholds, context)
         return {"cross_entropy": labelled_pixels(target)}
 

@@ -35,6 +35,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cispbench.harness.models.groups import CLASSIFIER
 from cispbench.splits.errors import CispbenchError
 from cispbench.splits.plugins import Registry
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from cispbench.harness.models.interface import IncrementalModel
 
 VERSION = 2  # raised whenever the numbers of the built-in networks change: part of every step's key
-SECTIONS = ("encoder", "decoder", "classifier")
+ALL = "all"  # stands for every section and the classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,10 @@ class ModelSpec:
     ``weights``: the usual pre-trained weights of the encoder, by a name of ``weights.yaml``; None: there are none, so
     that only ``--weights none`` or a file will do.
     ``least_images``: the fewest images that a forward pass of training can take: 2 where a batch norm sees one value an
-    image, as behind a global pooling. ``batch_norm_in``: which sections hold batch norms, out of encoder, decoder and
-    classifier; the encoder's keep their statistics under ``freeze_batch_norm``. Batch norms make the result depend on
-    how a batch is divided, which is then part of a step's key.
+    image, as behind a global pooling.
+    ``sections``: the names of the network's ``sections()``, by which recipes give learning rates. ``batch_norm_in``:
+    which of them, and "classifier", hold batch norms; the encoder's keep their statistics under ``freeze_batch_norm``.
+    Batch norms make the result depend on how a batch is divided, which is then part of a step's key.
     ``version``: raised whenever the network's numbers change, so that steps of the old one are not taken for the new.
     ``imports``: slow packages that ``build`` imports besides torch and torchvision; a sweep loads them once.
     """
@@ -68,6 +70,7 @@ class ModelSpec:
     build: Callable[[int], IncrementalModel]
     weights: str | None = None
     least_images: int = 1
+    sections: tuple[str, ...] = ("encoder", "decoder")
     batch_norm_in: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     version: int = 1
@@ -75,10 +78,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.least_images < 1:
             raise CispbenchError(f"the model {self.name!r}: least_images is at least 1, not {self.least_images}.")
-        if not set(self.batch_norm_in) <= set(SECTIONS):
+        sections = (*self.sections, CLASSIFIER)
+        if not set(self.batch_norm_in) <= set(sections):
             raise CispbenchError(
                 f"the model {self.name!r}: batch_norm_in names {self.batch_norm_in}.",
-                hint=f"Sections are {', '.join(SECTIONS)}.",
+                hint=f"Sections are {', '.join(sections)}.",
             )
 
 
@@ -97,7 +101,7 @@ def model_spec(name: str) -> ModelSpec:
 
 def trains_batch_norm(name: str, fixed: Collection[str] = ()) -> bool:
     """Whether a model's training depends on statistics over the batch; ``fixed``: sections whose norms do not."""
-    return not set(model_spec(name).batch_norm_in) <= set(fixed)
+    return ALL not in fixed and not set(model_spec(name).batch_norm_in) <= set(fixed)
 
 
 def least_images(name: str) -> int:

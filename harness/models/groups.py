@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CLASSES = "classes"  # the role of a group that has no other
+CLASSIFIER = "classifier"  # all of a network that is in none of its sections
 # The role of a group that reads the decoder's map without passing gradients back: its loss trains its own parameters
 # alone, as DKD's auxiliary classifier needs it. Networks that cannot do so refuse it (``ModelSpec.offers``).
 AUXILIARY = "auxiliary"

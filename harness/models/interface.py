@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cispbench.harness.models.groups import AUXILIARY, CLASSES, Group
+from cispbench.harness.models.groups import AUXILIARY, CLASSES, CLASSIFIER, Group
 from cispbench.harness.models.head_branch import HeadBranch
 from cispbench.harness.models.output import Features, Output
 from cispbench.harness.models.weight_files import load_backbone
@@ -186,7 +186,7 @@ class IncrementalModel(nn.Module, ABC):
         """Yield (section, parameter name, parameter); what belongs to no part is "classifier"."""
         prefixes = {id(p): part for part, module in self.sections().items() for p in module.parameters()}
         for name, parameter in self.named_parameters():
-            yield prefixes.get(id(parameter), "classifier"), name, parameter
+            yield prefixes.get(id(parameter), CLASSIFIER), name, parameter
 
     def trains_batch_norm(self) -> bool:
         """Whether training uses and changes the statistics of some batch norm."""

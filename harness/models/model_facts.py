@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cispbench.harness.models.catalogue import SECTIONS, ModelSpec
+from cispbench.harness.models.catalogue import ModelSpec
+from cispbench.harness.models.groups import CLASSIFIER
 from cispbench.harness.models.weights_table import load_table
 from cispbench.splits.errors import WeightsError
 
@@ -26,7 +27,9 @@ def wrong_facts(spec: ModelSpec) -> list[str]:
     wrong = []
     if spec.weights is not None and spec.weights not in load_table():
         wrong.append(f"weights: {spec.weights!r} is no name of weights.yaml")
-    found = tuple(name for name in SECTIONS if name in _sections_with_batch_norm(model))
+    if set(spec.sections) != set(model.sections()):
+        wrong.append(f"sections is {spec.sections}, and the network's are {tuple(model.sections())}")
+    found = tuple(name for name in (*spec.sections, CLASSIFIER) if name in _sections_with_batch_norm(model))
     if set(found) != set(spec.batch_norm_in):
         wrong.append(f"batch_norm_in is {spec.batch_norm_in}, and {found or 'no section'} holds batch norms")
     if not _trains(model, spec.least_images):
@@ -66,7 +69,7 @@ def _sections_with_batch_norm(model: IncrementalModel) -> set[str]:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     owners = {id(part): name for name, section in model.sections().items() for part in section.modules()}
-    return {owners.get(id(part), "classifier") for part in model.modules() if isinstance(part, _BatchNorm)}
+    return {owners.get(id(part), CLASSIFIER) for part in model.modules() if isinstance(part, _BatchNorm)}
 
 
 def _trains(model: IncrementalModel, images: int) -> bool:

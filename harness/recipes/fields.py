@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
-from cispbench.harness.models.catalogue import SECTIONS
 from cispbench.harness.recipes.old_names import SELECTORS, with_current_names, with_old_names
 from cispbench.results.record_fields import plain
 from cispbench.splits.errors import RecipeError, StoreError
@@ -23,7 +22,6 @@ Factor = Annotated[float, Range(least=0, most=1000)]
 Epochs = Annotated[float, Range(above=0, most=1e6)]
 Scale = Annotated[float, Range(above=0, most=100)]
 Precision = Literal["fp32", "bf16", "fp16"]
-ALL = "all"  # in ``frozen_norms`` and ``frozen_dropout``: wherever they are
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:
@@ -70,7 +68,7 @@ class OptimRecipe:
     """How a step is optimised; ``later``, ``steps`` and ``phases`` in the recipe replace fields of it.
 
     ``rates`` and ``decay`` give factors by selector, ``frozen_norms`` and ``frozen_dropout`` name some. Selectors are
-    in ``harness/training/selectors.py``; docs/recipes.md has examples.
+    in ``harness/recipes/selectors.py``; docs/recipes.md has examples.
     """
 
     lr: Annotated[float, Range(above=0, most=1000)] = 0.01  # learning rate before the schedule
@@ -170,9 +168,8 @@ class Recipe:
         return self._built[places]
 
     def fixed_norms(self, phase: OptimRecipe) -> frozenset[str]:
-        """Return the sections all of whose batch norms keep their statistics in a phase."""
-        named = set(SECTIONS) if ALL in phase.frozen_norms else set(SECTIONS) & set(phase.frozen_norms)
-        return frozenset(named | ({"encoder"} if self.freeze_batch_norm else set()))
+        """Return the selectors whose batch norms keep their statistics in a phase."""
+        return frozenset((*phase.frozen_norms, *(("encoder",) if self.freeze_batch_norm else ())))
 
     @cached_property
     def _built(self) -> dict[tuple[str, ...], OptimRecipe]:

@@ -33,6 +33,7 @@ from cispbench.harness.method import Companion, Memory, Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import least_images, model_spec, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.recipes.selectors import check_selectors
 from cispbench.harness.runs.declared import check_declared
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import ImportedStep
@@ -265,7 +266,8 @@ def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, of_the_
 def _phases(method: Method, learnt: Setting, recipe: Recipe) -> list[tuple[str, ...]]:
     """Return the names of each step's phases; those of a shared step 0, which the harness trains, are not asked for.
 
-    Raises MethodError for a step without a phase, or with one twice; RecipeError for a phase that no step has.
+    Raises MethodError for a step without a phase, or with one twice; RecipeError for a phase that no step has, and for
+    a selector that names nothing of the network.
     """
     found = [
         (TRAIN,) if step == 0 and method.shared_base else tuple(method.phases(learnt, step))
@@ -278,6 +280,11 @@ def _phases(method: Method, learnt: Setting, recipe: Recipe) -> list[tuple[str, 
     for name in recipe.phases:
         if name not in known:
             raise RecipeError(f"recipe: phases.{name}: {method.name} has no such phase.", hint=nearest(name, known))
+    # Now, not when the step is trained: a slip in a later step would be found hours afterwards.
+    roles = {group.role for step in range(len(found)) for group in method.layout(learnt, step)}
+    for step, names in enumerate(found):
+        for name in names:
+            check_selectors(recipe.phase(step, name), step, roles, model_spec(recipe.model).sections)
     return found
 
 

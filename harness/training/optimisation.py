@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from cispbench.harness.method import StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.recipes.selectors import check_selectors
 from cispbench.harness.training.guarded_update import GuardedUpdate
-from cispbench.harness.training.selectors import check_selectors, factor, frozen_modules, selectors_of_parameters
+from cispbench.harness.training.learnt_parts import factor, frozen_modules, selectors_of_parameters
 from cispbench.splits.errors import RecipeError
 
 
@@ -52,7 +53,7 @@ def build_optimizer(context: StepContext, phase: OptimRecipe, device: torch.devi
     RecipeError for a selector that names nothing of the network.
     """
     model, selectors = context.model, selectors_of_parameters(context)
-    check_selectors(context, phase)
+    check_selectors(phase, context.step, (group.role for group in model.class_groups()), model.sections())
     modules = dict(frozen_modules(context, phase))
     of_norms = {id(parameter) for module in modules.values() for parameter in module.parameters()}
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}

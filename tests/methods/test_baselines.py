@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cispbench.harness.method import Batch, StepContext
 from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.training.shared_base import SharedBase
 from cispbench.methods import ilt, losses, lwf, lwf_mc
 from cispbench.splits.settings import parse_setting
 
@@ -206,17 +207,16 @@ def test_distillations_pull_the_new_model_toward_the_old_one(step, name):
         torch.testing.assert_close(grad, 100 * 2 * difference / difference.numel(), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_step_0_is_plain_where_the_base_is_shared(step, name):
+def test_step_0_is_plain_where_the_base_is_shared(step):
     context, batch = step
     output = context.model.eval()(batch.images)
-    assert BASELINES[name].shared_base == (name != "lwf_mc")
+    assert {name for name, cls in BASELINES.items() if not cls.shared_base} == {"lwf_mc"}
     expected = {"cross_entropy": losses.cross_entropy(output.logits, batch.target)}
-    if name == "lwf_mc":
-        expected = {"binary_cross_entropy": losses.bce_with_ignore(output.logits, batch.target, void_in_mean=True)}
-    for changes in ({}, {"form": "disjoint"}) if name == "lwf_mc" else ({},):
-        options = BASELINES[name].Options(**changes)
-        assert BASELINES[name](options).losses(batch, output, None, context) == expected
+    assert SharedBase().losses(batch, output, None, context) == expected
+    expected = {"binary_cross_entropy": losses.bce_with_ignore(output.logits, batch.target, void_in_mean=True)}
+    for changes in ({}, {"form": "disjoint"}):
+        options = lwf_mc.LwFMCOptions(**changes)
+        assert lwf_mc.LwFMC(options).losses(batch, output, None, context) == expected
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -80,7 +80,7 @@ def test_exemplars_replace_their_share_of_every_batch(share: float, size: int, c
 def test_the_memory_is_gone_through_before_an_exemplar_returns() -> None:
     # All 8 exemplars are an epoch of two batches of 4 of the memory, which replace all images here.
     batches = loader(memory(share=1.0)).epoch(0)
-    order = [[name for batch in pair for name in batch.ids] for pair in zip(batches, batches)]
+    order = [[name for batch in pair for name in batch.ids] for pair in zip(batches, batches, strict=False)]
     assert all(sorted(names) == sorted(one.id for one in KEPT) for names in order) and len(order) == 2
     assert order[0] != order[1]
 

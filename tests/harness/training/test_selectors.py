@@ -279,6 +279,15 @@ def test_todays_recipes_have_one_group_of_parameters_a_section_in_the_order_of_t
     assert stepper.parameters() == [p for _, _, p in model.named_sections()]
 
 
+def test_a_norm_that_is_replaced_under_its_name_stays_frozen() -> None:
+    """Several devices replace the batch norms by ones that share their statistics."""
+    there = context(1)
+    Stepper(there, optim(frozen_norms=("encoder",)), 5, CPU)
+    there.model.encoder[1] = nn.BatchNorm2d(4)
+    there.model.train()
+    assert in_evaluation(there.model, (nn.BatchNorm2d,)) == {"encoder.1"}
+
+
 def test_drop_path_of_the_segmenter_can_be_frozen() -> None:
     model = build_model("segmenter-tiny", 16)
     for module in model.modules():

@@ -1,17 +1,4 @@
-"""Selectors: the words by which a recipe names parameters and modules of a network.
-
-``rates``, ``decay`` and ``frozen_norms`` take, from the most specific to the least:
-
-- a role: that of a group (``Group.role``), such as "unknown"; "classes", which all other groups have, is none;
-- "base": groups of classes of step 0;
-- "old", "new", "future": groups of classes of earlier steps, of the step that is trained, and of later ones. A group
-  without a class is new in the step that adds it, old afterwards, and never base;
-- a section: "encoder", "decoder", and whatever else the network's ``sections()`` names;
-- "classifier": all that is in no section.
-
-Of several selectors of a parameter that a recipe gives a value, the most specific one wins. ``frozen_dropout`` takes
-sections and "classifier". A word that can name nothing of the network is an error.
-"""
+"""What the selectors of a recipe (``harness/recipes/selectors.py``) name in the network of a step."""
 
 from __future__ import annotations
 
@@ -22,12 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from cispbench.harness.method import StepContext
-from cispbench.harness.models.groups import CLASSES
-from cispbench.harness.recipes.fields import ALL, OptimRecipe
-from cispbench.splits.errors import RecipeError, nearest
+from cispbench.harness.models.catalogue import ALL
+from cispbench.harness.models.groups import CLASSES, CLASSIFIER
+from cispbench.harness.recipes.fields import OptimRecipe
 
-AGES = ("base", "old", "new", "future")
-CLASSIFIER = "classifier"
 _DROP_PATHS = ("DropPath", "StochasticDepth")  # by name: their packages may not be installed
 
 
@@ -38,23 +23,6 @@ def selectors_of_parameters(context: StepContext) -> dict[int, tuple[str, ...]]:
         id(parameter): (*of_groups.get(id(parameter), ()), section)
         for section, _, parameter in context.model.named_sections()
     }
-
-
-def check_selectors(context: StepContext, phase: OptimRecipe) -> None:
-    """Raise RecipeError for a selector that can name nothing of the network, with what there is."""
-    sections = (*context.model.sections(), CLASSIFIER)
-    roles = dict.fromkeys(group.role for group in context.model.class_groups() if group.role != CLASSES)
-    words = (*roles, *AGES, *sections)
-    known = {
-        "rates": words, "decay": words, "frozen_norms": (*words, ALL), "frozen_dropout": (*sections, ALL),
-    }  # fmt: skip
-    for field, choices in known.items():
-        for word in getattr(phase, field):
-            if word not in choices:
-                raise RecipeError(
-                    f"{field} of step {context.step} names {word!r}, which is nothing of this network.",
-                    hint=f"{nearest(word, choices)} See docs/recipes.md.",
-                )
 
 
 def factor(factors: Mapping[str, float], selectors: Collection[str]) -> float:
