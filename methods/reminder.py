@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Output, Range, StepContext
-from cispbench.methods.losses import VOID, Weight
+from cispbench.methods.losses import VOID, Weight, cross_entropy, labelled_pixels
 from cispbench.methods.plop import PLOP, PLOPOptions
 from cispbench.splits.errors import MethodError
 
@@ -139,11 +139,23 @@ class REMINDER(PLOP):
     micro_batches = False  # a prototype is the mean over the whole batch's pixels
     prototypes: Tensor | None = None  # (C, D) of all classes of the steps before, from the decoder's map
 
+    # Step 0 is plain cross-entropy: PLOP's part begins with step 1.
+
+    def initialise(self, context: StepContext) -> None:
+        """Start the new classes from the background, as PLOP does."""
+        if context.previous is not None:
+            super().initialise(context)
+
+    def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:
+        """Measure PLOP's thresholds."""
+        if context.previous is not None:
+            super().before_training(context, batches)
+
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return PLOP's terms and the class-similarity distillation."""
-        terms = super().losses(batch, output, previous, context)
         if previous is None:
-            return terms
+            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        terms = super().losses(batch, output, previous, context)
         if self.prototypes is None or len(self.prototypes) != context.old_classes:
             raise MethodError(
                 f"reminder has no prototypes of the {context.old_classes} classes before step {context.step}.",
@@ -162,9 +174,9 @@ class REMINDER(PLOP):
 
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         """The class-similarity distillation is a mean over the pixels of new classes."""
-        counts = super().counts(batch, previous, context)
         if previous is None:
-            return counts
+            return {"cross_entropy": labelled_pixels(batch.target)}
+        counts = super().counts(batch, previous, context)
         return {**counts, "class_similarity": new_pixels(batch.target, context.old_classes).sum()}
 
     def after_training(self, context: StepContext) -> None:

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.models.released import load_released, translate
+from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.training.job import TrainingJob, TrainingLog
+from cispbench.harness.training.loop import StepTraining
 from cispbench.splits.settings import Setting, Step
-from tests.methods.conftest import TURN, _deeplab, _formula
+from tests.methods.conftest import TURN, RecordedBatches, _deeplab, _formula
 from tests.methods.test_golden import recorded as read
 
 NAMES = "trajectory_basic_parameters.json"
@@ -70,9 +75,7 @@ class BasicTrajectory:
             previous = copy.deepcopy(model).eval().requires_grad_(False)
             model.grow(self.new)
         old, new = (self.old, self.new) if number else (0, self.old)
-        return StepContext(
-            self.setting, number, old, new, model, previous, services=Services(self.batches(number))
-        )  # fmt: skip
+        return StepContext(self.setting, number, old, new, model, previous)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return what is recorded of parameters after ``prefix``, by our names."""
@@ -92,56 +95,26 @@ class BasicTrajectory:
             return logits
 
 
-class Services:
-    """What the harness does for a method in a training on recorded batches."""
+class Loader(RecordedBatches):
+    """Stands in for the loader of images: the given batches."""
 
     def __init__(self, batches: list[Batch]) -> None:
-        self.recorded, self.terms = batches, dict[str, list[float]]()
-
-    def batches(self, view: str, size: int | None, ids: object) -> Iterator[Batch]:
-        """Return a new pass."""
-        return iter(self.recorded)
-
-    def batch_sum(self, tensor: Tensor) -> Tensor:
-        """Return the tensor: there is one device."""
-        return tensor
-
-    def log(self, name: str, value: Tensor) -> None:
-        """Keep a number of the iteration."""
-        self.terms.setdefault(name, []).append(float(value.detach()))
+        self.batches = batches
 
 
 def train(
-    method: Method, context: StepContext, recorded: Mapping[str, Tensor], frozen: tuple[str, ...] = ()
-) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Train an initialised step for one epoch, calling the hooks in the order of the contract.
-
-    Parameters whose names begin with ``frozen`` are not learnt. Returns every term by iteration, and the network before
-    ``after_training``.
-    """
-    services, model, lr = context.services, context.model, float(recorded["lr"])
-    assert isinstance(services, Services)
-    with torch.no_grad():
-        method.before_training(context, services.batches("train", None, None))
-    learnt = {name: value for name, value in model.named_parameters() if not frozen or not name.startswith(frozen)}
-    optimizer = torch.optim.SGD(learnt.values(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    model.train()
-    for iteration, batch in enumerate(services.recorded):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - iteration / len(services.recorded)) ** float(recorded["poly_power"])
-        previous = None
-        if context.previous is not None and method.reads_previous:
-            with torch.no_grad():
-                previous = context.previous(*batch.inputs)
-        terms = method.losses(batch, model(*batch.inputs), previous, context)
-        for name, value in terms.items():
-            services.log(name, value)
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        gradients = {name: value.grad for name, value in learnt.items() if value.grad is not None}
-        method.after_gradients(gradients, context)
-        optimizer.step()
-    before = {name: value.clone() for name, value in model.eval().state_dict().items()}
-    with torch.no_grad():
-        method.after_training(context)
-    return services.terms, before
+    method: Method, context: StepContext, trajectory: BasicTrajectory, scratch: Path, **changes: Any
+) -> TrainingLog:
+    """Train a step, its initialisation included, for one epoch; ``changes``: of the optimisation."""
+    recorded, batches = trajectory.recorded, trajectory.batches(context.step)
+    phase = OptimRecipe(
+        lr=float(recorded["lr"]), momentum=float(recorded["momentum"]), nesterov=True,
+        weight_decay=float(recorded["weight_decay"]), schedule="poly", power=float(recorded["poly_power"]),
+        batch=int(recorded["batch"]), epochs=float(recorded["epochs"]), **changes,
+    )  # fmt: skip
+    job = TrainingJob(
+        method=method, context=context, loader=lambda _: Loader(batches),  # type: ignore[arg-type, return-value]
+        phases={"train": phase}, device=torch.device("cpu"), seed=0,
+        checkpoint=scratch / f"{trajectory.name}-{context.step}.pt", view=ProgressView(), images=len(batches),
+    )  # fmt: skip
+    return StepTraining(job).run()

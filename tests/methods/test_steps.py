@@ -9,7 +9,7 @@ import pytest
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.recipes.layers import load_recipe
-from cispbench.harness.registry import load_method, method_names
+from cispbench.harness.registry import load_method, make_method, method_names
 from cispbench.harness.runs.plan import RunPlan, plan_run
 from cispbench.splits.settings import parse_setting
 
@@ -25,7 +25,9 @@ def source() -> Source:
 def planned(name: str) -> RunPlan:
     cls = load_method(name)
     recipe = load_recipe(cls, SETTING, "quick")
-    return plan_run(setting=SETTING, method=cls(), recipe=recipe, profile="quick", seed=0, source=source())
+    return plan_run(
+        setting=SETTING, method=make_method(cls, recipe.method), recipe=recipe, profile="quick", seed=0, source=source()
+    )
 
 
 def test_joint_learns_every_class_in_one_step_with_full_labels() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cispbench.harness.method import Method
+from cispbench.harness.method import Method, StepContext
 from cispbench.methods.ewf import EWF, EWFOptions, fusion_weight
 from cispbench.methods.mib import MiB
 from cispbench.methods.plop import PLOP
@@ -21,20 +21,33 @@ from tests.methods.test_golden import largest
 
 pytestmark = pytest.mark.golden
 RELATIVE = 1e-4  # tests/golden/README.md
-FROZEN = ("classifiers.0.",)
 
 
 class Run:
-    """A trained step; ``before``: the network before ``after_training``."""
+    """A trained step; ``start``: the network after the initialisation, ``before``: it before ``after_training``."""
 
-    def __init__(self, golden: Path, name: str) -> None:
+    def __init__(self, golden: Path, name: str, scratch: Path) -> None:
         self.trajectory = trajectory = BasicTrajectory(golden, name)
         self.method = self._method()
         self.context = trajectory.step(1, trajectory.network())
-        self.method.initialise(self.context)
-        self.start = {key: value.clone() for key, value in self.context.model.state_dict().items()}
-        frozen = FROZEN if name != "reminder" else ()
-        self.terms, self.before = train(self.method, self.context, trajectory.recorded, frozen)
+        self.start, self.before = dict[str, Tensor](), dict[str, Tensor]()
+        self._look()
+        frozen = {} if name == "reminder" else {"rates": {"old": 0.0}}
+        self.terms = train(self.method, self.context, trajectory, scratch, **frozen).terms
+
+    def _look(self) -> None:
+        """Let two hooks of the method copy the network: the first one after its work, the last one before it."""
+        initialise, after_training = self.method.initialise, self.method.after_training
+
+        def first(context: StepContext) -> None:
+            initialise(context)
+            self.start.update({key: value.clone() for key, value in context.model.state_dict().items()})
+
+        def last(context: StepContext) -> None:
+            self.before.update({key: value.clone() for key, value in context.model.state_dict().items()})
+            after_training(context)
+
+        self.method.initialise, self.method.after_training = first, last  # type: ignore[method-assign]
 
     def _method(self) -> Method:
         if self.trajectory.name == "reminder":
@@ -47,8 +60,8 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def runs(golden: Path) -> Callable[[str], Run]:
-    return functools.cache(lambda name: Run(golden, name))
+def runs(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    return functools.cache(lambda name: Run(golden, name, tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture

@@ -28,19 +28,18 @@ SAVED = 1e-3  # of the importances that step 0 leaves
 class Steps:
     """Both steps, trained."""
 
-    def __init__(self, golden: Path, name: str) -> None:
+    def __init__(self, golden: Path, name: str, scratch: Path) -> None:
         self.trajectory = BasicTrajectory(golden, name)
         first, second = self._method(name), self._method(name)
         model = self.trajectory.network()
-        base = self.trajectory.step(0, model)
-        first.initialise(base)
-        self.base_terms, _ = train(first, base, self.trajectory.recorded)
+        log = train(first, self.trajectory.step(0, model), self.trajectory, scratch)
+        self.base_terms = {**log.terms, **log.notes}
         self.saved = first.state_dict()
         self.context = self.trajectory.step(1, model)
         start_new_classifier(self.context)
         second.load_state_dict(dict(reversed(self.saved.items())))  # a stored state comes back in another order
-        second.initialise(self.context)
-        self.terms, _ = train(second, self.context, self.trajectory.recorded)
+        log = train(second, self.context, self.trajectory, scratch)
+        self.terms = {**log.terms, **log.notes}
         self.state = second.state_dict()
 
     @staticmethod
@@ -59,8 +58,8 @@ def start_new_classifier(context: StepContext) -> None:
 
 
 @pytest.fixture(scope="module")
-def steps(golden: Path) -> Callable[[str], Steps]:
-    return functools.cache(lambda name: Steps(golden, name))
+def steps(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Steps]:
+    return functools.cache(lambda name: Steps(golden, name, tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture

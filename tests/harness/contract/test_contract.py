@@ -39,7 +39,8 @@ def test_every_installed_method_keeps_the_contract(name):
     assert not report.unsupported
     assert {result.rule for result in report.results} == set(NAMES)
     judged = {result.rule for result in report.results if result.outcome == "kept"}
-    assert len(judged) >= (11 if load_method(name).joint else 13)
+    least = 11 if load_method(name).joint else 13
+    assert len(judged) >= least - (not load_method(name).micro_batches)
 
 
 @pytest.mark.slow

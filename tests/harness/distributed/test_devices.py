@@ -39,7 +39,8 @@ def uneven(commands: Any, voc: Path, tmp_path: Path) -> Any:
 def words(commands: Any, method: str, *more: str) -> list[str]:
     # So low a rate in step 0 that its weights still predict several classes: background alone would be no test.
     changes = ["optim.lr=0.003", "later.lr=0.01"]
-    if method == "plop":  # whose thresholds are a bin's width apart: wide ones let none of these predictions through
+    if method in ("plop", "reminder"):
+        # Their thresholds are a bin's width apart: wide ones let none of these predictions through.
         changes.append("method.bins=1000")
     if method == "rcil":
         more = ("--model", "deeplabv3-tiny-rcil", *more)
@@ -91,7 +92,7 @@ def test_two_processes_learn_count_and_record_as_one(uneven: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["finetune", "lwf", "lwf_mc", "ilt", "mib", "plop", "rcil"])
+@pytest.mark.parametrize("method", ["finetune", "lwf", "lwf_mc", "ilt", "mib", "plop", "rw", "reminder", "rcil"])
 def test_two_processes_learn_every_method_as_one(uneven: Any, method: str) -> None:
     check_two_against_one(uneven, method)
 
