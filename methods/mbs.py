@@ -133,6 +133,7 @@ class MBS(Method):
         if context.step > 0 and self.options.token_init:
             groups = context.model.class_groups()
             with torch.no_grad():
+                groups[-1].start_layers_from(groups[0])
                 groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:

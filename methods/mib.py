@@ -56,6 +56,7 @@ def start_from_background(model: IncrementalModel, lower_background: bool = True
     *old, new = model.class_groups()
     weight, bias, old_bias = balanced_init(old[0].rows, old[0].bias, new.bias.numel())
     with torch.no_grad():
+        new.start_layers_from(old[0])
         new.rows.copy_(weight)
         new.bias.copy_(bias)
         if lower_background:

@@ -69,8 +69,8 @@ def _class_counts(numbers: Sequence[int]) -> str:
 
 
 def _models() -> list[Columns]:
-    return [{"model": s.name, "family": s.family, "encoder": s.encoder, "pre-trained weights": s.weights}
-            for s in MODELS.load_all()]  # fmt: skip
+    return [{"model": s.name, "family": s.family, "encoder": s.encoder, "pre-trained weights": s.weights,
+             "offers": ", ".join(sorted(s.offers)) or None} for s in MODELS.load_all()]  # fmt: skip
 
 
 def _profiles() -> list[Columns]:

@@ -20,7 +20,7 @@ from cispbench.harness.contract.verdict import NotApplicable, Unchecked
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
-from cispbench.harness.models.catalogue import build_model
+from cispbench.harness.models.catalogue import build_model, lacking
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.runs.execute import execute
@@ -114,7 +114,7 @@ class Bench:
         chosen = parse_setting(setting or self.sizes.setting)
         method = self.make(setting)
         try:
-            return method.unsupported(chosen, self.model)
+            return lacking(self.model, method.needs) or method.unsupported(chosen, self.model)
         except Exception as error:
             raise MethodError(
                 f"the method {self.cls.name!r} fails to say whether it serves {chosen.name} with {self.model}: "

@@ -71,7 +71,7 @@ def renumber_model(model: IncrementalModel, order: Tensor) -> None:
             own = order[start : start + group.bias.numel()] - start
             # Results of an indexing, not parameters, but gradients flow through them into the parameters.
             weight = cast(nn.Parameter, group.rows[own].view_as(group.weight))
-            groups.append(ClassGroup(weight, cast(nn.Parameter, group.bias[own])))
+            groups.append(replace(group, weight=weight, bias=cast(nn.Parameter, group.bias[own])))
             start += len(own)
         return groups
 

@@ -17,7 +17,7 @@ To add one, for example DeepLabV3 on a RegNet, a package needs three things:
 
        REGNET = ModelSpec(
            name="deeplabv3-regnet", family="deeplabv3", encoder="regnet_y_8gf", build=build, least_images=2,
-           batch_norm_in=("encoder", "decoder"),
+           batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}),
        )
 
 3. An entry point that leads to the entry, under the entry's own name::
@@ -58,6 +58,9 @@ class ModelSpec:
     image, as behind a global pooling. ``batch_norm_in``: which sections hold batch norms, out of encoder, decoder and
     classifier; the encoder's keep their statistics under ``freeze_batch_norm``. Batch norms make the result depend on
     how a batch is divided, which is then part of a step's key.
+    ``offers``: what methods may need (``Method.needs``): "linear", if each group is a linear classifier on the last one
+    of ``Output.stages`` and may be auxiliary (``groups.py``); "branches", if each group has layers of its own
+    (``ClassGroup.branch``); the names in ``Output.extras``; and names of your own.
     ``version``: raised whenever the network's numbers change, so that steps of the old one are not taken for the new.
     ``imports``: slow packages that ``build`` imports besides torch and torchvision; a sweep loads them once.
     """
@@ -70,6 +73,7 @@ class ModelSpec:
     least_images: int = 1
     batch_norm_in: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    offers: frozenset[str] = frozenset()
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -93,6 +97,16 @@ MODELS: Registry[ModelSpec] = Registry(
 def model_spec(name: str) -> ModelSpec:
     """Return a model's facts. Raises UsageError with the nearest name, CispbenchError for a broken plug-in."""
     return MODELS.load(name)
+
+
+def lacking(name: str, needs: frozenset[str]) -> str | None:
+    """Return what a method ``needs`` and a model does not offer, with the models that offer all of it; None if none."""
+    missing = needs - model_spec(name).offers
+    if not missing:
+        return None
+    fitting = [spec.name for spec in MODELS.load_all() if needs <= spec.offers]
+    others = f"these offer it: {', '.join(fitting)}" if fitting else "no installed network offers it"
+    return f"it needs a network that offers {', '.join(sorted(missing))}; {others}"
 
 
 def trains_batch_norm(name: str, frozen: bool) -> bool:

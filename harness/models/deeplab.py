@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cispbench.harness.models.groups import AUXILIARY, Group
+from cispbench.harness.models.head_branch import start_kaiming
 from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
-from cispbench.harness.models.output import Output
+from cispbench.harness.models.output import Features, Output
 
 
 class DeepLabHead(nn.Module):
@@ -44,8 +46,87 @@ class DeepLabHead(nn.Module):
         return out
 
 
-class DeepLabV3(IncrementalModel):
-    """A convolutional encoder, the head, and a linear classifier for the classes of each step."""
+class DeepLab(IncrementalModel):
+    """An encoder and a head, whose map of ``width`` channels the groups' classifiers read."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.width = width
+
+    def features(self, images: Tensor) -> Features:
+        """Run encoder and head."""
+        encoded, stages = self.encoder(images)
+        height, width = images.shape[-2:]
+        return Features((height, width), encoded, stages, self.head(encoded))
+
+    def sections(self) -> dict[str, nn.Module]:
+        """Encoder and head; the classifiers are the section "classifier"."""
+        return {"encoder": self.encoder, "decoder": self.head}
+
+
+class LinearDeepLab(DeepLab):
+    """A linear classifier, which is a 1x1 convolution, for each group.
+
+    ``kaiming``: classifiers start kaiming-normal, as DKD's, instead of as PyTorch does it.
+    """
+
+    offers = frozenset({"linear"})
+
+    def __init__(self, encoder: Encoder, head: nn.Module, width: int, *, kaiming: bool = False) -> None:
+        super().__init__(encoder, head, width)
+        self.classifiers = nn.ModuleList()
+        self.kaiming = kaiming
+
+    def add_group(self, group: Group) -> None:
+        """Add a 1x1 convolution."""
+        self.classifiers.append(nn.Conv2d(self.width, group.channels, 1))
+        if self.kaiming:
+            start_kaiming(self.classifiers[-1])
+
+    def refusal(self, group: Group) -> str | None:
+        """Every group can be had."""
+        return None
+
+    def from_features(self, features: Features, companions: Mapping[str, Tensor] | None = None) -> Output:
+        """Compute logits on the head's grid and, up-sampled bilinearly, at full size."""
+        groups = self.class_groups()
+        weight = torch.cat([group.weight for group in groups])
+        masks, heads = self._maps(features.decoded, groups, weight)
+        rows = weight.flatten(1)
+        return Output(
+            logits=functional.interpolate(masks, size=features.size, mode="bilinear", align_corners=False),
+            masks=masks,
+            heads=heads,
+            patches=features.decoded.flatten(2).transpose(1, 2),
+            class_features=rows.expand(masks.shape[0], -1, -1),
+            class_tokens=rows,
+            encoded=features.encoded,
+            stages=(*features.stages, features.decoded),
+        )
+
+    def _maps(self, decoded: Tensor, groups: list[ClassGroup], weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if any(group.role == AUXILIARY for group in groups):
+            maps = tuple(
+                functional.conv2d(decoded.detach() if group.role == AUXILIARY else decoded, group.weight, group.bias)
+                for group in groups
+            )
+            return torch.cat(maps, 1), maps
+        masks = functional.conv2d(decoded, weight, torch.cat([group.bias for group in groups]))
+        return masks, torch.split(masks, [group.bias.numel() for group in groups], 1)
+
+    def class_groups(self) -> list[ClassGroup]:
+        """The classifiers' weights and biases."""
+        pairs = zip(self.classifiers, self.groups, strict=True)
+        return [
+            ClassGroup(cast(nn.Parameter, c.weight), cast(nn.Parameter, c.bias), group.role, group.extra)
+            for c, group in pairs
+        ]
+
+
+class DeepLabV3(LinearDeepLab):
+    """A convolutional encoder, MiB's head, and linear classifiers."""
 
     def __init__(
         self,
@@ -55,41 +136,5 @@ class DeepLabV3(IncrementalModel):
         rates: Sequence[int] = (6, 12, 18),
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = DeepLabHead(encoder.width, hidden=hidden, width=hidden, rates=rates, activation=activation)
-        self.classifiers = nn.ModuleList()
-        self.width = hidden
-
-    def grow(self, new_classes: int) -> None:
-        """Add a 1x1 convolution for ``new_classes`` classes."""
-        if new_classes < 1:
-            raise ValueError(f"a model grows by at least 1 class, not {new_classes}")
-        self.classifiers.append(nn.Conv2d(self.width, new_classes, 1))
-
-    def forward(self, images: Tensor) -> Output:
-        """Compute logits at stride 16 and, up-sampled bilinearly, at full size."""
-        x, stages = self.encoder(images)
-        decoded = self.head(x)
-        groups = self.class_groups()
-        weight = torch.cat([group.weight for group in groups])
-        masks = functional.conv2d(decoded, weight, torch.cat([group.bias for group in groups]))
-        logits = functional.interpolate(masks, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        rows = weight.flatten(1)
-        return Output(
-            logits=logits,
-            masks=masks,
-            patches=decoded.flatten(2).transpose(1, 2),
-            class_features=rows.expand(images.shape[0], -1, -1),
-            class_tokens=rows,
-            encoded=x,
-            stages=(*stages, decoded),
-        )
-
-    def class_groups(self) -> list[ClassGroup]:
-        """The classifiers' weights and biases, one group a step."""
-        return [ClassGroup(cast(nn.Parameter, c.weight), cast(nn.Parameter, c.bias)) for c in self.classifiers]
-
-    def sections(self) -> dict[str, nn.Module]:
-        """Encoder and head; the classifiers are the section "classifier"."""
-        return {"encoder": self.encoder, "decoder": self.head}
+        head = DeepLabHead(encoder.width, hidden=hidden, width=hidden, rates=rates, activation=activation)
+        super().__init__(encoder, head, hidden)

@@ -24,14 +24,17 @@ class ResNetEncoder(Encoder):
     """A ResNet of torchvision (``net``, changed in place) with the last stage dilated instead of strided.
 
     ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu". ``stem_activation``:
-    whether there is one between the first norm and the pooling.
+    whether there is one between the first norm and the pooling. ``first_dilated``: whether the first block of that
+    stage is dilated like the others, as there, or not, as torchvision does it.
     """
 
     left_out = ("fc.",)
 
-    def __init__(self, net: Any, activation: str = "leaky_relu", stem_activation: bool = True) -> None:
+    def __init__(
+        self, net: Any, activation: str = "leaky_relu", *, stem_activation: bool = True, first_dilated: bool = True
+    ) -> None:
         super().__init__()
-        _dilate(net.layer4)
+        _dilate(net.layer4, first=first_dilated)
         act = leaky_relu if activation == "leaky_relu" else nn.ReLU
         for module in net.modules():
             if hasattr(module, "relu"):
@@ -63,14 +66,15 @@ class ResNetEncoder(Encoder):
         return net
 
 
-def _dilate(stage: nn.Module) -> None:
-    """Replace a stage's stride of 2 by a dilation of 2, in every block, as the released networks do."""
+def _dilate(stage: nn.Sequential, first: bool) -> None:
+    """Replace a stage's stride of 2 by a dilation of 2, in every block or in all but the ``first``."""
     # The map stays at stride 16, and ImageNet's weights still see the neighbours that they were trained on.
-    for module in stage.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-            if module.kernel_size == (3, 3):
-                module.dilation = module.padding = (2, 2)
+    for number, block in enumerate(stage):
+        for module in block.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size == (3, 3) and (first or number > 0):
+                    module.dilation = module.padding = (2, 2)
 
 
 def _block_before_activation(block: Any, x: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CLASSES = "classes"  # the role of a group that has no other
+# The role of a group that reads the decoder's map without passing gradients back: its loss trains its own parameters
+# alone, as DKD's auxiliary classifier needs it. Networks that cannot do so refuse it (``ModelSpec.offers``).
+AUXILIARY = "auxiliary"
 
 
 @dataclass(frozen=True)
@@ -12,8 +15,8 @@ class Group:
     """Channels that are added to the head together, in a branch of their own where the network has branches.
 
     The first ``extra`` channels are no classes (SSUL's "unknown", BARM's residual of the background); then come
-    ``classes`` classes in the order of learning. ``role``: the name by which recipes give learning rates.
-    Raises ValueError for a group without a channel.
+    ``classes`` classes in the order of learning. ``role``: the name by which recipes give learning rates; a group of
+    the role ``AUXILIARY`` passes no gradients back. Raises ValueError for a group without a channel.
     """
 
     classes: int = 0

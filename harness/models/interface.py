@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from cispbench.harness.models.output import Output
+from cispbench.harness.models.groups import AUXILIARY, CLASSES, Group
+from cispbench.harness.models.head_branch import HeadBranch
+from cispbench.harness.models.output import Features, Output
 from cispbench.harness.models.weight_files import load_backbone
 from cispbench.splits.errors import WeightsError
 
 
 @dataclass(frozen=True)
 class ClassGroup:
-    """The parameters of the n classes that were added together.
+    """The parameters of the n channels that were added together; ``role`` and ``extra`` as in their ``Group``.
 
-    ``weight`` has n x D elements: (n, D, 1, 1) in a convolution, (1, n, D) as tokens. ``bias``: (n,).
+    ``weight`` has n x D elements: (n, D, 1, 1) in a convolution, (1, n, D) as tokens. ``bias``: (n,). ``others``: what
+    else belongs to the group alone, such as the gains of a norm. ``layers``: see ``branch``.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter
+    role: str = CLASSES
+    extra: int = 0
+    others: tuple[nn.Parameter, ...] = ()
+    layers: HeadBranch | None = None
 
     @property
     def rows(self) -> Tensor:
         """The weights as a view (n, D) that shares memory with the parameter."""
         return self.weight.view(self.bias.numel(), -1)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes among the channels."""
+        return self.bias.numel() - self.extra
+
+    @property
+    def branch(self) -> HeadBranch:
+        """The layers between the decoder and the channels, in networks that offer "branches". Otherwise ValueError."""
+        if self.layers is None:
+            raise ValueError("the network has no branches; a method that reads them says needs = {'branches'}")
+        return self.layers
+
+    def start_layers_from(self, other: ClassGroup) -> None:
+        """Copy what lies below the classifier from another group, norms' statistics included; nothing without branches.
+
+        To be called before rows are copied: they mean the same only on equal layers.
+        """
+        if self.layers is not None:
+            self.layers.features.load_state_dict(other.branch.features.state_dict())
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all parameters that belong to the group alone: those of its branch, or weight, bias and others."""
+        return [self.weight, self.bias, *self.others] if self.layers is None else list(self.layers.parameters())
 
 
 class Encoder(nn.Module, ABC):
@@ -72,25 +104,75 @@ class Encoder(nn.Module, ABC):
 
 
 class IncrementalModel(nn.Module, ABC):
-    """A segmentation network that grows by the classes of a step.
+    """A segmentation network that grows by the groups of a step.
 
-    ``forward(images)`` takes float32 (B, 3, H, W) and returns an ``Output`` over all classes added so far; class 0
-    is the background, which comes with the first growth.
+    ``forward(images)`` takes float32 (B, 3, H, W) and returns an ``Output`` over all channels added so far. Class 0 is
+    the background, which comes with the first growth. ``groups``: what the network has grown by, in order. ``offers``:
+    see ``ModelSpec.offers``; what is in ``Output.extras`` need not be named again.
     """
 
+    offers: ClassVar[frozenset[str]] = frozenset()
     freeze_batch_norm: bool = False
 
-    @abstractmethod
-    def grow(self, new_classes: int) -> None:
-        """Add ``new_classes`` classes (background counts among those of the first call); at least 1."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[Group] = []
+
+    def grow(self, groups: int | Sequence[Group]) -> None:
+        """Add the groups of ``Method.layout``; a number stands for one group of as many classes.
+
+        The background counts among the classes of the first call. Raises ValueError for no group at all, and for one
+        that the network cannot have; then nothing is added.
+        """
+        asked = (Group(groups),) if isinstance(groups, int) else tuple(groups)
+        if not asked:
+            raise ValueError("a model grows by at least 1 group, and there is none")
+        for group in asked:
+            reason = self.refusal(group)
+            if reason is not None:
+                raise ValueError(f"{type(self).__name__} cannot grow by {group}: {reason}")
+        for group in asked:
+            for part in self.parts(group):
+                self.add_group(part)
+                self.groups.append(part)
+
+    def refusal(self, group: Group) -> str | None:
+        """Return why the network cannot have a group, or None if it can; by default there is no auxiliary one."""
+        return "its groups all pass gradients back" if group.role == AUXILIARY else None
+
+    def parts(self, group: Group) -> tuple[Group, ...]:
+        """Return what the network keeps apart of a group that is added; by default the group as it is."""
+        return (group,)
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Output:
-        """Compute logits and features, see ``Output``."""
+    def add_group(self, group: Group) -> None:
+        """Add the channels of a group, with random parameters; ``grow`` calls it."""
+
+    def forward(
+        self, images: Tensor, companions: Mapping[str, Tensor] | None = None, features: Features | None = None
+    ) -> Output:
+        """Compute logits and features, see ``Output``.
+
+        ``companions``: ``Batch.companions``, for the networks that read them. ``features``: what ``features(images)``
+        returned, here or by a network with an equal trunk; the trunk is then not run.
+        """
+        return self.from_features(self.features(images) if features is None else features, companions)
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Features:
+        """Run the trunk: all that does not depend on the groups, up to any dropout at its end."""
+
+    @abstractmethod
+    def from_features(self, features: Features, companions: Mapping[str, Tensor] | None = None) -> Output:
+        """Run what follows the trunk."""
+
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """Return the modules that ``features`` runs; by default all sections."""
+        return tuple(self.sections().values())
 
     @abstractmethod
     def class_groups(self) -> list[ClassGroup]:
-        """Return the classes' parameters, a group each time the model grew (background may be one of its own)."""
+        """Return the parameters of each of ``groups`` (the background may be one of its own)."""
 
     @abstractmethod
     def sections(self) -> dict[str, nn.Module]:
@@ -107,8 +189,8 @@ class IncrementalModel(nn.Module, ABC):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, background included."""
-        return sum(group.bias.numel() for group in self.class_groups())
+        """The number of classes, background included; channels that are no classes do not count."""
+        return sum(group.classes for group in self.groups)
 
     def named_sections(self) -> Iterator[tuple[str, str, nn.Parameter]]:
         """Yield (section, parameter name, parameter); what belongs to no part is "classifier"."""

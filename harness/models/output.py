@@ -11,12 +11,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What the trunk of a network computes for a batch: equal in two networks whose trunks are equal and frozen.
+
+    ``size``: (H, W) of the images in pixels. ``encoded``: (B, E, h, w), the encoder's last map. ``stages``: the
+    encoder's stages (B, D_i, h_i, w_i), shallow to deep. ``decoded``: (B, D, h, w), the map that the heads read, before
+    any dropout at its end.
+    """
+
+    size: tuple[int, int]
+    encoded: Tensor
+    stages: tuple[Tensor, ...]
+    decoded: Tensor
+
+
+@dataclass(frozen=True)
 class Output:
     """What a model computes for a batch, with C channels, features of width D on an h x w grid of tokens.
 
     A channel is a class, but for the ``extra`` ones of a ``Group``. ``logits``: (B, C, H, W), at the size of the
     images, group after group. ``masks``: (B, C, h, w), the logits before up-sampling. ``heads``: the same, a map for
-    each group.
+    each group of ``IncrementalModel.class_groups``.
     ``patches``: (B, h*w, D), the features the classifier reads, before any normalisation.
     ``class_features``: (B, C, D), the classes' side of the classifier (projected class tokens, or the rows of a
     linear classifier). ``stages``: the encoder's stages (B, D_i, h_i, w_i), shallow to deep, then the decoder's

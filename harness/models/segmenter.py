@@ -7,12 +7,15 @@ classes whose gain and bias grow with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cispbench.harness.models.groups import Group
 from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
-from cispbench.harness.models.output import Output
+from cispbench.harness.models.output import Features, Output
 from cispbench.harness.models.transformer import Block
 
 
@@ -82,44 +85,57 @@ class Segmenter(IncrementalModel):
         self.encoder = encoder
         self.decoder = decoder
 
-    def grow(self, new_classes: int) -> None:
-        """Add classes; at the first call the background becomes a group of its own."""
-        if new_classes < 1:
-            raise ValueError(f"a model grows by at least 1 class, not {new_classes}")
-        if not self.decoder.cls_emb:
-            # The released code keeps the background's token in a group of its own; checkpoints depend on it.
-            self.decoder.grow(1)
-            new_classes -= 1
-        if new_classes:
-            self.decoder.grow(new_classes)
+    def parts(self, group: Group) -> tuple[Group, ...]:
+        """Return the group; of the first one the background becomes a part of its own."""
+        if self.groups or group.extra or group.classes == 1:
+            return (group,)
+        # The released code keeps the background's token in a group of its own; checkpoints depend on it.
+        return Group(1, role=group.role), Group(group.classes - 1, role=group.role)
 
-    def forward(self, images: Tensor) -> Output:
-        """Compute masks on the token grid and, up-sampled bilinearly, at full size.
+    def add_group(self, group: Group) -> None:
+        """Add class tokens, with their gains and biases."""
+        self.decoder.grow(group.channels)
 
-        Sides that the encoder's ``patch`` does not divide are padded on the right and below, and cut off again.
+    def features(self, images: Tensor) -> Features:
+        """Run the encoder: in the decoder the class tokens take part.
+
+        Sides that the encoder's ``patch`` does not divide are padded on the right and below.
         """
-        side_h, side_w = images.shape[-2:]
+        height, width = images.shape[-2:]
         patch = self.encoder.patch
-        padded = functional.pad(images, (0, -side_w % patch, 0, -side_h % patch))
+        padded = functional.pad(images, (0, -width % patch, 0, -height % patch))
         encoded, stages = self.encoder(padded)
+        return Features((height, width), encoded, stages, encoded)
+
+    def from_features(self, features: Features, companions: Mapping[str, Tensor] | None = None) -> Output:
+        """Compute masks on the token grid and, up-sampled bilinearly, at full size; what was padded is cut off."""
+        encoded, (side_h, side_w), patch = features.encoded, features.size, self.encoder.patch
         height, width = encoded.shape[-2:]
         masks, patches, class_features = self.decoder(encoded.flatten(2).transpose(1, 2))
         maps = masks.transpose(1, 2).unflatten(2, (height, width))
-        logits = functional.interpolate(maps, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        padded = (side_h + -side_h % patch, side_w + -side_w % patch)
+        logits = functional.interpolate(maps, size=padded, mode="bilinear", align_corners=False)
         decoded = patches.transpose(1, 2).unflatten(2, (height, width))
         return Output(
             logits=logits[..., :side_h, :side_w],
             masks=maps,
+            heads=torch.split(maps, [group.channels for group in self.groups], 1),
             patches=patches,
             class_features=class_features,
             class_tokens=torch.cat(list(self.decoder.cls_emb), dim=1)[0],
             encoded=encoded,
-            stages=(*stages, decoded),
+            stages=(*features.stages, decoded),
         )
 
     def class_groups(self) -> list[ClassGroup]:
-        """Tokens with the mask norm's biases, group by group."""
-        return [ClassGroup(t, b) for t, b in zip(self.decoder.cls_emb, self.decoder.mask_norm.bias, strict=True)]
+        """Tokens with the mask norm's biases and gains, group by group."""
+        norm = self.decoder.mask_norm
+        parameters = zip(self.decoder.cls_emb, norm.bias, norm.weight, self.groups, strict=True)
+        return [ClassGroup(t, b, group.role, group.extra, others=(gain,)) for t, b, gain, group in parameters]
+
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """The encoder alone."""
+        return (self.encoder,)
 
     def sections(self) -> dict[str, nn.Module]:
         """Encoder and decoder; the class tokens belong to the decoder, as in the released code."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cispbench.harness.models.deeplab import DeepLabV3
+from cispbench.harness.models.groups import Group
 from cispbench.harness.models.interface import Encoder
 from cispbench.harness.models.merging import BranchTensors, merge_branches, mix_branches
 
@@ -130,17 +131,20 @@ class TwoBranchDeepLabV3(DeepLabV3):
     grow the network under one seed draw the same numbers, and a resumed training goes on with them.
     """
 
+    offers = DeepLabV3.offers | {"two_branches"}
+
     def __init__(self, encoder: Encoder, *, second_branch: SecondBranch = "keep", **options: Any) -> None:
         super().__init__(encoder, **options)
         self.draws, self.second_branch = Draws(), second_branch
         encoder.activated_stages = True
 
-    def grow(self, new_classes: int) -> None:
-        """Add the classes; double the convolutions at the first growth, merge the branches at each later one."""
-        super().grow(new_classes)
+    def grow(self, groups: int | Sequence[Group]) -> None:
+        """Add the groups; double the convolutions at the first growth, merge the branches at each later one."""
+        first = not self.groups
+        super().grow(groups)
         # A number from the seeded generator of the process, which is on the CPU whatever the default device is.
         self.draws.generator.manual_seed(int(torch.randint(2**62, (), device="cpu")))
-        if len(self.classifiers) == 1:
+        if first:
             self._double()
         else:
             for module in self.modules():

@@ -18,9 +18,11 @@ from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.machine.devices import autocast
+from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import Recipe, load_strict
+from cispbench.harness.registry import load_method
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_run
@@ -67,12 +69,16 @@ class _CorrectPixels:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run by its records, ordered by step; ``trained``: its setting as the method learnt it."""
+    """A run by its records, ordered by step; ``trained``: its setting as the method learnt it.
+
+    ``method``: that of the run, with its options; its layout says how the network grew.
+    """
 
     records: tuple[StepRecord, ...]
     recipe: Recipe
     setting: Setting
     trained: Setting
+    method: Method
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -96,7 +102,9 @@ def recorded_run(store: Store, run: str) -> RecordedRun:
         raise UsageError(f"the run {last.run_key[:10]} was scored from files of masks: it has no models to ask.")
     setting = parse_setting(last.setting)
     recipe: Recipe = load_strict(Recipe, last.recipe, f"the recipe of the run {last.run_key[:10]}")
-    return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting)
+    cls = load_method(last.method.name)
+    method = cls(load_strict(cls.Options, recipe.method, "method"))
+    return RecordedRun(tuple(records), recipe, setting, setting.joint() if last.joint else setting, method)
 
 
 class RunPredictor:
@@ -218,7 +226,7 @@ class RunPredictor:
         """Build the model as it is after a step, with its published weights."""
         model = build_model(self.run.recipe.model, self.run.recipe.data.crop)
         for step in range(record.step + 1):
-            model.grow(self.run.trained.new_classes(step))
+            model.grow(self.run.method.layout(self.run.trained, step))
         try:
             model.load_state_dict(self._steps.load(record.key))
         except DamagedStepError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from cispbench.harness.data.source import Source, locate, root_in_force
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
-from cispbench.harness.models.catalogue import model_spec
+from cispbench.harness.models.catalogue import lacking, model_spec
 from cispbench.harness.models.weights_table import load_table
 from cispbench.harness.recipes.fields import Recipe, load_strict
 from cispbench.harness.recipes.layers import SourcedRecipe, parse_override, resolve_recipe
@@ -115,7 +115,7 @@ class Preparer:
 
     def _prepare(self, request: RunRequest) -> Prepared:
         setting, method, profile, recipe = _recipe_of(request)
-        reason = method.unsupported(setting, recipe.model)
+        reason = lacking(recipe.model, method.needs) or method.unsupported(setting, recipe.model)
         if reason is not None:
             raise UnservedError(request.method, setting.name, recipe.model, reason)
         start = _start(request, self._steps, setting, method, recipe)

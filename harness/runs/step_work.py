@@ -53,7 +53,7 @@ class StepWork:
         """Build the model as it is after ``step``, with its published weights."""
         model = self._bare_model()
         for index in range(step + 1):
-            model.grow(self.plan.learnt.new_classes(index))
+            model.grow(self.method.layout(self.plan.learnt, index))
         key = self.plan.planned(step).key
         try:
             model.load_state_dict(self.store.load(key))
@@ -87,7 +87,7 @@ class StepWork:
             kept = self.store.load(plan.planned(step - 1).key, METHOD)
             self.method.load_state_dict({name: tensor.to(options.device) for name, tensor in kept.items()})
             seed_everything(derive_seed(plan.seed, "growth", step))
-        model.grow(plan.learnt.new_classes(step))
+        model.grow(self.method.layout(plan.learnt, step))
         context = StepContext(
             plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )

@@ -42,7 +42,8 @@ def build(image_size):
 
 
 NET = ModelSpec(
-    name="plug-net", family="deeplabv3", encoder="strided", build=build, least_images=2, batch_norm_in=("decoder",)
+    name="plug-net", family="deeplabv3", encoder="strided", build=build, least_images=2, batch_norm_in=("decoder",),
+    offers=frozenset({"linear"}),
 )
 NUMBER = 7
 '''
@@ -110,7 +111,10 @@ def toys(installed, tmp_path):
 def test_a_network_of_another_package_is_listed_shown_and_trained(commands, plug_net):
     rows = json.loads(commands.succeed(["list", "models", "--json"]).stdout)
     (row,) = [row for row in rows if row["model"] == "plug-net"]
-    assert row == {"model": "plug-net", "family": "deeplabv3", "encoder": "strided", "pre-trained weights": None}
+    assert row == {
+        "model": "plug-net", "family": "deeplabv3", "encoder": "strided", "pre-trained weights": None,
+        "offers": "linear",
+    }  # fmt: skip
     shown = commands.succeed(["show", "mib", "--model", "plug-net"]).stdout
     assert "model: plug-net" in shown
     commands.succeed(commands.tiny("--model", "plug-net", method="finetune"))

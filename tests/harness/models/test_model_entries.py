@@ -8,8 +8,15 @@ import sys
 
 import pytest
 
-from cispbench.harness.models.catalogue import MODELS, ModelSpec, build_model, model_spec, trains_batch_norm
+from cispbench.harness.machine.progress import ProgressView
+from cispbench.harness.models.branches import BranchedDeepLabV3
+from cispbench.harness.models.catalogue import MODELS, ModelSpec, build_model, lacking, model_spec, trains_batch_norm
+from cispbench.harness.models.deeplab import DeepLabV3
 from cispbench.harness.models.model_facts import wrong_facts
+from cispbench.harness.models.segmenter import Segmenter
+from cispbench.harness.runs.prepare import Preparer, UnservedError
+from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_store import StepStore
 from cispbench.splits.errors import CispbenchError, UsageError
 
 TINY = "deeplabv3-tiny"
@@ -85,3 +92,55 @@ with torch.device("meta"):
     for line in run(code).splitlines():
         name, *loaded = line.split()
         assert tuple(loaded) == model_spec(name).imports
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (changed(offers=frozenset()), "offers is [], and the network shows ['linear']"),
+        (changed(offers=frozenset({"linear", "branches"})), "and the network shows ['linear']"),
+        (changed("deeplabv3-tiny-branches", offers=frozenset({"branches"})), "shows ['branch_features', 'branches']"),
+        (changed("segmenter-tiny", offers=frozenset({"linear"})), "and the network shows []"),
+    ],
+)
+def test_a_wrong_offer_is_found(entry, words):
+    assert any(words in text for text in wrong_facts(entry)), wrong_facts(entry)
+
+
+@pytest.mark.parametrize(
+    ("cls", "offers", "words"),
+    [
+        (DeepLabV3, {"linear", "branches"}, "offers names 'branches', and its groups have none"),
+        (BranchedDeepLabV3, set(), "offers names 'branches', and the network does not name them"),
+        (BranchedDeepLabV3, {"branches", "linear"}, "offers names 'linear', and its groups are no linear classifiers"),
+        (Segmenter, {"linear"}, "offers names 'linear', and its groups are no linear classifiers"),
+    ],
+)
+def test_an_offer_that_a_network_only_claims_is_found(monkeypatch, cls, offers, words):
+    monkeypatch.setattr(cls, "offers", frozenset(offers))
+    names = {DeepLabV3: TINY, BranchedDeepLabV3: "deeplabv3-tiny-branches", Segmenter: "segmenter-tiny"}
+    assert any(words in text for text in wrong_facts(model_spec(names[cls])))
+
+
+def test_a_network_that_lacks_what_a_method_needs_is_refused_with_those_that_have_it():
+    needs = frozenset({"branches", "branch_features"})
+    assert lacking("deeplabv3-tiny-branches", needs) is None
+    assert lacking("segmenter-tiny", frozenset()) is None
+    reason = lacking(TINY, needs)
+    assert reason is not None
+    assert reason.startswith("it needs a network that offers branch_features, branches; these offer it: ")
+    assert reason.partition("these offer it: ")[2].split(", ") == [
+        name for name in MODELS.names() if name.endswith("-branches")
+    ]
+    assert str(lacking(TINY, frozenset({"attentions"}))).endswith("no installed network offers it")
+
+
+def test_a_plan_refuses_a_method_whose_needs_the_network_lacks(tmp_path, monkeypatch):
+    from cispbench.methods.finetune import FineTune
+
+    monkeypatch.setattr(FineTune, "needs", frozenset({"branches"}))
+    request = RunRequest("finetune", "overlapped-15-5", profile="quick", model=TINY)
+    preparer = Preparer(StepStore(tmp_path), ProgressView(), plan_only=True)
+    with pytest.raises(UnservedError, match=r"with deeplabv3-tiny: it needs .* branches; .* deeplabv3-tiny-branches"):
+        preparer.prepare(request)
+    assert preparer.prepare(dataclasses.replace(request, model="deeplabv3-tiny-branches")).recipe.model

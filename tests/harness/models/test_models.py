@@ -7,8 +7,9 @@ import torch
 
 from cispbench.harness.models.catalogue import build_model
 
-SMALL = ["segmenter-tiny", "deeplabv3-tiny", "deeplabv3-mobilenetv2", "segmenter-mobilenetv2", "deeplabv3-resnet18"]
-SIZES = {"segmenter-tiny": 24, "deeplabv3-tiny": 24}
+SMALL = ["segmenter-tiny", "deeplabv3-tiny", "deeplabv3-mobilenetv2", "segmenter-mobilenetv2", "deeplabv3-resnet18",
+         "deeplabv3-tiny-branches", "deeplabv3-mobilenetv2-branches", "deeplabv3-tiny-dkd"]  # fmt: skip
+SIZES = {name: 24 for name in SMALL if "-tiny" in name}
 
 
 def grown(name: str, *classes: int):
@@ -32,7 +33,7 @@ def test_shapes_of_everything_a_method_reads(name):
     assert output.stages[-1].shape == (2, width, h, w)
     assert all(stage.ndim == 4 for stage in output.stages)
     assert model.num_classes == 6
-    if not name.endswith("tiny"):
+    if name not in SIZES:
         assert (h, w) == (side // 16, side // 16)
 
 
@@ -48,7 +49,7 @@ def test_every_parameter_gets_a_gradient_and_a_section(name):
     assert {section for section, _, _ in model.named_sections()} >= {"encoder", "decoder"}
 
 
-@pytest.mark.parametrize("name", ["deeplabv3-tiny", "deeplabv3-mobilenetv2"])
+@pytest.mark.parametrize("name", ["deeplabv3-tiny", "deeplabv3-mobilenetv2", "deeplabv3-tiny-branches"])
 def test_growth_leaves_a_linear_classifiers_old_logits_alone(name):
     model, images = grown(name, 4), torch.randn(1, 3, 64, 64)
     before = model(images).logits
@@ -87,9 +88,34 @@ def test_resnet_stage_is_what_the_last_activation_sees():
     assert bool((stages[-1] < 0).any())
 
 
-def test_growth_by_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least 1 class"):
-        grown("segmenter-tiny", 0)
+def test_torchvisions_dilation_is_torchvisions():
+    from torchvision.models import resnet50
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    from cispbench.harness.models.encoders import ResNetEncoder
+
+    torch.manual_seed(0)
+    theirs = resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+    ours = resnet50(weights=None)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    expected = IntermediateLayerGetter(theirs, {"layer4": "out"}).eval()(images)["out"]
+    torch.testing.assert_close(ResNetEncoder(ours, "relu", first_dilated=False).eval()(images)[0], expected)
+    other = resnet50(weights=None)
+    other.load_state_dict(theirs.state_dict())
+    assert not torch.allclose(ResNetEncoder(other, "relu").eval()(images)[0], expected)
+
+
+def test_norms_of_the_pyramid_networks_move_as_in_the_releases():
+    for name in ("deeplabv3-tiny-branches", "deeplabv3-tiny-dkd"):
+        model = grown(name, 2)
+        slow = {norm.momentum for norm in norms(model.encoder)}
+        rest = {norm.momentum for norm in norms(model)} - slow
+        assert (slow, rest) == ({0.01}, {0.1})
+
+
+def norms(module):
+    return [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
 
 
 @pytest.mark.slow
