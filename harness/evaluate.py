@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.models.interface import IncrementalModel
+from cispbench.harness.models.output import Output
+from cispbench.harness.step import Batch
+from cispbench.splits.errors import MethodError
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -28,29 +32,53 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The class of each pixel by ``scores`` (``Method.scores``), for a network that knows ``known`` of ``classes``."""
+
+    scores: Callable[[Output], Tensor]
+    known: int
+    classes: int
+
+    def __call__(self, output: Output) -> Tensor:
+        """Return int64 (B, H, W). Raises MethodError for scores that are not (B, K, H, W), K from known to classes."""
+        scores = self.scores(output)
+        batch, _, height, width = output.logits.shape
+        right = scores.dim() == 4 and (len(scores), *scores.shape[2:]) == (batch, height, width)
+        if not right or not self.known <= scores.shape[1] <= self.classes:
+            raise MethodError(
+                f"the scores of the method have the shape {tuple(scores.shape)}, for {batch} images of {height} x "
+                f"{width} pixels, {self.known} classes known so far and {self.classes} of the setting.",
+                hint="Let `scores` return (B, K, H, W), K at least the classes known so far.",
+            )
+        return scores.argmax(1)
+
+
 @torch.inference_mode()
 def evaluate(
     model: IncrementalModel,
-    batches: Iterable[tuple[Tensor, Tensor, tuple[str, ...]]],
+    batches: Iterable[Batch],
     num_classes: int,
     device: torch.device,
     precision: str,
     progress: Callable[[int], None] | None = None,
+    predict: Callable[[Output], Tensor] = lambda output: output.logits.argmax(1),
 ) -> Tensor:
     """Return the confusion matrix, int64 (C, C) on the CPU, of a model over test batches.
 
-    ``batches`` yields images (b, 3, H, W), targets (b, H, W) with indices over all ``num_classes`` classes of the
-    data set, and names. ``progress`` is called with the number of images done. Counts are integers, so the size of
-    batches has no effect but through the network's rounding.
+    The targets of ``batches`` hold indices over all ``num_classes`` classes of the data set. ``predict``: what makes
+    class indices (b, H, W) of an output. ``progress`` is called with the number of images done. Counts are integers, so
+    the size of batches has no effect but through the network's rounding.
     """
     model.eval()
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     done = 0
-    for images, target, names in batches:
+    for loaded in batches:
+        batch = loaded.to(device)
         with autocast(device, precision):
-            logits = model(images.to(device, non_blocking=True)).logits
-        total += _count(logits.argmax(1), target.to(device, non_blocking=True), num_classes)
-        done += len(names)
+            output = model(*batch.inputs)
+        total += _count(predict(output), batch.target, num_classes)
+        done += len(batch.ids)
         if progress is not None:
             progress(done)
     return total.cpu()

@@ -66,13 +66,15 @@ class Companion:
     """A map that belongs to every image, of values 0 to 255: ``<folder>/<id>.png`` beside the data set's own folders.
 
     It is resized (to the nearest value), cropped and flipped with the image. ``fill``: its value where an image is
-    padded. ``at_test``: needed for test images, too. The record names it as supervision that other methods do not have.
+    padded. ``at_test``: needed for test images, too. ``how_to_get``: a sentence for people who do not have the maps,
+    with the options that need none. The record names it as supervision that other methods do not have.
     """
 
     name: str
     folder: str
     fill: int = 255
     at_test: bool = False
+    how_to_get: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Memory:
 
     size: Annotated[int, Range(least=1)]
     use: Literal["append", "replace"] = "append"
-    share: float = 0.5
+    share: Annotated[float, Range(above=0, most=1)] = 0.5
     labels: Literal["step", "origin", "seen"] = "step"
     view: View = "centre"
 

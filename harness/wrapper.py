@@ -113,3 +113,11 @@ class Wrapper(Method):
         """Take the base's state back."""
         own = {name: tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
         self.base.load_state_dict({name.removeprefix(_PREFIX): tensor for name, tensor in own.items()})
+
+
+def overrides(method: Method, name: str) -> bool:
+    """Return whether a method, or the one that it wraps, has a function ``name`` of its own, not that of ``Method``."""
+    own = getattr(type(method), name)
+    if isinstance(method, Wrapper) and own is getattr(Wrapper, name):
+        return overrides(method.base, name)
+    return own is not getattr(Method, name)

@@ -8,43 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from cispbench.harness.cross_entropy import classes_last, pixels_in_mean
+from cispbench.harness.cross_entropy import cross_entropy as cross_entropy
+from cispbench.harness.cross_entropy import labelled_pixels as labelled_pixels
+from cispbench.harness.cross_entropy import pixel_cross_entropy as pixel_cross_entropy
 from cispbench.harness.machine.lazy import functional, torch
+from cispbench.harness.method import VOID as VOID
 from cispbench.harness.method import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VOID = 255
 Weight = Annotated[float, Range(least=0, most=1e6)]  # of a term of the loss
 InverseTemperature = Annotated[float, Range(above=0, most=1000)]
 Probability = Annotated[float, Range(least=0, most=1)]
 
 
-def cross_entropy(logits: Tensor, target: Tensor, void_in_mean: bool = False) -> Tensor:
-    """Return the mean cross-entropy over non-void pixels; 0 (with a gradient of 0) where all pixels are void.
-
-    ``logits`` (B, C, H, W), ``target`` (B, H, W). ``void_in_mean`` counts void pixels, which cost 0, in the mean, as
-    MiB's released train.py does.
-    """
-    total = pixel_cross_entropy(logits, target, "sum")
-    return total / _pixels_in_mean(target, void_in_mean)
-
-
-def pixel_cross_entropy(logits: Tensor, target: Tensor, reduction: Literal["sum", "none"]) -> Tensor:
-    """Return the cross-entropy of each pixel (B, H, W), or the sum; void pixels cost 0. In float32.
-
-    ``logits`` (B, C, H, W), ``target`` (B, H, W).
-    """
-    if _classes_last(logits):
-        logits, flat = logits.movedim(1, -1).flatten(0, 2), target.flatten()
-        cost = functional.cross_entropy(logits.float(), flat, ignore_index=VOID, reduction=reduction)
-        return cost if reduction == "sum" else cost.view_as(target)
-    return functional.cross_entropy(logits.float(), target, ignore_index=VOID, reduction=reduction)
-
-
 def class_probabilities(logits: Tensor) -> Tensor:
     """Return the softmax over the classes of (B, C, H, W), in float32."""
-    if _classes_last(logits):
+    if classes_last(logits):
         return logits.float().movedim(1, -1).softmax(-1).movedim(-1, 1)
     return logits.float().softmax(1)
 
@@ -106,22 +88,4 @@ def bce_with_ignore(logits: Tensor, target: Tensor, void_in_mean: bool = False) 
     # A class costs softplus(z) - t z: without a one-hot (B, C, H, W) this is nearly three times as fast.
     own = logits.gather(1, target.masked_fill(void, 0).unsqueeze(1)).squeeze(1)
     loss = functional.softplus(logits).sum(1) - own
-    return loss.masked_fill(void, 0.0).sum() / _pixels_in_mean(target, void_in_mean)
-
-
-def labelled_pixels(target: Tensor) -> Tensor:
-    """Return the number of pixels that are not void, as a tensor without dimensions."""
-    return (target != VOID).sum()
-
-
-def _classes_last(logits: Tensor) -> bool:
-    """Whether a pixel's classes lie next to each other in memory, as a Segmenter's do.
-
-    There a softmax over the last axis takes a quarter of the time: over axis 1 it copies its input first.
-    """
-    return logits.is_contiguous(memory_format=torch.channels_last)
-
-
-def _pixels_in_mean(target: Tensor, void_in_mean: bool) -> Tensor | int:
-    """Return the number of pixels that a mean divides by, at least 1."""
-    return target.numel() if void_in_mean else labelled_pixels(target).clamp(min=1)
+    return loss.masked_fill(void, 0.0).sum() / pixels_in_mean(target, void_in_mean)

@@ -26,7 +26,6 @@ RULES: tuple[Rule, ...] = (
     loss_rules.precisions,
     model_rules.initialise,
     loss_rules.hands_off,
-    loss_rules.shared_base,
     run_rules.learns,
     model_rules.class_numbering,
     loss_rules.halves_add_up,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cispbench.harness.contract.recorded import RecordedCall, RecordedTraining, listed
 from cispbench.harness.contract.verdict import Location, Violation
-from cispbench.splits.errors import MethodError
 
 
 def call_violations(call: RecordedCall, place: Location, when: str = "") -> Iterator[Violation]:
@@ -64,9 +63,6 @@ def rule_of_failure(training: RecordedTraining) -> str | None:
     step = training.steps[-1] if training.steps else None
     if step is not None and step.state_fault is not None:
         return "state-exact"
-    # A MethodError after a step 0 with a state: the harness refuses to publish a shared base together with a state.
-    if step is not None and step.context.step == 0 and step.state_after and isinstance(training.error, MethodError):
-        return "shared-base"
     calls = {"initialise": "initialise", "state_dict": "state-exact", "load_state_dict": "state-exact"}
     return calls.get(training.calling or "", "losses-finite")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,7 +16,6 @@ from cispbench.harness.contract.verdict import NotApplicable, Unchecked, Violati
 from cispbench.harness.method import VOID, Batch, StepContext
 
 PARTS_TOLERANCE = 1e-4  # relative, of sums in another order
-PLAIN_TOLERANCE = 1e-5  # relative, of a loss that must be plain cross-entropy
 BF16_SHARE, BF16_LEAST = 0.1, 0.05  # how far a loss under bf16 may be from that in float32: relative, or absolute
 
 
@@ -118,34 +116,14 @@ def precisions(bench: Bench) -> Iterator[Violation | str]:
 
 
 @rule
-def shared_base(bench: Bench) -> Iterator[Violation | str]:
-    """With `shared_base` step 0 is plain cross-entropy (mean over non-void pixels) and leaves no state behind."""
-    if not bench.cls.shared_base:
-        raise NotApplicable("the method has a base of its own (shared_base = False)")
-    training, advice = bench.main, "Keep step 0 plain, or set shared_base = False in the class."
-    for call, place in training.calls():
-        # What is wrong with a call is reported by losses-finite.
-        if place.step == 0 and not any(call_violations(call, place)):
-            total = sum(call.values.values())
-            if not math.isclose(total, call.plain, rel_tol=PLAIN_TOLERANCE, abs_tol=PLAIN_TOLERANCE):
-                yield Violation(
-                    f"the loss of step 0 is {total:.6g}, plain cross-entropy is {call.plain:.6g}", place, advice
-                )
-                break
-    if training.steps and training.steps[0].state_after:
-        first = training.steps[0]
-        yield Violation(f"step 0 keeps {listed(tuple(first.state_after))}", training.at(first), advice)
-    if len(training.steps) <= 1:
-        bench.require_finished()  # a training that failed in step 0 proves nothing
-
-
-@rule
 def halves_add_up(bench: Bench) -> Iterator[Violation | str]:
     """The terms of a batch are the weighted means of the terms of its two halves; `counts` gives the weights.
 
     The training uses the same means for micro-batches and on several devices. A term that `counts` does not name is
     weighted by the number of images.
     """
+    if not bench.cls.micro_batches:
+        raise NotApplicable("its terms need the whole batch (micro_batches = False)")
     training = bench.finished
     if bench.difference(interrupt=True) is not None:
         raise Unchecked("not judged: what the method keeps beside its state may differ between the halves")

@@ -48,24 +48,25 @@ def train_again(
     loader = _FixedLoader(measured or seen.measured or [call.batch for call in seen.calls], batches)
     seed = derive_seed(SEED, "training", step) if seed is None else seed
 
+    def start(context: StepContext) -> None:
+        if from_end:
+            context.model.load_state_dict(seen.end)
+        if prepare is not None:
+            prepare(context)
+
     try:
-        method = recorder(bench.make, training)
+        method = recorder(bench.make, training, initialised=start)
         model, previous = copy.deepcopy((seen.context.model, seen.context.previous))
         if previous is not None:
             previous.requires_grad_(previous_learns)
         context = replace(seen.context, setting=setting or bench.setting, model=model, previous=previous)
         if seen.state_before is not None:
             method.load_state_dict(copy_state(seen.state_before))
-        method.initialise(context)
-        if from_end:
-            model.load_state_dict(seen.end)
-        if prepare is not None:
-            prepare(context)
         with tempfile.TemporaryDirectory() as folder:
             # The one place here that knows how the training loop is called.
-            job = TrainingJob(method=method, context=context, loader=loader, phase=phase, device=torch.device("cpu"),
-                              seed=seed, checkpoint=Path(folder) / "none", view=ProgressView(), images=len(batches),
-                              micro_batch=micro_batch)  # fmt: skip
+            job = TrainingJob(method=method, context=context, loader=lambda *_: loader, phases={"train": phase},
+                              device=torch.device("cpu"), seed=seed, checkpoint=Path(folder) / "none",
+                              view=ProgressView(), images=len(batches), micro_batch=micro_batch)  # fmt: skip
             log = StepTraining(job).run()
         training.logged = {name: values[-1] for name, values in log.terms.items()}
     except Exception as error:  # noqa: BLE001 (whatever a plug-in raises is a violation)

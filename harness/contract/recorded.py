@@ -26,7 +26,7 @@ class RecordedCall:
 
     ``terms``: what was returned, with tensors copied; ``differentiable``: whether any term requires a gradient.
     ``changed``: names of what the call changed, beginning with ``batch.``, ``previous.`` (the previous model's output),
-    ``model.`` or ``state.`` (the method's). ``plain``: the cross-entropy over non-void pixels. ``gradients``: for each
+    ``model.`` or ``state.`` (the method's). ``gradients``: for each
     parameter with a gradient after backward(), whether it is finite.
     """
 
@@ -34,7 +34,6 @@ class RecordedCall:
     terms: Any
     differentiable: bool
     changed: tuple[str, ...]
-    plain: float
     gradients: dict[str, bool] | None = None
 
     @property

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cispbench.harness.contract.recorded import (
     RecordedCall,
@@ -23,35 +21,66 @@ from cispbench.harness.contract.recorded import (
     copy_state,
     state_fault,
 )
-from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
+from cispbench.harness.method import Batch, Group, Method, Output, StepContext
+from cispbench.harness.training.shared_base import SharedBase
+from cispbench.harness.wrapper import overrides
 from cispbench.splits.settings import Setting
 
-FACTS = ("name", "version", "joint", "Options")  # class attributes that the harness reads
+FACTS = (
+    "name",
+    "version",
+    "joint",
+    "Options",
+    "needs",
+    "reads_previous",
+    "micro_batches",
+    "devices",
+)  # class attributes that the harness reads
 
 
 def recorder(
-    make: Callable[[], Method], training: RecordedTraining, *, keep_models: bool = False, new_instances: bool = False
+    make: Callable[[], Method],
+    training: RecordedTraining,
+    *,
+    keep_models: bool = False,
+    new_instances: bool = False,
+    initialised: Callable[[StepContext], None] | None = None,
 ) -> Method:
     """Return a method that does what an instance from ``make`` does, and records it in ``training``.
 
     ``keep_models``: the models are copied at the start of each step, so that the step can be trained again.
     ``new_instances``: each step has a new instance, which knows nothing but the state that the step before stored.
+    ``initialised`` is called after `initialise`, and may change the models. A base that methods share is recorded as
+    the harness trains it.
     """
     inner = make()
-    cls = type("Recorder", (_Recorder,), {name: getattr(inner, name) for name in FACTS})
-    recording: Method = cls(inner, training, keep_models, make if new_instances else None)
+    facts: dict[str, Any] = {name: getattr(inner, name) for name in FACTS}
+    if not overrides(inner, "after_gradients"):  # the harness looks at gradients for those alone who do
+        facts["after_gradients"] = Method.after_gradients
+    cls = type("Recorder", (_Recorder,), facts)
+    recording: Method = cls(inner, training, Recording(make, keep_models, new_instances, initialised))
     return recording
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How a training is recorded, see ``recorder``."""
+
+    make: Callable[[], Method]
+    keep_models: bool
+    new_instances: bool
+    initialised: Callable[[StepContext], None] | None
 
 
 class _Recorder(Method):
     name = "recorder"
-    shared_base = False  # the rule shared-base judges the base; a run would end at a wrong one, and no rule be judged
+    shared_base = False  # so that its step 0 is recorded, too
 
-    def __init__(
-        self, inner: Method, training: RecordedTraining, keep_models: bool, renew: Callable[[], Method] | None
-    ) -> None:
-        super().__init__(inner.options)
-        self._inner, self._training, self._keep_models, self._renew = inner, training, keep_models, renew
+    def __init__(self, method: Method, training: RecordedTraining, how: Recording) -> None:
+        super().__init__(method.options)
+        self._method, self._training, self._how = method, training, how
+        # A state is loaded in every later step, and in no step 0: that makes it the method's turn.
+        self._inner: Method = SharedBase() if method.shared_base else method
         self._state_before: State | None = None
         self._previous_before: Snapshot = {}
 
@@ -67,12 +96,22 @@ class _Recorder(Method):
         self._training.calling = None
 
     def unsupported(self, setting: Setting, model: str) -> str | None:
-        return self._inner.unsupported(setting, model)
+        return self._method.unsupported(setting, model)
+
+    def layout(self, setting: Setting, step: int) -> tuple[Group, ...]:
+        return self._inner.layout(setting, step)
+
+    def phases(self, setting: Setting, step: int) -> tuple[str, ...]:
+        return self._inner.phases(setting, step)
+
+    def scores(self, output: Output) -> Tensor:
+        return self._method.scores(output)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._inner = self._method
         # Between two steps. Within a step the bench makes a new instance itself, when it resumes.
-        if self._renew is not None and self._training.steps and self._step.end:
-            self._inner = self._renew()
+        if self._how.new_instances and self._training.steps and self._step.end:
+            self._inner = self._method = self._how.make()
         self._state_before = copy_state(state)
         with self._calling("load_state_dict"):
             self._inner.load_state_dict(state)
@@ -80,7 +119,7 @@ class _Recorder(Method):
     def initialise(self, context: StepContext) -> None:
         self._previous_before = _copied(_snapshot_of_previous(context.previous))
         kept = context
-        if self._keep_models:
+        if self._how.keep_models:
             model, previous = copy.deepcopy((context.model, context.previous))
             kept = replace(context, model=model, previous=previous)
         # A step that is resumed after an interruption is recorded as one step.
@@ -89,6 +128,8 @@ class _Recorder(Method):
         self._training.location = self._training.at(self._step)
         with self._calling("initialise"):
             self._inner.initialise(context)
+        if self._how.initialised is not None:
+            self._how.initialised(context)
         self._step.initial = copy_state(context.model.state_dict())
 
     def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:
@@ -113,7 +154,6 @@ class _Recorder(Method):
             terms={**terms, **copy_state(tensors)} if isinstance(terms, dict) else terms,
             differentiable=any(term.requires_grad for term in tensors.values()),
             changed=changes(before, self._seen(batch, previous, context)),
-            plain=_plain_cross_entropy(output, original),
         )
         step.calls.append(call)
         return cast(dict[str, Tensor], terms)
@@ -135,9 +175,17 @@ class _Recorder(Method):
             found = {name: p.grad for name, p in context.model.named_parameters() if p.grad is not None}
             self._step.calls[-1].gradients = {name: bool(grad.isfinite().all()) for name, grad in found.items()}
 
+    def prepare(self, batch: Batch, context: StepContext) -> Batch:
+        with self._calling("prepare"):
+            return self._inner.prepare(batch, context)
+
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         with self._calling("counts"):
             return self._inner.counts(batch, previous, context)
+
+    def after_gradients(self, gradients: Mapping[str, Tensor], context: StepContext) -> None:
+        with self._calling("after_gradients"):
+            self._inner.after_gradients(gradients, context)
 
     def after_training(self, context: StepContext) -> None:
         self._record_gradients(context)
@@ -183,10 +231,3 @@ def _flags(tensors: Mapping[str, Tensor]) -> Snapshot:
 
 def _copied(snapshot: Snapshot) -> Snapshot:
     return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in snapshot.items()}
-
-
-def _plain_cross_entropy(output: Output, batch: Batch) -> float:
-    with torch.no_grad():
-        logits = output.logits.detach().float()
-        total = functional.cross_entropy(logits, batch.target, ignore_index=VOID, reduction="sum")
-    return float(total / (batch.target != VOID).sum().clamp(min=1))

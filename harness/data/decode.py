@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the Exif tag; its values that turn or mirror
-_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _AGAIN = "Get the file from the data set's archive again."
 
 
@@ -66,8 +66,8 @@ def read_pair(pair: Pair, dataset: str, digests: Digests | None = None) -> tuple
         check_image(pair.image, content)
         mask, _ = decode_mask(pair.mask, mask_content, dataset)
     else:
-        _check_digest("image", pair.image, content, digests.image)
-        _check_digest("mask", pair.mask, mask_content, digests.mask)
+        check_digest("image", pair.image, content, digests.image)
+        check_digest("mask", pair.mask, mask_content, digests.mask)
         mask, _ = _decode_mask(pair.mask, mask_content, dataset)
     image = decode_image(pair.image, content)
     check_sizes(pair, (image.shape[1], image.shape[2]), (mask.height, mask.width))
@@ -76,7 +76,7 @@ def read_pair(pair: Pair, dataset: str, digests: Digests | None = None) -> tuple
 
 def read_regular_file(path: Path, what: str) -> bytes:
     """Read a whole file; ``what`` names it in errors. Raises DataError, also for a device, pipe, socket or folder."""
-    with _as_data_error(what, path):
+    with as_data_error(what, path):
         return read_plain(path)
 
 
@@ -86,7 +86,7 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     A PNG is checked to its end, a JPEG is not decoded. An image that is to be turned (the Exif tag Orientation) is
     refused: nothing says whether its mask is stored turned or not.
     """
-    with _as_data_error("image", path):
+    with as_data_error("image", path):
         image = _open_image(path, content)
         if content.startswith(SIGNATURE):
             check_png(content)
@@ -106,7 +106,7 @@ def decode_image(path: Path, content: bytes) -> Tensor:
     JPEG or PNG of at most 8 bits a channel, grey, RGB, palette or CMYK (converted without a colour profile).
     Raises DataError for anything else, and for an image with a transparent pixel.
     """
-    with _as_data_error("image", path):
+    with as_data_error("image", path):
         # A copy: Pillow's own buffer is read-only, which torch cannot express.
         pixels = np.array(_to_rgb(path, _open_image(path, content)))
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -119,7 +119,7 @@ def decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, 
     Raises DataError for anything else, a value that is no class of the data set, and a file with any damage.
     """
     found = _decode_mask(path, content, dataset)
-    with _as_data_error("mask", path):
+    with as_data_error("mask", path):
         check_png(content)
     return found
 
@@ -135,13 +135,14 @@ def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> No
 
 
 def missing(what: str, path: Path) -> DataError:
-    """Return the error for an image or a mask that does not exist."""
-    return DataError(f"the {what} {path} does not exist.", hint="Unpack the data set again, or take it off its list.")
+    """Return the error for an image, a mask or a map that does not exist."""
+    hint = "Unpack the data set again, or take it off its list." if what != "map" else "Every image needs its map."
+    return DataError(f"the {what} {path} does not exist.", hint=hint)
 
 
 def _decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, frozenset[int]]:
     _check_header(path, content)
-    with _as_data_error("mask", path):
+    with as_data_error("mask", path):
         mask = Image.open(io.BytesIO(content), formats=("PNG",))
         mask.load()
     # Pillow counts in C: a sixth of what numpy.unique costs.
@@ -187,7 +188,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _check_digest(what: str, path: Path, content: bytes, digest: str | None) -> None:
+def check_digest(what: str, path: Path, content: bytes, digest: str | None) -> None:
+    """Raise DataError unless a file's content has the SHA-256 sum that the index knows."""
     if sha256(content) != digest:
         raise DataError(
             f"the {what} {path} has changed since the data were indexed.",
@@ -196,7 +198,7 @@ def _check_digest(what: str, path: Path, content: bytes, digest: str | None) -> 
 
 
 @contextmanager
-def _as_data_error(what: str, path: Path) -> Iterator[None]:
+def as_data_error(what: str, path: Path) -> Iterator[None]:
     """Turn what Pillow and the system raise into a DataError that names the file."""
     try:
         yield
@@ -221,7 +223,7 @@ def _check_header(path: Path, content: bytes) -> None:
     bits, colour = content[24], content[25]
     if colour != 3 and (colour, bits) != (0, 8):
         raise DataError(
-            f"the mask {path} is a {bits}-bit {_COLOUR_TYPES.get(colour, 'unknown')} PNG; "
+            f"the mask {path} is a {bits}-bit {COLOUR_TYPES.get(colour, 'unknown')} PNG; "
             "masks are palette or 8-bit grey PNGs of class numbers.",
             hint="Turn colours into class numbers by the data set's palette, or get the original mask.",
         )

@@ -21,6 +21,8 @@ _ATTEMPTS = 10
 class ImageAndMask:
     """An image, tv_tensors.Image (3, H, W), and its mask, tv_tensors.Mask (H, W); both uint8.
 
+    With K companions the mask is (1 + K, H, W): the labels, then the companions.
+
     torchvision's functions choose by the type: they would treat a plain tensor as a picture, and blend classes at every
     edge.
     """
@@ -53,19 +55,22 @@ class ImageAndMask:
         # before 0.29, whatever is asked for). NEAREST_EXACT is Pillow's nearest, which the released code uses.
         exact = functional.InterpolationMode.NEAREST_EXACT
         mask = functional.resize(tv_tensors.Image(self.mask), list(size), interpolation=exact)
-        return ImageAndMask(image, tv_tensors.Mask(mask[0]))
+        return ImageAndMask(image, tv_tensors.Mask(mask.view(*self.mask.shape[:-2], *size)))
 
-    def pad(self, crop: int, label: int, pad: Pad = "ends") -> ImageAndMask:
+    def pad(self, crop: int, label: int, pad: Pad = "ends", fills: Sequence[int] = ()) -> ImageAndMask:
         """Pad to at least ``crop`` x ``crop``, the content in the middle: the image with 0, the mask with ``label``.
 
-        ``pad``: the short sides at both ends, or all four sides as ``released_padding`` has it.
+        ``pad``: the short sides at both ends, or all four sides as ``released_padding`` has it. ``fills``: what each
+        companion is padded with.
         """
         padding = end_padding(self.size, crop) if pad == "ends" else released_padding(self.size, crop)
         if not any(padding):
             return self
-        functional, _ = torchvision()
+        functional, tv_tensors = torchvision()
         image = functional.pad(self.image, list(padding), fill=0)
-        return ImageAndMask(image, functional.pad(self.mask, list(padding), fill=label))
+        planes = zip(self.mask if fills else self.mask[None], (label, *fills), strict=True)
+        padded = [functional.pad(tv_tensors.Mask(plane), list(padding), fill=fill) for plane, fill in planes]
+        return ImageAndMask(image, tv_tensors.Mask(torch.stack(padded)) if fills else padded[0])
 
     def cut(self, top: int, left: int, height: int, width: int) -> ImageAndMask:
         """Cut out a box that lies inside."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from cispbench.harness.data.decode import (
     Digests,
@@ -31,15 +28,12 @@ from cispbench.harness.data.index_file import (
     stamp_of,
 )
 from cispbench.harness.data.jpeg import without_end
+from cispbench.harness.data.parallel import Progress, in_parallel, without_errors
 from cispbench.results.atomic import make_folder
 from cispbench.splits.errors import DataError
 
-Progress = Callable[[int, int], None]
+_WHAT = "images or masks"  # in errors
 Presence = Mapping[str, Mapping[str, frozenset[int]]]  # split -> image id -> class numbers
-_CHUNK = 64  # images a task of the thread pool: single ones would cost more to hand out than to read
-_NAMED = 5  # files that an error names
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,8 @@ def build_index(
     # In this order: the fingerprint depends on it.
     files = {(split, name): part[name] for split, part in sorted(pairs.items()) for name in sorted(part)}
     # Before the files are read: one that changes meanwhile is read again the next time.
-    found = _without_errors(_parallel(partial(stamp_of, masks_only=masks_only), list(files.values())), len(files))
+    described = in_parallel(partial(stamp_of, masks_only=masks_only), list(files.values()))
+    found = without_errors(described, len(files), _WHAT)
     stamps = dict(zip(files, found, strict=True))
     path = index_path(cache, dataset, pairs, masks_only)
     stored = load_entries(path, dataset)
@@ -95,8 +90,8 @@ def build_index(
     if unread:
         # First, so that a folder nobody may write to is known before minutes of reading.
         make_folder(path.parent)
-        read = _parallel(lambda place: _read(dataset, files[place], stamps[place], masks_only), unread, progress)
-        entries |= zip(unread, _without_errors(read, len(unread)), strict=True)
+        read = in_parallel(lambda place: _read(dataset, files[place], stamps[place], masks_only), unread, progress)
+        entries |= zip(unread, without_errors(read, len(unread), _WHAT), strict=True)
     if entries != stored:
         save_entries(path, dataset, entries)
     changed = [error for place, old in kept.items() for error in _changes(files[place], old, entries[place])]
@@ -123,7 +118,7 @@ def find_broken(
     chosen = [pair for part in pairs.values() for pair in part.values()]
     tasks = [] if masks_only else [partial(try_image, pair.image) for pair in chosen]
     tasks += [partial(try_mask, pair.mask) for pair in chosen]
-    results = _parallel(lambda task: task(), tasks, progress)
+    results = in_parallel(lambda task: task(), tasks, progress)
     return [result for result in results if isinstance(result, DataError)]
 
 
@@ -154,48 +149,3 @@ def _fingerprint(dataset: str, digests: Mapping[Place, Digests]) -> str:
     # As JSON, in which no id can look like two.
     lines = [[split, image_id, sums.image, sums.mask] for (split, image_id), sums in digests.items()]
     return sha256(json.dumps([dataset, *lines], separators=(",", ":")).encode())
-
-
-def _parallel(
-    function: Callable[[_Item], _Result], items: list[_Item], progress: Progress | None = None
-) -> Iterator[_Result | DataError]:
-    """Yield the function's result, or the DataError it raised, item by item.
-
-    Threads, because Pillow, SHA-256 and the disk release the interpreter's lock: as fast as processes, which would
-    have to start and to send their results.
-    """
-
-    def work(chunk: list[_Item]) -> list[_Result | DataError]:
-        results: list[_Result | DataError] = []
-        for item in chunk:
-            try:
-                results.append(function(item))
-            except DataError as error:
-                results.append(error)
-        return results
-
-    # Results come in the order of the items, whatever thread is first: the fingerprint depends on it.
-    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    done = 0
-    executor = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
-    try:
-        for results in executor.map(work, chunks):
-            yield from results
-            done += len(results)
-            if progress is not None:
-                progress(done, len(items))
-    finally:
-        # Ctrl-C must not wait for thousands of images.
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _without_errors(results: Iterable[_Result | DataError], total: int) -> list[_Result]:
-    found = list(results)
-    errors = [result for result in found if isinstance(result, DataError)]
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        named = "".join(f"\n  {error.message}" for error in errors[:_NAMED])
-        more = f"\n  and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
-        raise DataError(f"{len(errors)} of {total} images or masks break a rule:{named}{more}\n", hint=errors[0].hint)
-    return [result for result in found if not isinstance(result, DataError)]

@@ -34,8 +34,8 @@ class Entry:
 
 def stamp_of(pair: Pair, masks_only: bool) -> str:
     """Return how the file system describes a pair of files; ``masks_only``: the mask alone. Raises DataError."""
-    image = "-" if masks_only else _stamp_of("image", pair.image)
-    return f"{image}/{_stamp_of('mask', pair.mask)}"
+    image = "-" if masks_only else stamp_of_file("image", pair.image)
+    return f"{image}/{stamp_of_file('mask', pair.mask)}"
 
 
 def index_path(cache: Path, dataset: str, pairs: Pairs, masks_only: bool) -> Path:
@@ -78,7 +78,8 @@ def _parse(line: str) -> Entry:
     return Entry(stamp, Digests(None if image == "-" else image, mask), numbers)
 
 
-def _stamp_of(what: str, path: Path) -> str:
+def stamp_of_file(what: str, path: Path) -> str:
+    """Return how the file system describes a file; ``what`` names it in errors. Raises DataError."""
     try:
         found = path.stat()
     except FileNotFoundError as error:

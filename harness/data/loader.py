@@ -1,23 +1,22 @@
 """Batches of a step's images: in an order and with an augmentation that depend on the seed alone.
 
 Neither the number of workers nor the iteration at which an epoch is resumed changes a batch. No global random generator
-(torch, numpy, random) is used.
+(torch, numpy, random) is used. The places of images and exemplars in a batch are in ``order.py``.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cispbench.harness.data.companions import Maps
+from cispbench.harness.data.exemplars import ExemplarSet
 from cispbench.harness.data.labels import relabel, to_table
+from cispbench.harness.data.order import Draw, Order, generator_of, order_of
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView, TrainTransform
 from cispbench.harness.data.workers import Labelled, Sample, batches_of, stack, stack_by_size
@@ -26,94 +25,69 @@ from cispbench.harness.method import Batch
 from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import DataError
 
-
-class Draw(NamedTuple):
-    """One sample of training: the epoch, the place in the epoch's order, and the image's place in ``ids``."""
-
-    epoch: int
-    position: int
-    image: int
-
-
-# Apart from the loader: the iterator that a loader keeps would otherwise refer to the loader, and the workers of a
-# loader that is given up would live until the garbage collector finds that circle.
-@dataclass(frozen=True)
-class _Order:
-    """The order of training: which draws make which batch; with ``division`` the share of the process ``rank``."""
-
-    images: int
-    batch_size: int
-    seed: int
-    division: Division | None = None
-    rank: int = 0
-
-    def __len__(self) -> int:
-        return max(1, self.images // self.batch_size)
-
-    def batches(self, epoch: int, start: int) -> Iterator[list[Draw]]:
-        """Yield the batches of an epoch from ``start`` on, then those of all epochs after it, without an end."""
-        yield from self._epoch(epoch)[start:]
-        for later in itertools.count(epoch + 1):
-            yield from self._epoch(later)
-
-    def _epoch(self, epoch: int) -> list[list[Draw]]:
-        order = torch.randperm(self.images, generator=_generator("order", self.seed, epoch)).tolist()
-        size = self.batch_size
-        # A step of few images still trains on whole batches, so that the recipe's batch size holds.
-        if len(order) < size:
-            order = (order * -(-size // len(order)))[:size]
-        draws = [Draw(epoch, position, image) for position, image in enumerate(order)]
-        batches = [draws[number * size : (number + 1) * size] for number in range(len(self))]
-        return batches if self.division is None else [self.division.share(batch, self.rank) for batch in batches]
+_NO_EPOCH = -1  # in the seeds of images that are read in no epoch of the training
 
 
 class _LabelledImages(Dataset[Sample]):
-    def __init__(self, source: Source, split: str, table: Tensor) -> None:
-        self._source, self._split, self._table = source, split, table
+    def __init__(self, source: Source, split: str, companions: Sequence[Maps]) -> None:
+        self._source, self._split, self._companions = source, split, tuple(companions)
 
-    def _read(self, image_id: str) -> tuple[Tensor, Tensor]:
+    def _read(self, image_id: str, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image and its labels, (H, W), or (1 + K, H, W) with K companions after them."""
         image, mask = self._source.read(self._split, image_id)
-        return image, relabel(mask, self._table, place=f"the mask of the {self._split} image {image_id}")
+        labels = relabel(mask, table, place=f"the mask of the {self._split} image {image_id}")
+        if not self._companions:
+            return image, labels
+        return image, torch.stack([labels, *(maps.read(image_id) for maps in self._companions)])
 
 
 class TrainSet(_LabelledImages):
-    """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), id.
+    """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), the image's place.
 
-    ``table``: 256 labels, see ``labels.to_table``, applied before the augmentation: what ``recipe.pad_label`` adds
-    stays as it is whatever ``recipe.void`` does with the data's own void. ``cache`` keeps decoded images in memory,
-    each worker its own.
+    The places are those of ``ids``, then those of ``exemplars``, which have label tables of their own. With K
+    ``companions`` the target is (1 + K, H, W). ``table``: 256 labels, see ``labels.to_table``, applied before the
+    augmentation: what ``recipe.pad_label`` adds stays as it is whatever ``recipe.void`` does with the data's own void.
+    ``cache`` keeps decoded images in memory, each worker its own.
     """
 
     def __init__(
-        self,
-        source: Source,
-        split: str,
-        ids: Sequence[str],
-        table: Sequence[int] | Tensor,
-        recipe: DataRecipe,
-        seed: int,
-        cache: bool = False,
-    ) -> None:
-        super().__init__(source, split, to_table(table, recipe.void))
-        self.ids = tuple(ids)
-        self._transform = TrainTransform(recipe)
+        self, source: Source, ids: Sequence[str], table: Sequence[int] | Tensor, recipe: DataRecipe, seed: int,
+        cache: bool = False, exemplars: ExemplarSet | None = None, companions: Sequence[Maps] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(source, "train", companions)
+        self._table, self._own = to_table(table, recipe.void), len(ids)
+        self._exemplar_tables = [to_table(own, recipe.void) for own in exemplars.tables] if exemplars else []
+        self.ids = (*ids, *(exemplars.ids if exemplars else ()))
+        self._transform = TrainTransform(recipe, _fills(companions))
+        self._centre: EvalTransform | None = None
         self._seed = seed
         self._cache, self._kept = cache, dict[int, tuple[Tensor, Tensor]]()
 
     def __getitem__(self, draw: Draw) -> Sample:
-        pair = self._kept.get(draw.image) or self._read(self.ids[draw.image])
+        pair = self._kept.get(draw.image) or self._read(self.ids[draw.image], self._table_of(draw.image))
         if self._cache:
             self._kept[draw.image] = pair
-        return *self._transform(*pair, _generator("sample", self._seed, *draw)), self.ids[draw.image]
+        if self._centre is not None:
+            return *self._centre(*pair), draw.image
+        return *self._transform(*pair, generator_of("sample", self._seed, *draw)), draw.image
+
+    def seen_by(self, view: EvalView) -> TrainSet:
+        """Return the same samples without augmentation: as a test would see the images."""
+        centred = copy.copy(self)
+        centred._centre = EvalTransform(view, _fills(self._companions))
+        return centred
+
+    def _table_of(self, place: int) -> Tensor:
+        return self._table if place < self._own else self._exemplar_tables[place - self._own]
 
 
 class _EvalSet(_LabelledImages):
-    def __init__(self, source: Source, split: str, table: Tensor, view: EvalView) -> None:
-        super().__init__(source, split, table)
-        self._transform = EvalTransform(view)
+    def __init__(self, source: Source, split: str, table: Tensor, view: EvalView, companions: Sequence[Maps]) -> None:
+        super().__init__(source, split, companions)
+        self._table, self._transform = table, EvalTransform(view, _fills(companions))
 
     def __getitem__(self, image_id: str) -> Sample:
-        return *self._transform(*self._read(image_id)), image_id
+        return *self._transform(*self._read(image_id, self._table)), image_id
 
 
 class TrainLoader:
@@ -123,7 +97,8 @@ class TrainLoader:
     Fewer images than a batch: the permutation is repeated until one batch is full, which is then the whole epoch.
     ``workers``: processes that decode ahead (0: none); after a whole epoch they go on with the next one, until
     ``close`` or the end of the loader. ``pin_memory``: page-locked batches; by default exactly where CUDA is
-    available. Other arguments as in ``TrainSet``. Raises DataError if there are no images.
+    available. ``exemplars``: None for a method without a memory. Other arguments as in ``TrainSet``. Raises DataError
+    if there are no images.
     """
 
     def __init__(
@@ -137,19 +112,35 @@ class TrainLoader:
         workers: int = 0,
         cache: bool = False,
         pin_memory: bool | None = None,
+        exemplars: ExemplarSet | None = None,
+        companions: Sequence[Maps] = (),
     ) -> None:
         if not ids:
             raise DataError("a step has no training images.", hint="Use more data, or another task.")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        self._set = TrainSet(source, "train", ids, table, recipe, seed, cache)
-        self._order = _Order(len(ids), batch_size, seed)
+        self._set = TrainSet(source, ids, table, recipe, seed, cache, exemplars, companions)
+        self._names = tuple(maps.companion.name for maps in companions)
+        # Of each place; None without a memory.
+        self._origins = None if exemplars is None else torch.tensor([exemplars.step] * len(ids) + exemplars.origins)
+        self._own, self._order = len(ids), order_of(len(ids), batch_size, seed, exemplars)
+        self._division: tuple[Division, int] | None = None
         self._workers, self._pin_memory = workers, pin_memory
         self._kept: tuple[int, Iterator[Labelled]] | None = None
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
         return len(self._order)
+
+    @property
+    def batch_size(self) -> int:
+        """The images of a batch, of all devices together."""
+        return self._order.batch_size
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The step's own images, without exemplars."""
+        return self._set.ids[: self._own]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of an epoch (from 0), from batch ``start`` on; earlier ones are never decoded.
@@ -163,15 +154,46 @@ class TrainLoader:
 
     def share(self, division: Division, rank: int) -> TrainLoader:
         """Return a loader of the share that one process has in the very same, whole batches; it decodes no other."""
-        if division.batch != self._order.batch_size:
-            raise ValueError(f"{division} divides no batches of {self._order.batch_size}")
+        if division.batch != self.batch_size:
+            raise ValueError(f"{division} divides no batches of {self.batch_size}")
         shared = copy.copy(self)
-        shared._order, shared._kept = replace(self._order, division=division, rank=rank), None
+        shared._division, shared._kept = (division, rank), None
         return shared
 
     def close(self) -> None:
         """End the workers; a later epoch starts new ones."""
         self._kept = None
+
+    def first_epoch(self, view: EvalView | None = None) -> Iterator[Batch]:
+        """Yield the batches of the first epoch, none of whose images is replaced by an exemplar.
+
+        They are augmented as in the training; or, without augmentation, as a test with ``view`` sees them.
+        """
+        return self._read(self._order.own.epoch(0), view)
+
+    def listed(self, places: Sequence[int], size: int, view: EvalView | None = None) -> Iterator[Batch]:
+        """Yield the images at ``places`` in their order, ``size`` of them a batch; ``view`` as in ``first_epoch``."""
+        draws = [Draw(_NO_EPOCH, position, place) for position, place in enumerate(places)]
+        return self._read((draws[start : start + size] for start in range(0, len(draws), size)), view)
+
+    def places(self, ids: Sequence[str]) -> list[int]:
+        """Return where the loader has the images: the step's own where it has both, else exemplars.
+
+        Raises DataError for an id that it has not.
+        """
+        places = {image_id: place for place, image_id in reversed(list(enumerate(self._set.ids)))}
+        for image_id in ids:
+            if image_id not in places:
+                raise DataError(
+                    f"{image_id!r} is none of the {self._own:,} images of the step.",
+                    hint="Ask for ids of its batches (`batch.ids`).",
+                )
+        return [places[image_id] for image_id in ids]
+
+    def _read(self, plan: Iterable[list[Draw]], view: EvalView | None) -> Iterator[Batch]:
+        samples = self._set if view is None else self._set.seen_by(view)
+        for labelled in batches_of(samples, plan, stack, self._workers, self._pin_memory):
+            yield self._batch(labelled)
 
     def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
         if start == len(self):
@@ -181,17 +203,23 @@ class TrainLoader:
             # The workers that made the epoch before are already at work on this one.
             stream = kept[1]
         else:
-            plan = self._order.batches(epoch, start)
+            plan = _shares(self._order, epoch, start, self._division)
             stream = batches_of(self._set, plan, stack, self._workers, self._pin_memory)
         for number in range(start, len(self)):
-            images, target, ids = next(stream)
+            labelled = next(stream)
             if number == len(self) - 1:
                 self._kept = epoch + 1, stream
-            yield Batch(images, target, tuple(ids))
+            yield self._batch(labelled)
+
+    def _batch(self, labelled: Labelled) -> Batch:
+        images, planes, places = labelled
+        target, companions = _apart(planes, self._names)
+        origin = None if self._origins is None else self._origins[list(places)]
+        return Batch(images, target, tuple(self._set.ids[place] for place in places), origin, companions)
 
 
 class EvalLoader:
-    """Every image of ``ids`` once, in order: (images float32 (b, 3, H, W), target int64 (b, H, W), ids).
+    """Every image of ``ids`` once, in order: images float32 (b, 3, H, W), target int64 (b, H, W), ids, companions.
 
     Neighbours of the same size share a batch of at most ``batch_size``; nothing is ever padded to fill one, so
     whatever is counted over the pixels does not depend on the size of the batches. Of ``devices`` processes each takes
@@ -210,24 +238,36 @@ class EvalLoader:
         workers: int = 0,
         rank: int = 0,
         devices: int = 1,
+        companions: Sequence[Maps] = (),
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self.ids = tuple(ids)
         self._rank, self._devices = rank, devices
-        self._set = _EvalSet(source, split, to_table(table), view)
+        self._set = _EvalSet(source, split, to_table(table), view, companions)
+        self._names = tuple(maps.companion.name for maps in companions)
         self._batch_size, self._workers = batch_size, workers
 
-    def __iter__(self) -> Iterator[Labelled]:
+    def __iter__(self) -> Iterator[Batch]:
         plan = [list(self.ids[start : start + self._batch_size]) for start in range(0, len(self.ids), self._batch_size)]
         own = plan[self._rank :: self._devices]
         for groups in batches_of(self._set, own, stack_by_size, self._workers, None):
-            for images, target, ids in groups:
-                yield images, target, tuple(ids)
+            for images, planes, ids in groups:
+                target, companions = _apart(planes, self._names)
+                yield Batch(images, target, tuple(ids), companions=companions)
 
 
-def _generator(*parts: object) -> torch.Generator:
-    # A hash, because sums of small numbers would give neighbouring epochs and images the same seeds. Shifted, because
-    # torch takes seeds of 63 bits.
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+def _shares(order: Order, epoch: int, start: int, division: tuple[Division, int] | None) -> Iterator[list[Draw]]:
+    # No method: the iterator that a loader keeps would otherwise refer to the loader, and the workers of a loader that
+    # is given up would live until the garbage collector finds that circle.
+    for batch in order.batches(epoch, start):
+        yield batch if division is None else division[0].share(batch, division[1])
+
+
+def _fills(companions: Sequence[Maps]) -> list[int]:
+    return [maps.companion.fill for maps in companions]
+
+
+def _apart(planes: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the target (B, H, W) and the companions by name, of what ``stack`` has made."""
+    return (planes[0], dict(zip(names, planes[1:], strict=True))) if names else (planes, {})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from cispbench.harness.data.companions import Maps, open_maps
 from cispbench.harness.data.decode import Digests, Pair, read_pair
-from cispbench.harness.data.index import Index, Presence, Progress, build_index
+from cispbench.harness.data.index import Index, Presence, build_index
 from cispbench.harness.data.layout import layout_of
+from cispbench.harness.data.parallel import Progress
+from cispbench.harness.step import Companion
 from cispbench.splits.datasets import dataset as find_dataset
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, golden_list, has_golden
@@ -55,10 +58,17 @@ class Source(Protocol):
         """Return the image, uint8 (3, H, W), and its mask, uint8 (H, W), in class numbers; 255 is void."""
         ...
 
+    def maps(self, companion: Companion, split: str, ids: Sequence[str]) -> Maps:
+        """Return the maps of a companion for these images, all of them checked. Raises DataError."""
+        ...
+
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Real data in a folder; made by ``find_source``, which has checked every file. Keeps the protocol ``Source``."""
+    """Real data in a folder; made by ``find_source``, which has checked every file. Keeps the protocol ``Source``.
+
+    ``cache``: the folder that keeps what is known of files.
+    """
 
     dataset: str
     kind: DataKind
@@ -67,6 +77,7 @@ class FolderSource:
     pairs: Mapping[str, Mapping[str, Pair]]
     classes: Presence
     digests: Mapping[str, Mapping[str, Digests]]
+    cache: Path
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Return the split's image names, sorted."""
@@ -81,13 +92,21 @@ class FolderSource:
 
         Raises DataError, also for a file that is not the one whose content the fingerprint stands for.
         """
+        return read_pair(self._pair(split, image_id), self.dataset, self.digests[split][image_id])
+
+    def maps(self, companion: Companion, split: str, ids: Sequence[str]) -> Maps:
+        """Return the maps of a companion for these images. Raises as ``companions.open_maps`` does."""
+        masks = {image_id: self._pair(split, image_id).mask for image_id in ids}
+        return open_maps(self.folder, companion, masks, self.cache)
+
+    def _pair(self, split: str, image_id: str) -> Pair:
         pair = self.pairs[split].get(image_id)
         if pair is None:
             raise DataError(
                 f"{self.folder} has no {split} image {image_id!r}.",
                 hint=f"Its {split} list has {len(self.pairs[split])} images; was the id taken from other data?",
             )
-        return read_pair(pair, self.dataset, self.digests[split][image_id])
+        return pair
 
 
 def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Progress | None = None) -> FolderSource:
@@ -111,7 +130,7 @@ def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Pro
     if note is not None:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     kind = _kind(dataset, pairs)
-    return FolderSource(dataset, kind, index.fingerprint, folder, pairs, index.presence, index.digests)
+    return FolderSource(dataset, kind, index.fingerprint, folder, pairs, index.presence, index.digests, cache)
 
 
 def same_images_note(index: Index) -> str | None:

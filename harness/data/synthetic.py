@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cispbench.harness.data.companions import Maps
+from cispbench.harness.data.synthetic_maps import SceneMaps, saliency
 from cispbench.harness.machine.lazy import torch
+from cispbench.harness.step import Companion
 from cispbench.splits.datasets import dataset as find_dataset
 
 if TYPE_CHECKING:
@@ -105,11 +108,22 @@ class SyntheticSource:
         image, mask = self._scene(split, _index(image_id))
         return torch.from_numpy(image), torch.from_numpy(mask)
 
+    def maps(self, companion: Companion, split: str, ids: Sequence[str]) -> Maps:
+        """Return the saliency of scenes, see ``synthetic_maps.saliency``. Raises DataError for another companion."""
+        return SceneMaps.draw(companion, {image_id: self._saliency(split, _index(image_id)) for image_id in ids})
+
+    def _saliency(self, split: str, index: int) -> Pixels:
+        _, mask = self._scene(split, index)
+        return saliency(np.random.default_rng((*self._seed(split, index), 1)), mask)
+
+    def _seed(self, split: str, index: int) -> tuple[int, ...]:
+        return VERSION, ("train", "val").index(split), index, self.num_foreground
+
     def _scene(self, split: str, index: int) -> tuple[Pixels, Pixels]:
         key = (split, index)
         if key not in self._scenes:
-            seed = (VERSION, ("train", "val").index(split), index, self.num_foreground)
-            self._scenes[key] = draw_scene(np.random.default_rng(seed), self.num_foreground, self.size, self.objects)
+            rng = np.random.default_rng(self._seed(split, index))
+            self._scenes[key] = draw_scene(rng, self.num_foreground, self.size, self.objects)
         return self._scenes[key]
 
 

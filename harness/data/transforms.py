@@ -1,11 +1,15 @@
 """What training and testing see of an image and its mask; both are always moved together.
 
+Companions (``step.Companion``) are moved with them: a mask is then uint8 (1 + K, H, W), the labels and K companions,
+whose ``fills`` are what each is padded with.
+
 Geometry works on raw 8-bit pixels and labels, normalisation comes last. Padding is therefore black before
 normalisation, as in the released code, and ``pad_label`` in the mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,12 +70,12 @@ class TrainTransform:
     crop's size already do not need it.
     """
 
-    def __init__(self, recipe: DataRecipe) -> None:
+    def __init__(self, recipe: DataRecipe, fills: Sequence[int] = ()) -> None:
         # Images keep their scale: those of the crop's size are then only mirrored.
         self._crops_only = recipe.resize == "none" and recipe.resize_short is None
         if not self._crops_only:
             torchvision()
-        self._recipe = recipe
+        self._recipe, self._fills = recipe, tuple(fills)
         self.mean, self.deviation = _statistics(recipe.normalise)
 
     def __call__(self, image: Tensor, mask: Tensor, generator: Generator = None) -> tuple[Tensor, Tensor]:
@@ -82,10 +86,10 @@ class TrainTransform:
         share memory with ``mask``. Raises TypeError or ValueError for anything else than such tensors.
         """
         recipe = self._recipe
-        _check(image, mask)
+        _check(image, mask, self._fills)
         # Images that have the crop's size, such as synthetic scenes, need no torchvision, which is slow to import.
-        if not (self._crops_only and mask.shape == (recipe.crop, recipe.crop)):
-            image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator).unwrap()
+        if not (self._crops_only and mask.shape[-2:] == (recipe.crop, recipe.crop)):
+            image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator, self._fills).unwrap()
         if recipe.flip > 0 and uniform(0, 1, generator) < recipe.flip:
             image, mask = image.flip(-1), mask.flip(-1)
         return _normalised(image, self.mean, self.deviation), mask
@@ -94,25 +98,25 @@ class TrainTransform:
 class EvalTransform:
     """A test view at work; torchvision is imported when one is made, if the view resizes."""
 
-    def __init__(self, view: EvalView) -> None:
+    def __init__(self, view: EvalView, fills: Sequence[int] = ()) -> None:
         if view.resize_short is not None:
             torchvision()
-        self._view = view
+        self._view, self._fills = view, tuple(fills)
         self.mean, self.deviation = _statistics(view.normalise)
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return float32 (3, h, w) and uint8 (h, w) of uint8 (3, H, W) and uint8 (H, W). Raises as TrainTransform."""
-        _check(image, mask)
-        size = (mask.shape[0], mask.shape[1])
+        _check(image, mask, self._fills)
+        size = (mask.shape[-2], mask.shape[-1])
         resized = short_side_size(size, self._view.resize_short)
         crop = self._view.crop
         if size != resized or (crop is not None and resized != (crop, crop)):
             both = ImageAndMask.wrap(image, mask).resize(resized)
-            image, mask = (both if crop is None else _centre(both, crop)).unwrap()
+            image, mask = (both if crop is None else _centre(both, crop, self._fills)).unwrap()
         return _normalised(image, self.mean, self.deviation), mask
 
 
-def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator) -> ImageAndMask:
+def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator, fills: Sequence[int]) -> ImageAndMask:
     size = short_side_size(both.size, recipe.resize_short)
     if recipe.resize == "area":
         box = area_box(size, recipe.scale, recipe.ratio, generator)
@@ -122,13 +126,13 @@ def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator) -
         low, high = recipe.scale
         factor = uniform(low, high, generator)
         size = max(SMALLEST, int(size[0] * factor)), max(SMALLEST, int(size[1] * factor))
-    both = both.resize(size).pad(recipe.crop, recipe.pad_label, recipe.pad)
+    both = both.resize(size).pad(recipe.crop, recipe.pad_label, recipe.pad, fills)
     top, left = (whole(side - recipe.crop, generator) for side in both.size)
     return both.cut(top, left, recipe.crop, recipe.crop)
 
 
-def _centre(both: ImageAndMask, crop: int) -> ImageAndMask:
-    both = both.pad(crop, VOID)
+def _centre(both: ImageAndMask, crop: int, fills: Sequence[int]) -> ImageAndMask:
+    both = both.pad(crop, VOID, fills=fills)
     top, left = (round((side - crop) / 2) for side in both.size)
     return both.cut(top, left, crop, crop)
 
@@ -143,11 +147,13 @@ def _statistics(name: str) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
-def _check(image: Tensor, mask: Tensor) -> None:
-    for name, value, dimensions in (("image", image, 3), ("mask", mask, 2)):
+def _check(image: Tensor, mask: Tensor, fills: Sequence[int]) -> None:
+    for name, value, dimensions in (("image", image, 3), ("mask", mask, 3 if fills else 2)):
         if not isinstance(value, Tensor):
             raise TypeError(f"the {name} must be a tensor, not {type(value).__name__}")
         if value.dtype != torch.uint8 or value.ndim != dimensions:
             raise TypeError(f"the {name} must be uint8 with {dimensions} dimensions, not {value.dtype} {value.shape}")
-    if image.shape[1:] != mask.shape:
-        raise ValueError(f"the image has {tuple(image.shape[1:])} pixels, its mask {tuple(mask.shape)}")
+    if image.shape[1:] != mask.shape[-2:]:
+        raise ValueError(f"the image has {tuple(image.shape[1:])} pixels, its mask {tuple(mask.shape[-2:])}")
+    if fills and len(mask) != 1 + len(fills):
+        raise ValueError(f"a mask with {len(fills)} companions has {1 + len(fills)} planes, not {len(mask)}")

@@ -25,8 +25,9 @@ from cispbench.splits.errors import DataError, RunError
 
 SIGNAL_SECONDS = 5.0
 
-Sample = tuple[Tensor, Tensor, str]
-Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
+# An image, its labels (H, W), or (1 + K, H, W) with K companions after them, and what tells it from others.
+Sample = tuple[Tensor, Tensor, Any]
+Labelled = tuple[Tensor, Tensor, tuple[Any, ...]]
 
 
 def batches_of(
@@ -68,9 +69,9 @@ def batches_of(
 
 
 def stack(samples: list[Sample]) -> Labelled:
-    """Stack samples of one size: float32 (B, 3, H, W), int64 (B, H, W), ids."""
-    images, targets, ids = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets).long(), ids
+    """Stack samples of one size: float32 (B, 3, H, W), int64 (B, H, W), or (1 + K, B, H, W) with companions, names."""
+    images, targets, names = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(targets, dim=targets[0].ndim - 2).long(), names
 
 
 def stack_by_size(samples: list[Sample]) -> list[Labelled]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.autograd import Function
 
 from cispbench.harness.distributed.group import Group
+from cispbench.harness.distributed.sums import sum_over_all
 
 
 def synchronise(model: nn.Module, group: Group, device: torch.device) -> None:
@@ -47,11 +46,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        count = _sum_over_all(values.new_tensor(values.numel() // values.shape[1]))
+        count = sum_over_all(values.new_tensor(values.numel() // values.shape[1]))
         # Mean first, then the squared distances: E[x^2] - E[x]^2 would cancel for large means.
-        mean = _sum_over_all(values.sum((0, 2, 3))) / count
+        mean = sum_over_all(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = _sum_over_all(centred.square().sum((0, 2, 3))) / count
+        variance = sum_over_all(centred.square().sum((0, 2, 3))) / count
         # As torch does: the running variance is the unbiased one, the output is scaled by the biased one.
         self._update_statistics(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
@@ -65,24 +64,3 @@ class SharedBatchNorm(nn.BatchNorm2d):
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance, momentum)
-
-
-class _Sum(Function):
-    """The sum over all processes, whose gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: object, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _sum_over_all(tensor: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(tensor)
-    return total

@@ -18,11 +18,11 @@ SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in OPTIONS else 
 
 
 def data_parallel(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
-    """Return the model wrapped in DDP, which averages gradients over the processes; unwrapped for a group of one.
+    """Return the model wrapped in DDP, which averages gradients over the processes.
 
-    Every process then has the first one's weights.
+    Every process then has the first one's weights. Unwrapped for a group of one, and where nothing of it is learnt.
     """
-    if group.size == 1:
+    if group.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
         return model
     options: dict[str, Any] = {
         # The buffers are statistics of batch norms. ``batch_norm.synchronise`` has made them the same everywhere.

@@ -17,6 +17,7 @@ from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
+from cispbench.harness.evaluate import Prediction
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
@@ -71,7 +72,7 @@ class _CorrectPixels:
 class RecordedRun:
     """A run by its records, ordered by step; ``trained``: its setting as the method learnt it.
 
-    ``method``: that of the run, with its options; its layout says how the network grew.
+    ``method``: that of the run, with its options; its layout says how the network grew, its scores what it predicts.
     """
 
     records: tuple[StepRecord, ...]
@@ -215,12 +216,14 @@ class RunPredictor:
         table = self.run.setting.test_table()
         loader = EvalLoader(self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers)
         model = self._model(record)
+        known, classes = self.run.trained.num_classes(record.step), len(self.run.trained.learning_order)
+        predict = Prediction(self.run.method.scores, known, classes)
         with torch.inference_mode(), explaining_lost_workers():
-            for images, targets, ids in loader:
+            for batch in loader:
                 with autocast(self._device, recipe.optim.precision):
-                    logits = model(images.to(self._device)).logits
-                predictions = logits.argmax(1).to("cpu", torch.uint8)
-                yield from zip(ids, images, targets.to(torch.uint8), predictions, strict=True)
+                    output = model(*batch.to(self._device).inputs)
+                predictions = predict(output).to("cpu", torch.uint8)
+                yield from zip(batch.ids, batch.images, batch.target.to(torch.uint8), predictions, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""

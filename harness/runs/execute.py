@@ -11,6 +11,7 @@ from typing import Any
 
 from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.locks import run_lock
+from cispbench.harness.runs.exemplars import memory_part
 from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.other_code import code_warning
@@ -22,7 +23,7 @@ from cispbench.harness.runs.step_work import StepWork
 from cispbench.harness.training.other_code import TrainedBy
 from cispbench.results.record import StepRecord
 from cispbench.results.record_fields import Execution
-from cispbench.splits.errors import MethodError, StoreError
+from cispbench.splits.errors import StoreError
 
 TRAIN, TEST, END = "train", "test", "end"  # what the first process of a group tells the others to do
 
@@ -109,17 +110,22 @@ class _Run:
             started = time.perf_counter()
             self.options.group.decide((TRAIN, step))
             model, log, iterations = self.work.train(planned, folder / CHECKPOINT)
-            self._check_shared_base(step)
             seconds = log.wall_before + time.perf_counter() - started
             execution = Execution(self.options.group.size, self.plan.micro_batch)
             made = step_manifest(model, log, str(self.options.device), iterations=iterations, seconds=seconds)
-            manifest = {**made, **trained_here(self.plan, planned, execution)}
-            self.store.publish(planned.key, model.state_dict(), self.work.method.state_dict(), manifest)
+            memory = memory_part(self.work.exemplars, self.work.source)
+            manifest = {**made, **memory, **trained_here(self.plan, planned, execution)}
+            self.store.publish(planned.key, model.state_dict(), self.work.state_after(step), manifest)
             self._clean_up(planned.key)
         self.trained += 1
 
     def trained_by(self, planned: PlannedStep, record: StepRecord | None) -> tuple[int, TrainedBy]:
-        """Return the index of a step with what trained it, from its record or else its manifest."""
+        """Return the index of a step with what trained it, from its record or else its manifest.
+
+        No method trains a base that methods share.
+        """
+        if planned.step == 0 and self.plan.method.shared_base:
+            return planned.step, (None, None)
         if record is not None:
             return planned.step, (record.trained_for.method if record.trained_for else None, record.method.code)
         try:
@@ -139,14 +145,6 @@ class _Run:
                 self.work.train(planned, self.store.root / "work" / planned.key / CHECKPOINT)
             else:
                 self.work.count(planned)
-
-    def _check_shared_base(self, step: int) -> None:
-        method = self.work.method
-        if step == 0 and method.shared_base and method.state_dict():
-            raise MethodError(
-                f"{method.name} keeps {', '.join(method.state_dict())} after step 0, which other methods share.",
-                hint="Set shared_base = False in its class.",
-            )
 
     @contextmanager
     def _lock(self, planned: PlannedStep) -> Iterator[Path]:

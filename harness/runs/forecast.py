@@ -33,7 +33,7 @@ class Training(NamedTuple):
     def images(self) -> int:
         """How many images the training goes through, each as often as it comes up."""
         phase = self.plan.recipe.phase(self.step)
-        return step_iterations(phase, len(self.plan.planned(self.step).images)) * phase.batch
+        return step_iterations(phase, self.plan.epoch_images(self.step)) * phase.batch
 
 
 def paper_warnings(trainings: Sequence[Training], device: torch.device | None, parallel: int = 1) -> Iterator[str]:

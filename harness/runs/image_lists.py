@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from cispbench.harness.data.companions import Maps
 from cispbench.harness.data.source import Source
+from cispbench.harness.step import Companion
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import digest, golden_steps, select_images
 from cispbench.splits.settings import Setting
@@ -16,6 +20,7 @@ class ImageLists:
         self._presence: dict[str, frozenset[int]] | None = None
         self._selected: dict[tuple[Setting, int], tuple[tuple[str, ...], str]] = {}
         self._tested: str | None = None
+        self._maps: dict[tuple[Companion, Setting | None, tuple[int, ...]], Maps] = {}
 
     def train(self, setting: Setting, step: int) -> tuple[tuple[str, ...], str]:
         """Return the ids that ``step`` trains on, and their digest.
@@ -47,6 +52,21 @@ class ImageLists:
                 f"{published[step][0]} of the published list: all images are there, and masks hold other classes.",
                 hint="`cispbench data check` tells which masks are not the published ones.",
             )
+
+    def maps(self, companion: Companion, setting: Setting, steps: Sequence[int]) -> Maps:
+        """Return the maps of the images of ``steps``. Raises DataError for maps that break a rule."""
+        key = companion, setting, tuple(steps)
+        if key not in self._maps:
+            ids = {image_id for step in steps for image_id in self.train(setting, step)[0]}
+            self._maps[key] = self._source.maps(companion, "train", sorted(ids))
+        return self._maps[key]
+
+    def test_maps(self, companion: Companion) -> Maps:
+        """Return the maps of all test images. Raises DataError for maps that break a rule."""
+        key = companion, None, ()
+        if key not in self._maps:
+            self._maps[key] = self._source.maps(companion, "val", self._source.ids("val"))
+        return self._maps[key]
 
     def test_digest(self) -> str:
         """Return the digest of the test images' ids."""

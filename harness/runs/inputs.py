@@ -6,19 +6,21 @@ what was planned: changed code, data or weights are errors, never another result
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cispbench.harness.data.companions import Maps
 from cispbench.harness.data.source import Source, find_source
 from cispbench.harness.data.synthetic import synthetic_source
 from cispbench.harness.machine.progress import ProgressView, index_progress
-from cispbench.harness.method import Method
+from cispbench.harness.method import Companion, Method
 from cispbench.harness.recipes.fields import load_strict
 from cispbench.harness.recipes.recipe_files import PROFILES
 from cispbench.harness.registry import load_method
 from cispbench.harness.runs.method_code import method_code
-from cispbench.harness.runs.plan import RunPlan, code_versions
+from cispbench.harness.runs.plan import PlannedStep, RunPlan, code_versions, map_steps, trained_with
 from cispbench.harness.runs.weights_choice import choose_weights
 from cispbench.splits.errors import DataError, RunError, UsageError, WeightsError, nearest
 
@@ -54,6 +56,35 @@ def planned_source(plan: RunPlan, cache: Path, view: ProgressView) -> Source:
             hint=AGAIN,
         )
     return source
+
+
+def planned_maps(plan: RunPlan, planned: PlannedStep, source: Source) -> list[Maps]:
+    """Open the companions that a step is trained with. Raises DataError where they have changed since the plan."""
+    steps = map_steps(plan.method, planned.step, plan.steps[0].step)
+    ids = sorted({image_id for step in steps for image_id in plan.planned(step).images})
+    companions = trained_with(plan.method, planned.step)
+    return _open_maps(companions, source, "train", ids, planned.made_of.get("companions", {}))
+
+
+def planned_test_maps(plan: RunPlan, source: Source) -> list[Maps]:
+    """Open the companions of the test images. Raises DataError where they have changed since the plan."""
+    companions = [companion for companion in plan.method.companions if companion.at_test]
+    return _open_maps(companions, source, "val", source.ids("val"), plan.test_maps)
+
+
+def _open_maps(
+    companions: Iterable[Companion], source: Source, split: str, ids: Sequence[str], planned: Mapping[str, str]
+) -> list[Maps]:
+    opened = [source.maps(companion, split, ids) for companion in companions]
+    for maps in opened:
+        name, fingerprint = maps.companion.name, planned[maps.companion.name]
+        if maps.fingerprint != fingerprint:
+            raise DataError(
+                f"the maps of the companion {name} ({maps.companion.folder}) have changed since the run was planned: "
+                f"their fingerprint is {maps.fingerprint[:10]}, and was {fingerprint[:10]}.",
+                hint=AGAIN,
+            )
+    return opened
 
 
 def planned_method(plan: RunPlan) -> Method:

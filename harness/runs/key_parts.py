@@ -22,6 +22,7 @@ SENTENCES = {
     "classes": "the classes changed",
     "weights": "the pre-trained weights changed",
     "apart": "--no-share was given or left out",
+    "companions": "the maps of the companions changed",
     "code": "the code of the method changed",
 }
 
@@ -73,7 +74,7 @@ def changed_parts(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
     if new["code"] is None:  # a method that comes with cispbench: its record has a digest, its key has none
         old["code"] = None
     if "training" not in before:  # parts of a record
-        for name in ("training", "models", "model_version", "apart"):
+        for name in ("training", "models", "model_version", "apart", "companions"):
             new.pop(name, None)
     sentences = SENTENCES if old["code"] else {**SENTENCES, "code": "the key now holds the digest of the method's code"}
     changes: dict[str, None] = {}

@@ -4,12 +4,13 @@ A key is the SHA-256 of all that decides a step's weights (``PlannedStep.made_of
 code, fingerprint of the data, list of images, classes, model, pre-trained weights, the recipe's data section and its
 optimiser section (``optim`` at step 0, ``later`` over it from step 1 on), method with options, seed, and the key of the
 step before. Two runs that agree in these share the step; step 0 of methods with ``shared_base`` leaves the method out.
+Exemplars are no part of it, since they follow from the rest; the maps of companions are, for methods that use them.
 The version of a method stands for its code where the method comes with cispbench. Of other methods the digest of the
 code is a part of the key besides (``method_code.py``): nobody has to remember to raise a version.
 How a batch is divided is part of it only where that changes the result: for networks whose batch norms see one
 micro-batch at a time, the number of micro-batches is (``parts``), which follows from the batch, ``--micro-batch`` and
 ``--devices``. ``apart`` (``sweep --no-share``) gives a run keys of its own. The key of a run is made of the key of its
-last step and of how it is tested; records are looked up by both.
+last step and of how it is tested (by the method too, if it has ``scores`` of its own); records are looked up by both.
 
 A plan holds names and values, no open files and no networks: it can be pickled, printed, and carried out elsewhere.
 """
@@ -19,20 +20,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cispbench.harness.data.exemplars import check_memory
 from cispbench.harness.data.source import DataKind, Source
 from cispbench.harness.distributed.division import Division
-from cispbench.harness.method import Method
+from cispbench.harness.method import Companion, Memory, Method
 from cispbench.harness.models.catalogue import VERSION as MODELS_VERSION
 from cispbench.harness.models.catalogue import least_images, model_spec, trains_batch_norm
 from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.runs.declared import check_declared
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import ImportedStep
 from cispbench.harness.runs.method_code import is_built_in, method_code
+from cispbench.harness.wrapper import overrides
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
 
@@ -49,6 +53,7 @@ class PlannedMethod:
     """The method by its entry point's name, with its version, all its options, and what it says of its steps.
 
     ``code``: the digest of its code, or UNKNOWN (see ``method_code.py``). ``built_in``: it comes with cispbench.
+    ``companions`` and ``memory``: what it declares.
     """
 
     name: str
@@ -58,6 +63,8 @@ class PlannedMethod:
     shared_base: bool
     code: str
     built_in: bool
+    companions: tuple[Companion, ...] = ()
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class RunPlan:
 
     ``learnt`` is the setting as the method learns it: one step with all classes for a joint method, else ``setting``.
     ``steps`` begins with step 0, or with an imported step from which the run goes on. ``versions``: those of the
-    training, the models and the method.
+    training, the models and the method. ``test_maps``: fingerprints of the companions of the test images, by name.
     """
 
     setting: Setting
@@ -122,10 +129,22 @@ class RunPlan:
     versions: tuple[int, int, int]
     devices: int = 1
     micro_batch: int | None = None
+    test_maps: Mapping[str, str] = field(default_factory=dict)
 
     def planned(self, step: int) -> PlannedStep:
         """Return the plan of ``step``, by its index in the setting."""
         return self.steps[step - self.steps[0].step]
+
+    def epoch_images(self, step: int) -> int:
+        """Return how many images an epoch of ``step`` has at most: its own, and the exemplars that it may append.
+
+        Where a method chooses fewer exemplars than it may keep, the training is shorter than planned.
+        """
+        memory, own = self.method.memory, len(self.planned(step).images)
+        if memory is None or memory.use != "append":
+            return own
+        earlier = sum(len(planned.images) for planned in self.steps if planned.step < step)
+        return own + min(memory.size, earlier)
 
     @property
     def run_key(self) -> str:
@@ -170,15 +189,18 @@ def plan_run(
     source's lists, where several runs are planned. ``share``: False for keys of this run's own, so that no other method
     or setting shares a step with it.
 
-    Raises DataError for a step without images, UsageError for a batch that cannot be divided, RecipeError for one that
-    is too small for the network.
+    Raises DataError for a step without images, UsageError for a batch that cannot be divided or must not be for this
+    method, MethodError for a method that contradicts itself, RecipeError for a batch that is too small for the network.
     """
     learnt = setting.joint() if method.joint else setting
+    check_declared(method, learnt, devices, micro_batch)
+    worker = _planned_method(method, learnt, recipe)
     lists = lists or ImageLists(source)
     own = {} if share else {"apart": [method.name, setting.name]}
     data_recipe, phases = recipe.as_recorded()["data"], [asdict(recipe.phase(step)) for step in (0, 1)]
     steps: list[PlannedStep] = []
-    for step in range(start.step if start else 0, len(learnt.steps)):
+    first = start.step if start else 0
+    for step in range(first, len(learnt.steps)):
         images, list_sha256 = lists.train(learnt, step)
         previous = steps[-1].key if steps else None
         if start and step == start.step:
@@ -201,17 +223,28 @@ def plan_run(
             **own,
             **_model_version(recipe.model),
             **_parts(recipe, step, devices, micro_batch),
+            **_companions(worker, learnt, map_steps(worker, step, first), lists),
         }
         steps.append(PlannedStep(step, images, list_sha256, _digest_of(made_of), previous, made_of))
+    test_maps = {one.name: lists.test_maps(one).fingerprint for one in worker.companions if one.at_test}
     return RunPlan(
-        setting=setting, learnt=learnt, method=_planned_method(method), recipe=recipe, profile=profile, seed=seed,
+        setting=setting, learnt=learnt, method=worker, recipe=recipe, profile=profile, seed=seed,
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
-        evaluation_key=_evaluation_key(setting, recipe, lists), versions=code_versions(method), devices=devices,
-        micro_batch=micro_batch,
+        evaluation_key=_evaluation_key(setting, recipe, lists, {**_scores(method), **_test_companions(test_maps)}),
+        versions=code_versions(method), devices=devices, micro_batch=micro_batch, test_maps=test_maps,
     )  # fmt: skip
 
 
-def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists) -> str:
+def _scores(method: Method) -> dict[str, Any]:
+    """Return what makes the prediction, where it is not the arg-max of the logits."""
+    return {"scores": _described(method)} if overrides(method, "scores") else {}
+
+
+def _test_companions(test_maps: Mapping[str, str]) -> dict[str, Any]:
+    return {"companions": dict(test_maps)} if test_maps else {}
+
+
+def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists, of_the_method: Mapping[str, Any]) -> str:
     return _digest_of(
         {
             "training": TRAINING_VERSION,
@@ -219,16 +252,36 @@ def _evaluation_key(setting: Setting, recipe: Recipe, lists: ImageLists) -> str:
             "recipe": {**asdict(recipe.evaluation), "normalise": recipe.data.normalise},
             "precision": recipe.optim.precision,
             "order": setting.learning_order,
+            **of_the_method,
         }
     )
 
 
-def _planned_method(method: Method) -> PlannedMethod:
-    cls = type(method)
+def _planned_method(method: Method, learnt: Setting, recipe: Recipe) -> PlannedMethod:
+    """Return the method with what it declares. Raises MethodError for a memory that cannot be used."""
+    cls, memory = type(method), method.memory()
+    if memory is not None:
+        check_memory(method.name, memory, recipe.phase(1).batch)
     return PlannedMethod(
         method.name, method.version, asdict(method.options), method.joint, method.shared_base, method_code(cls),
-        is_built_in(cls),
+        is_built_in(cls), tuple(method.companions(learnt)), memory,
     )  # fmt: skip
+
+
+def _companions(method: PlannedMethod, learnt: Setting, steps: Sequence[int], lists: ImageLists) -> dict[str, Any]:
+    """Return the fingerprints of the maps of ``steps`` that the last of them is trained with, where there are any."""
+    found = {one.name: lists.maps(one, learnt, steps).fingerprint for one in trained_with(method, steps[-1])}
+    return {"companions": found} if found else {}
+
+
+def trained_with(method: PlannedMethod, step: int) -> tuple[Companion, ...]:
+    """Return the companions that a step is trained with: none for a base that other methods share."""
+    return () if step == 0 and method.shared_base else method.companions
+
+
+def map_steps(method: PlannedMethod, step: int, first: int) -> tuple[int, ...]:
+    """Return the steps whose images ``step`` needs the maps of: with a memory all from ``first`` on, else its own."""
+    return tuple(range(first, step + 1)) if method.memory else (step,)
 
 
 def parts_note(plan: RunPlan) -> str | None:
@@ -268,8 +321,10 @@ def _model_version(model: str) -> dict[str, int]:
 
 
 def _method_part(method: Method, step: int) -> dict[str, Any] | None:
-    if step == 0 and method.shared_base:
-        return None
+    return None if step == 0 and method.shared_base else _described(method)
+
+
+def _described(method: Method) -> dict[str, Any]:
     code = {} if is_built_in(type(method)) else {"code": method_code(type(method))}
     return {"name": method.name, "version": method.version, "options": asdict(method.options), **code}
 

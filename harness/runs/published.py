@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cispbench.harness.data.source import not_found
 from cispbench.harness.runs.image_lists import ImageLists
+from cispbench.harness.step import Companion
 from cispbench.splits.errors import DataError
 from cispbench.splits.selection import golden_list, golden_steps
 from cispbench.splits.settings import Setting
@@ -15,6 +18,23 @@ if TYPE_CHECKING:
 
 PUBLISHED = "published "  # how the fingerprint of data begins of which only counts are known
 UNKNOWN = "?"  # stands for every id of a list of which only the length is known
+
+
+@dataclass(frozen=True)
+class PublishedMaps:
+    """The maps of a companion of which nothing is known; see ``cispbench.harness.data.companions.Maps``."""
+
+    companion: Companion
+    dataset: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a name that no maps have."""
+        return f"{PUBLISHED}{self.dataset}/{self.companion.folder}"
+
+    def read(self, image_id: str) -> NoReturn:
+        """Raise DataError: there are no maps."""
+        raise not_found(self.dataset, None)
 
 
 class PublishedSource:
@@ -41,6 +61,10 @@ class PublishedSource:
     def read(self, split: str, image_id: str) -> tuple[Tensor, Tensor]:
         """Raise DataError: there are no images."""
         raise not_found(self.dataset, None)
+
+    def maps(self, companion: Companion, split: str, ids: Sequence[str]) -> PublishedMaps:
+        """Return maps that cannot be read."""
+        return PublishedMaps(companion, self.dataset)
 
 
 class PublishedLists(ImageLists):

@@ -44,6 +44,7 @@ def step_manifest(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "iterations": iterations,
         "losses": {"iterations": log.iterations, "terms": log.terms},
+        **({"notes": log.notes} if log.notes else {}),
         "train_seconds": log.seconds,
         "wall_seconds": seconds,
         "images_per_second": log.images / max(log.seconds, 1e-9),  # 0 for a step that was not trained here

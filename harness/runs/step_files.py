@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cispbench.harness.step import Exemplar
 from cispbench.results.checked_json import ChecksumError, has_checksum, loads_once, parse_checked, read_checked
 from cispbench.results.record_fields import Execution, GitState, Losses, TrainedFor
 from cispbench.splits.errors import StoreError
@@ -24,6 +25,8 @@ WITHOUT_CHECKSUM = 1  # the schema of manifests that earlier versions wrote
 @dataclass(frozen=True)
 class Manifest:
     """The fields of a manifest. ``files``: the SHA-256 sum of each file of the step, by its name.
+
+    ``memory``: the exemplars that the step was trained with.
 
     Imported steps have ``imported`` and lack what is known of steps that were trained here.
     """
@@ -46,8 +49,10 @@ class Manifest:
     git: GitState
     created: str
     made_of: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # of ``context.log``, as ``losses``
     trained_for: TrainedFor | None = None
     execution: Execution | None = None
+    memory: tuple[Exemplar, ...] = ()
     method_code: str | None = None
     method_package: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None

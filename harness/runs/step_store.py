@@ -5,9 +5,10 @@ it, which is then renamed: other processes, also on other machines, see the whol
 never changed; a second process that finishes the same step leaves the first one's files.
 
 Below ``--steps-dir``: ``steps/<key>/`` holds ``weights.safetensors``, ``method.safetensors`` (what the method keeps),
-``manifest.json`` (with the checksums of the two) and the evaluations of those weights; ``work/<key>/`` the lock and the
-checkpoint of a step in training; ``index/`` the data sets' indices. A key is the hash of all that decides the weights.
-Whatever is found damaged is renamed to ``<name>.damaged-<number>``, for a user to look at; nothing reads it again.
+``manifest.json`` (with the checksums of the two) and the evaluations of those weights; ``work/<key>/`` the lock, the
+checkpoint and the exemplars of a step in training; ``index/`` the data sets' indices. A key is the hash of all that
+decides the weights. Whatever is found damaged is renamed to ``<name>.damaged-<number>``, for a user to look at; nothing
+reads it again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, METHOD, MANIFEST = "weights.safetensors", "method.safetensors", "manifest.json"
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, EXEMPLARS = "checkpoint.pt", "exemplars.json"
 
 
 def default_steps_dir() -> Path:
@@ -173,7 +174,7 @@ class StepStore:
         for folder in (self.folder(key), self.root / "work" / key):
             lefts += folder.glob(".*.tmp")
         if self.has(key):  # until then, the checkpoint is all that a killed training can go on from
-            lefts.append(self.root / "work" / key / CHECKPOINT)
+            lefts += [self.root / "work" / key / name for name in (CHECKPOINT, EXEMPLARS)]
         for left in lefts:
             try:
                 shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

@@ -6,31 +6,40 @@ Nothing here looks into the store of records or decides what is missing; ``execu
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from cispbench.harness.data.loader import EvalLoader, TrainLoader
+from cispbench.harness.data.loader import EvalLoader
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
-from cispbench.harness.evaluate import evaluate
+from cispbench.harness.evaluate import Prediction, evaluate
+from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
-from cispbench.harness.method import Method, StepContext
+from cispbench.harness.method import Exemplar, Method, StepContext
 from cispbench.harness.models.catalogue import build_model, least_images
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.runs.inputs import load_planned_weights, planned_method, planned_source
+from cispbench.harness.runs.exemplars import Candidates, load_chosen, memory_in, save_chosen
+from cispbench.harness.runs.inputs import (
+    load_planned_weights,
+    planned_method,
+    planned_source,
+    planned_test_maps,
+)
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
-from cispbench.harness.runs.step_store import METHOD
+from cispbench.harness.runs.step_data import StepData
+from cispbench.harness.runs.step_store import EXEMPLARS, METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
+from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.errors import WeightsError
-
-CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
 
 
 class StepWork:
@@ -38,6 +47,7 @@ class StepWork:
 
     def __init__(self, plan: RunPlan, options: RunOptions) -> None:
         self.plan, self.options, self.store = plan, options, options.steps
+        self.exemplars: list[Exemplar] = []  # of the step that was trained last
 
     @cached_property
     def method(self) -> Method:
@@ -48,6 +58,11 @@ class StepWork:
     def source(self) -> Source:
         """The data of the plan. Raises DataError if they have changed since the plan was made."""
         return self.options.source or planned_source(self.plan, self.store.root, self.options.view)
+
+    @cached_property
+    def data(self) -> StepData:
+        """The loaders of the plan's steps."""
+        return StepData(self.plan, self.source, self.options)
 
     def model_after(self, step: int) -> IncrementalModel:
         """Build the model as it is after ``step``, with its published weights."""
@@ -91,20 +106,25 @@ class StepWork:
         context = StepContext(
             plan.learnt, step, plan.learnt.old_classes(step), plan.learnt.new_classes(step), model, previous
         )
-        with explaining_memory(*self._memory_words(plan.recipe.phase(step), model)), explaining_lost_workers():
+        recipes = [plan.recipe.phase(step)]
+        with explaining_memory(*self._memory_words(recipes, model)), explaining_lost_workers():
             return model, *self._train_grown(planned, context, checkpoint)
 
     def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
-        plan, options, phase = self.plan, self.options, self.plan.recipe.phase(planned.step)
+        plan, options = self.plan, self.options
         context.model.to(options.device)
         if context.previous is not None:
             context.previous.to(options.device)
-        self.method.initialise(context)
+        self.exemplars = self._memory(planned, context, checkpoint.parent)
+        method = self._trained_method(planned.step)
+        shared = method is not self.method
+        phases = {name: plan.recipe.phase(planned.step) for name in method.phases(plan.learnt, planned.step)}
         job = TrainingJob(
-            method=self.method,
+            method=method,
             context=context,
-            loader=self._train_loader(planned, phase.batch),
-            phase=phase,
+            phases=phases,
+            loader=lambda name: self.data.loader(planned, phases[name].batch, self.exemplars, phase=name),
+            passes=self.data.passes,
             device=options.device,
             seed=derive_seed(plan.seed, "training", planned.step),
             checkpoint=checkpoint,
@@ -113,14 +133,24 @@ class StepWork:
             stop=options.stop,
             group=options.group,
             micro_batch=plan.micro_batch,
-            code=plan.method.code,
+            # No code of a method has a part in a shared base.
+            code=None if shared else plan.method.code,
             key=planned.key,
         )
-        return StepTraining(job).run(), job.iterations
+        log = StepTraining(job).run()
+        return log, log.planned
 
-    def _memory_words(self, phase: OptimRecipe, model: IncrementalModel) -> tuple[str, torch.device, str]:
+    def _trained_method(self, step: int) -> Method:
+        """Return what trains a step: the method, or the harness itself where methods share the base."""
+        return SharedBase() if step == 0 and self.method.shared_base else self.method
+
+    def state_after(self, step: int) -> dict[str, torch.Tensor]:
+        """Return the state to publish with a step that was trained last."""
+        return self._trained_method(step).state_dict()
+
+    def _memory_words(self, phases: Sequence[OptimRecipe], model: IncrementalModel) -> tuple[str, torch.device, str]:
         """Return what a training needs memory for, where, and what to set if there is too little."""
-        recipe, options = self.plan.recipe, self.options
+        recipe, options, phase = self.plan.recipe, self.options, max(phases, key=lambda phase: phase.batch)
         share = -(-phase.batch // options.group.size)
         held = min(share, self.plan.micro_batch or share)
         hints = ["a smaller crop (--set data.crop=...)"]
@@ -133,25 +163,40 @@ class StepWork:
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
         return what, options.device, f"Set {', or '.join(hints)}."
 
-    def _train_loader(self, planned: PlannedStep, batch: int) -> TrainLoader:
-        recipe = self.plan.recipe.data
-        return TrainLoader(
-            self.source,
-            planned.images,
-            self.plan.learnt.label_table(planned.step),
-            recipe,
-            batch,
-            seed=derive_seed(self.plan.seed, "data", planned.step),
-            workers=self.options.workers,
-            cache=self._fits_in_memory(planned.images),
-            pin_memory=self.options.device.type == "cuda",
-        )
+    def _memory(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
+        """Return the exemplars of a step, in every process those that the first one has chosen."""
+        if not self.data.has_memory(planned.step) or planned.step == 0:
+            return []
+        group, model = self.options.group, context.model
+        chosen: list[Exemplar] = []
+        if group.first:
+            model.eval()
+            with torch.no_grad(), autocast(self.options.device, self.plan.recipe.phase(planned.step).precision):
+                chosen = self._select(planned, context, folder)
+            model.train()
+        return group.decide(chosen)
 
-    def _fits_in_memory(self, images: tuple[str, ...]) -> bool:
-        if self.options.workers:
-            return False
-        image, mask = self.source.read("train", images[0])
-        return len(images) * (image.numel() + mask.numel()) * 1.3 < CACHE_BYTES
+    def _select(self, planned: PlannedStep, context: StepContext, folder: Path) -> list[Exemplar]:
+        """Return the exemplars of a step: those in its work folder, if it was begun before, or what its method chooses.
+
+        The random state is set anew at each part, so that what follows does not depend on whether they were chosen now.
+        """
+        plan, step, memory = self.plan, planned.step, self.plan.method.memory
+        path, by = folder / EXEMPLARS, (plan.method.name, plan.method.code)
+        chosen = load_chosen(path, planned.key, by, self.options.view)
+        if chosen is None and memory is not None:
+            before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
+            kept = memory_in(self.store.manifest(before.key))
+            loader = self.data.loader(before, plan.recipe.phase(step).batch, (), reader=planned)
+            images = self.data.passes(loader)(memory.view, loader.batch_size)
+            seed_everything(seed)
+            own = replace(context, generator=torch.Generator().manual_seed(seed))
+            candidates = Candidates(step - 1, kept, before.images)
+            found = self.method.select_exemplars(images, kept, own)
+            chosen = candidates.require(found, memory, plan.method.name)
+            save_chosen(path, planned.key, by, chosen)
+        seed_everything(derive_seed(plan.seed, "initialise", step))
+        return chosen or []
 
     def count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
         """Return the confusion matrix of a published step, every process counting its share, and how many images."""
@@ -160,7 +205,7 @@ class StepWork:
         view = EvalView(recipe.evaluation.resize_short, recipe.evaluation.crop, recipe.data.normalise)
         loader = EvalLoader(
             self.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
-            rank=group.rank, devices=group.size,
+            rank=group.rank, devices=group.size, companions=planned_test_maps(plan, self.source),
         )  # fmt: skip
         model = self.model_after(planned.step)
         what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"
@@ -173,5 +218,6 @@ class StepWork:
                 options.device,
                 recipe.optim.precision,
                 lambda done: options.view.evaluating(min(done * group.size, len(ids)), len(ids)),
+                Prediction(self.method.scores, plan.learnt.num_classes(planned.step), plan.setting.num_foreground + 1),
             )
         return group.sum(matrix), len(ids)

@@ -176,11 +176,11 @@ def build_graph(runs: Sequence[RunPlan], find: Callable[[str, Sequence[Need], in
 
 def _node(key: str, needs: Sequence[Need], find: Callable[[str, Sequence[Need], int], StepState]) -> Node:
     first = needs[0]
-    images = len(first.planned.images)
-    iterations = step_iterations(first.run.recipe.phase(first.planned.step), images)
+    images, step = len(first.planned.images), first.planned.step
+    iterations = step_iterations(first.run.recipe.phase(step), first.run.epoch_images(step))
     found = find(key, needs, iterations)
     return Node(
-        key, first.planned.previous_key, first.planned.step, tuple(needs), images, iterations,
+        key, first.planned.previous_key, step, tuple(needs), images, iterations,
         found.state, found.reason, found.seconds, found.bytes,
     )  # fmt: skip
 

@@ -33,12 +33,15 @@ def save_checkpoint(job: TrainingJob, state: TrainingState, wall_seconds: float)
     content = {
         "key": job.key,
         "code": [job.method.name, job.code],
+        "phase": state.phase.name,
         "iteration": state.iteration,
+        "overflows_before": state.overflows_before,
         "model": job.context.model.state_dict(),
-        "stepper": state.stepper.state_dict(),
+        "stepper": None if state.stepper is None else state.stepper.state_dict(),  # None: the phase is not begun
         "nonfinite": state.skipped_iterations.state_dict(),
         "method": job.method.state_dict(),
         "log": asdict(state.log) | {"wall_before": state.log.wall_before + wall_seconds},
+        "generator": state.generator.get_state(),
         "random": first,
         "random_of_others": others,
     }
@@ -66,7 +69,7 @@ def resume(job: TrainingJob) -> TrainingState | None:
     for _, error_of_one in found:
         if error_of_one is not None:
             raise error_of_one
-    where = f"step {job.context.step}: resumed at iteration {state.iteration} of {job.iterations}"
+    where = f"step {job.context.step}: resumed at iteration {state.done} of {state.iterations}"
     same = all(same for same, _ in found)
     job.view.note(
         where if same else f"{where}, from a checkpoint of another kind or number of devices: what is random differs"
@@ -100,16 +103,23 @@ def _start_anew(job: TrainingJob, why: str) -> None:
 
 def _restore(job: TrainingJob, state: TrainingState, content: dict[str, Any]) -> bool:
     """Restore everything; return whether the random draws to come are those of an uninterrupted training."""
+    with _explained(job, RunError, "it does not fit this version of the training"):
+        number = list(job.phases).index(content["phase"])
+        state.go_to(number, int(content["iteration"]), int(content["overflows_before"]))
     with _explained(job, RunError, "it does not fit the network and its optimiser"):
         job.context.model.load_state_dict(content["model"])
-        state.stepper.load_state_dict(content["stepper"])
+        if content["stepper"] is not None:
+            state.begin_phase()
+            if state.stepper is None:
+                raise ValueError("it has an optimiser, and its phase has none")
+            state.stepper.load_state_dict(content["stepper"])
     with _explained(job, MethodError, f"the method {job.method.name} cannot take its state back"):
         job.method.load_state_dict({name: tensor.to(job.device) for name, tensor in content["method"].items()})
     with _explained(job, RunError, "it does not fit this version of the training"):
         state.skipped_iterations.load_state_dict(content["nonfinite"])
         state.log = TrainingLog(**{**content["log"], "resumed": True})
-        state.iteration = int(content["iteration"])
-        return _restore_rng_states(job, content)
+        state.generator.set_state(content["generator"])
+        return _restore_rng_states(job, state, content)
 
 
 @contextmanager
@@ -127,12 +137,12 @@ def _explained(job: TrainingJob, kind: type[CispbenchError], what: str) -> Itera
         ) from error
 
 
-def _restore_rng_states(job: TrainingJob, content: dict[str, Any]) -> bool:
+def _restore_rng_states(job: TrainingJob, state: TrainingState, content: dict[str, Any]) -> bool:
     states, rank = [content["random"], *content.get("random_of_others", [])], job.group.rank
     if rank < len(states) and (states[rank]["cuda"] is None) == (job.device.type != "cuda"):
         restore_random_states(states[rank], job.device)
         return len(states) == job.group.size
     # The checkpoint has no state for this process, or that of another kind of device. The iteration is part of the
     # new seed: a process that resumes twice must not draw the same numbers twice.
-    seed_everything(derive_seed(job.seed, "process", rank, content["iteration"]))
+    seed_everything(derive_seed(state.phase.seed(job), "process", rank, state.iteration))
     return False

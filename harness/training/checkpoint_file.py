@@ -14,7 +14,7 @@ from cispbench.results.atomic import explain_os_error, write_atomic
 from cispbench.splits.plain_files import NotPlainError, open_plain
 
 # A first line of another format is that of another version of this file.
-_WORDS = b"cispbench checkpoint 2, sha256 "
+_WORDS = b"cispbench checkpoint 3, sha256 "
 _HEAD_BYTES = len(_WORDS) + hashlib.sha256().digest_size * 2 + 1
 
 

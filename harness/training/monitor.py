@@ -6,6 +6,7 @@ None of this happens in every iteration: each of them waits for the device, and 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -20,24 +21,41 @@ CHECKPOINT_SHARE = 0.02  # and at most this share of the time spent on them
 
 
 class Monitor:
-    """Called by the loop after every iteration; ``started``: when the training did, by ``time.perf_counter``."""
+    """Called by the loop after every iteration, and between phases; ``started``: when the training did.
+
+    Times are those of ``time.perf_counter``.
+    """
 
     def __init__(self, job: TrainingJob, state: TrainingState, started: float) -> None:
         self._job, self._state, self._started = job, state, started
         self._pending: list[DeviceLosses] = []
-        self._log_every = max(1, min(10, job.iterations // 25))
         self._mark = time.perf_counter()
         self._next_checkpoint = self._mark + CHECKPOINT_SECONDS
+
+    def start_phase(self, *, measured: bool) -> None:
+        """Take what follows for the iterations of a phase; save what was ``measured`` for it, if that took long."""
+        self._log_every = max(1, min(10, self._state.phase.iterations // 25))
+        saving = measured and self._state.iteration == 0 and time.perf_counter() >= self._next_checkpoint
+        if self._job.group.decide(saving):
+            self._save()
+        self._mark = time.perf_counter()
+
+    def between_phases(self) -> None:
+        """Save a checkpoint that says which phase is next, and stop if asked to."""
+        self._save()
+        stopping = self._job.group.decide(self._job.stop is not None and self._job.stop())
+        if stopping:
+            raise self._stopped(f"before the phase {self._state.phase.name}")
 
     def after_iteration(self, losses: DeviceLosses) -> None:
         """Note the losses; now and then log them, save a checkpoint, or stop.
 
         Raises RunError for too many losses that are NaN, or for weights that are; StoppedError when asked to stop.
         """
-        job, group, iteration = self._job, self._job.group, self._state.iteration
+        job, group, iteration, phase = self._job, self._job.group, self._state.iteration, self._state.phase
         self._pending.append(losses)
-        self._state.log.images += len(losses.ids) if group.size == 1 else job.phase.batch
-        last = iteration == job.iterations
+        self._state.log.images += len(losses.ids) if group.size == 1 else phase.recipe.batch
+        last = iteration == phase.iterations
         logging = last or iteration % self._log_every == 0
         if group.size > 1 and not logging:
             return  # The processes must agree on what follows, and agreeing in every iteration would be slow.
@@ -49,8 +67,11 @@ class Monitor:
         if stopping or saving:
             self._save()
         if stopping:
-            where = f"iteration {iteration} of {job.iterations} of step {job.context.step}"
-            raise StoppedError(f"stopped as asked, at {where}.", hint="The same command goes on from there.")
+            raise self._stopped(f"at iteration {self._state.done} of {self._state.iterations}")
+
+    def _stopped(self, where: str) -> StoppedError:
+        place = f"{where} of step {self._job.context.step}"
+        return StoppedError(f"stopped as asked, {place}.", hint="The same command goes on from there.")
 
     def finish(self) -> TrainingLog:
         """Return the log of the finished training."""
@@ -60,7 +81,7 @@ class Monitor:
 
     def _log_losses(self) -> None:
         """Read the pending losses, and log their means over the iterations that are finite."""
-        job, log, iteration = self._job, self._state.log, self._state.iteration
+        job, log, iteration = self._job, self._state.log, self._state.done
         read = read_losses(self._pending, job.group)
         self._pending.clear()
         # Only now has the device done these iterations: the time up to here is theirs.
@@ -75,22 +96,17 @@ class Monitor:
                     f"step {job.context.step}: {reason(losses)} at iteration {losses.iteration}; such an update is "
                     "left out, and the record counts them"
                 )
-        logged = [losses.terms for losses in read if losses.finite]
-        if not logged:
+        finite = [losses for losses in read if losses.finite]
+        if not finite:
             return
-        means = {}
-        for name in dict.fromkeys(name for terms in logged for name in terms):
-            values = [terms[name] for terms in logged if name in terms]
-            means[name] = sum(values) / len(values)
-        log.iterations.append(iteration)
-        for name, value in means.items():
-            log.terms.setdefault(name, []).append(value)
-        job.view.update(iteration, means, log.images / max(log.seconds, 1e-9))
+        terms, notes = _means([losses.terms for losses in finite]), _means([losses.notes for losses in finite])
+        log.add(iteration, terms, notes)
+        job.view.update(iteration, terms, log.images / max(log.seconds, 1e-9))
 
     def _save(self) -> None:
         started = time.perf_counter()
         job = self._job
-        require_finite_weights(job.context.model, job.context.step, self._state.iteration)
+        require_finite_weights(job.context.model, job.context.step, self._state.done)
         self._note_peaks()
         save_checkpoint(job, self._state, started - self._started)
         self._mark = time.perf_counter()
@@ -101,3 +117,12 @@ class Monitor:
         log.peak_host_bytes = max(log.peak_host_bytes, peak_host_bytes())
         if self._job.device.type == "cuda":
             log.peak_device_bytes = max(log.peak_device_bytes or 0, torch.cuda.max_memory_allocated(self._job.device))
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return each name's mean over the iterations that have it."""
+    means = {}
+    for name in dict.fromkeys(name for values in found for name in values):
+        values = [one[name] for one in found if name in one]
+        means[name] = sum(values) / len(values)
+    return means

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +51,19 @@ class DeviceLosses:
     """The losses of an iteration (from 1), not read yet: tensors on the device.
 
     ``ids``: the images of this process's share. ``terms``: what this share adds to each term of the global batch.
-    ``finite``: a bool, the same in every process.
+    ``finite``: a bool, the same in every process. ``notes``: what this share adds to each noted number.
     """
 
     iteration: int
     ids: tuple[str, ...]
     terms: dict[str, Tensor]
     finite: Tensor
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class HostLosses:
-    """The same losses once they are read: ``terms`` of the global batch.
+    """The same losses once they are read: ``terms`` and ``notes`` of the global batch.
 
     ``share_finite``: whether what this process's share added to them is finite.
     """
@@ -72,27 +73,37 @@ class HostLosses:
     terms: dict[str, float]
     finite: bool
     share_finite: bool
+    notes: dict[str, float] = field(default_factory=dict)
 
 
 def read_losses(pending: Sequence[DeviceLosses], group: Group) -> list[HostLosses]:
-    """Read losses from the device, every term summed over the processes.
+    """Read losses from the device, every term and every note summed over the processes.
 
-    It waits for the device, once. All processes call it for the same iterations.
+    It waits for the device. All processes call it for the same iterations.
     """
-    names = list(dict.fromkeys(name for losses in pending for name in losses.terms))
-    names = list(dict.fromkeys(name for found in group.gather(names) for name in found))
-    zero = torch.zeros((), dtype=torch.float64, device=pending[0].finite.device)
+    terms, shares_finite = _read([losses.terms for losses in pending], group)
+    notes, _ = _read([losses.notes for losses in pending], group)
+    finite = torch.stack([losses.finite for losses in pending]).tolist()
+    return [
+        HostLosses(losses.iteration, losses.ids, *read)
+        for losses, *read in zip(pending, terms, finite, shares_finite, notes, strict=True)
+    ]
+
+
+def _read(found: Sequence[Mapping[str, Tensor]], group: Group) -> tuple[list[dict[str, float]], list[bool]]:
+    """Return the sums over the processes by name, and whether what this process adds to them is finite."""
+    names = list(dict.fromkeys(name for values in found for name in values))
+    names = list(dict.fromkeys(name for theirs in group.gather(names) for name in theirs))
+    if not names:
+        return [{} for _ in found], [True for _ in found]
+    device = next((tensor.device for values in found for tensor in values.values()), None)
+    zero = torch.zeros((), dtype=torch.float64, device=device)
     # In float64, which holds the numbers of every other type exactly.
-    rows = [torch.stack([losses.terms.get(name, zero).double() for name in names]) for losses in pending]
-    share, finite = torch.stack(rows), torch.stack([losses.finite for losses in pending])
-    total = group.sum(share.clone())
-    read = []
-    for losses, own, summed, flag in zip(pending, share.tolist(), total.tolist(), finite.tolist(), strict=True):
-        terms = dict(zip(names, summed, strict=True))
-        if group.size == 1:  # An iteration may lack a term that another one has.
-            terms = {name: terms[name] for name in losses.terms}
-        read.append(HostLosses(losses.iteration, losses.ids, terms, flag, all(map(math.isfinite, own))))
-    return read
+    share = torch.stack([torch.stack([values.get(name, zero).double() for name in names]) for values in found])
+    sums = [dict(zip(names, row, strict=True)) for row in group.sum(share.clone()).tolist()]
+    if group.size == 1:  # An iteration may lack a name that another one has.
+        sums = [{name: row[name] for name in values} for row, values in zip(sums, found, strict=True)]
+    return sums, [all(map(math.isfinite, row)) for row in share.tolist()]
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -68,24 +70,37 @@ class Stepper:
             self._gradients_are_old = False
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def update(self, loss_finite: Tensor) -> Tensor:
+    def update(self, loss_finite: Tensor, look: Callable[[], None] | None = None) -> Tensor:
         """Clip, and update the parameters if the iteration is finite; return whether it is (see ``nonfinite.py``).
 
-        ``loss_finite`` and the result are bools on the device.
+        ``loss_finite`` and the result are bools on the device. ``look`` is called before clipping, with the gradients
+        unscaled, if they and the loss are finite.
         """
         norm = None
-        if self.phase.clip is not None:
+        if self.phase.clip is not None or look is not None:
             self.scaler.unscale_(self.optimizer)
+        if look is not None:
+            gradients_finite = self._gradients_finite(loss_finite)
+            # Reading this makes a GPU wait: only a method that has asked for the gradients pays for it.
+            if loss_finite & gradients_finite:
+                look()
+            if not self.scaler.is_enabled():  # the scaler finds such gradients itself
+                loss_finite = loss_finite & gradients_finite
+        if self.phase.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.phase.clip)
         if self.scaler.is_enabled():
-            return self._update_fp16(loss_finite)
+            return self._update_fp16(loss_finite, unscaled=self.phase.clip is not None or look is not None)
         finite = loss_finite if norm is None else loss_finite & norm.isfinite()
         self._guard.update_if(finite, self.optimizer.step)
         return finite
 
-    def _update_fp16(self, loss_finite: Tensor) -> Tensor:
+    def _gradients_finite(self, loss_finite: Tensor) -> Tensor:
+        found = [parameter.grad.isfinite().all() for parameter in self.parameters() if parameter.grad is not None]
+        return torch.stack(found).all() if found else torch.ones_like(loss_finite)
+
+    def _update_fp16(self, loss_finite: Tensor, *, unscaled: bool) -> Tensor:
         scale = self.scaler.get_scale()
-        if self.phase.clip is None:
+        if not unscaled:
             self.scaler.unscale_(self.optimizer)  # in which the scaler looks at the gradients
         if loss_finite:
             self.scaler.step(self.optimizer)  # without effect if a gradient is not finite

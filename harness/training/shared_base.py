@@ -1,38 +1,23 @@
-"""A base that several methods share has one key, which leaves the method out: its loss must leave the method out, too.
-
-Looked at in the first iteration alone. ``cispbench method check`` looks at more of the training.
-"""
+"""The method of step 0 where methods share their base: the harness trains it, and no method is asked."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor
 
-from cispbench.harness.method import Batch, Method, Output
-from cispbench.splits.errors import MethodError
-from cispbench.splits.settings import VOID
-
-_TOLERANCE = 1e-3  # relative; a sum in another order differs by less, another loss by more
+from cispbench.harness.cross_entropy import cross_entropy, labelled_pixels
+from cispbench.harness.method import Batch, Method, Output, StepContext
 
 
-def require_plain_loss(method: Method, terms: Mapping[str, Tensor], output: Output, batch: Batch) -> None:
-    """Raise MethodError unless ``terms`` add up to the mean cross-entropy over non-void pixels.
+class SharedBase(Method):
+    """Plain cross-entropy: the mean over the pixels that are not void."""
 
-    Otherwise other methods would go on from a base that this one has made in its own way. Losses that are not finite
-    are left to ``nonfinite.py``.
-    """
-    total = torch.stack([term.detach().float() for term in terms.values()]).sum()
-    with torch.no_grad():
-        labelled = (batch.target != VOID).sum().clamp(min=1)
-        logits = output.logits.float()
-        plain = torch.nn.functional.cross_entropy(logits, batch.target, ignore_index=VOID, reduction="sum") / labelled
-    found, expected = float(total), float(plain)
-    if math.isfinite(found) and abs(found - expected) > _TOLERANCE * max(1.0, abs(expected)):
-        raise MethodError(
-            f"the loss of {method.name} at step 0 is {found:.6g}, and plain cross-entropy is {expected:.6g}: other "
-            "methods would share this base.",
-            hint="Keep step 0 plain, or set shared_base = False in its class.",
-        )
+    name = "shared base"
+    reads_previous = False
+
+    def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
+        """Return the cross-entropy alone."""
+        return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+
+    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
+        """Count the labelled pixels."""
+        return {"cross_entropy": labelled_pixels(batch.target)}

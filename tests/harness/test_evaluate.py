@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cispbench.harness.evaluate import confusion_matrix, evaluate
-from cispbench.harness.method import Output
+from cispbench.harness.method import Batch, Output
 
 
 @settings(max_examples=30, deadline=None)
@@ -65,7 +65,8 @@ def test_counts_do_not_depend_on_the_batch(batch):
     target = torch.randint(4, (7, 6, 6), generator=generator)
     target[:, 0] = 255
     names = tuple(map(str, range(7)))
-    batches = [(images[i : i + batch], target[i : i + batch], names[i : i + batch]) for i in range(0, 7, batch)]
+    whole = Batch(images, target, names)
+    batches = [whole.part(slice(start, start + batch)) for start in range(0, 7, batch)]
     seen = []
     total = evaluate(Brightness(), batches, 4, torch.device("cpu"), "fp32", seen.append)
     prediction = Brightness()(images).logits.argmax(1)

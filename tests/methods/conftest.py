@@ -7,7 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,14 @@ def reproduce(name: str, folder: Path, scratch: Path, noise: float = 0.0) -> Tra
         (Step(0, tuple(range(1, old))), Step(1, tuple(range(old, old + new)))),
     )  # fmt: skip
     context = StepContext(setting, 1, old, new, model, previous)
-    method.initialise(context)
+    # The training initialises its network itself: the start is seen on a copy.
+    initial = copy.deepcopy(model).eval()
+    method.initialise(replace(context, model=initial))
     loader = RecordedBatches(recorded)
-    start = {key: value.clone() for key, value in model.state_dict().items()}
+    start = initial.state_dict()
     images = loader.batches[0].images
     with torch.no_grad():
-        output, old = model.eval()(images), previous(images)
+        output, old = initial(images), previous(images)
     first = {"logits": output.logits, "old_logits": old.logits, "old_masks": old.masks}
     first |= {"patches": output.patches, "class_features": output.class_features}
     log = _train(method, context, loader, phase, scratch)
@@ -106,9 +108,9 @@ def _train(
     method: Method, context: StepContext, loader: RecordedBatches, phase: OptimRecipe, scratch: Path
 ) -> TrainingLog:
     job = TrainingJob(
-        method=method, context=context, loader=loader,  # type: ignore[arg-type]
-        phase=phase, device=torch.device("cpu"), seed=0, checkpoint=scratch / "checkpoint.pt", view=ProgressView(),
-        images=10,
+        method=method, context=context, loader=lambda *_: loader,  # type: ignore[arg-type, return-value]
+        phases={"train": phase}, device=torch.device("cpu"), seed=0,
+        checkpoint=scratch / "checkpoint.pt", view=ProgressView(), images=10,
     )  # fmt: skip
     return StepTraining(job).run()
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from cispbench.harness.data.labels import to_table
-from cispbench.harness.data.loader import Draw, EvalLoader, TrainLoader, TrainSet
+from cispbench.harness.data.loader import EvalLoader, TrainLoader, TrainSet
+from cispbench.harness.data.order import Draw
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import batches_of
@@ -241,9 +242,9 @@ def test_void_may_become_background_but_padding_keeps_its_label() -> None:
     source = Drawn(1, ((4, 6),))
     view = DataRecipe(crop=8, resize="none", flip=0.0)
     for void, labels in (("void", {0, 1, 2, 255}), ("background", {0, 1, 2})):
-        data = TrainSet(source, "train", source.ids("train"), TABLE, replace(view, void=void), 0)
-        _, target, image_id = data[Draw(0, 0, 0)]
-        assert image_id == "000" and target.dtype == torch.uint8
+        data = TrainSet(source, source.ids("train"), TABLE, replace(view, void=void), 0)
+        _, target, place = data[Draw(0, 0, 0)]
+        assert place == 0 and target.dtype == torch.uint8
         assert labels_in(target[2:6, 1:7]) <= labels
         assert target[0].tolist() == [255] * 8
     assert 255 not in target[2:6, 1:7]
@@ -293,15 +294,16 @@ SIZES = ((10, 12), (10, 12), (12, 10), (10, 12), (10, 12), (10, 12))
 def test_test_images_come_once_in_order_and_whole(size: int, workers: int) -> None:
     source = Drawn(15, SIZES)
     batches = list(EvalLoader(source, "val", source.ids("val"), TABLE, EvalView(), size, workers=workers))
-    assert tuple(image_id for _, _, ids in batches for image_id in ids) == source.ids("val")
-    for images, target, ids in batches:
+    assert tuple(image_id for batch in batches for image_id in batch.ids) == source.ids("val")
+    for batch in batches:
+        images, target, ids = batch.images, batch.target, batch.ids
         assert images.shape == (len(ids), 3, *target.shape[1:]) and len(ids) <= size
         assert images.dtype == torch.float32 and target.dtype == torch.int64
         for image_id, labels in zip(ids, target, strict=True):
             mask = source.read("val", image_id)[1]
             assert torch.equal(labels, torch.tensor(TABLE)[mask.long()])
     if size > 1:
-        assert max(len(ids) for _, _, ids in batches) > 1
+        assert max(len(batch.ids) for batch in batches) > 1
 
 
 def test_counts_do_not_depend_on_the_size_of_batches() -> None:
@@ -310,7 +312,7 @@ def test_counts_do_not_depend_on_the_size_of_batches() -> None:
         counts = []
         for size in (1, 2, 7, 15):
             batches = EvalLoader(source, "val", source.ids("val"), TABLE, view, size)
-            counts.append(sum(torch.bincount(target.flatten(), minlength=256) for _, target, _ in batches))
+            counts.append(sum(torch.bincount(batch.target.flatten(), minlength=256) for batch in batches))
         assert all(torch.equal(count, counts[0]) for count in counts[1:])  # type: ignore[arg-type]
 
 
@@ -320,7 +322,7 @@ def test_a_test_loader_can_be_read_again(workers: int) -> None:
     batches = EvalLoader(source, "val", source.ids("val"), TABLE, EvalView(8, 8), 4, workers=workers)
     first, second = list(batches), list(batches)
     assert len(first) == len(second) == 2
-    assert all(torch.equal(a[0], b[0]) and a[2] == b[2] for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a.images, b.images) and a.ids == b.ids for a, b in zip(first, second, strict=True))
 
 
 def test_no_test_images_is_no_batch() -> None:

@@ -107,10 +107,10 @@ def test_test_images_are_counted_once_each_without_padding(devices: int, batch: 
         view = EvalView(normalise="half")
         loader = EvalLoader(source, "val", source.ids("val"), SETTING.test_table(), view, batch, rank=rank, devices=of)
         matrix, seen = torch.zeros(classes, classes, dtype=torch.int64), []
-        for images, target, ids in loader:
-            guess = (images.sum(1).abs() * 7).long() % classes
-            matrix += confusion_matrix(guess, target, classes)
-            seen += ids
+        for loaded in loader:
+            guess = (loaded.images.sum(1).abs() * 7).long() % classes
+            matrix += confusion_matrix(guess, loaded.target, classes)
+            seen += loaded.ids
         return matrix, seen
 
     whole, ids = count(0, 1)

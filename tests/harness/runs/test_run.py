@@ -23,7 +23,7 @@ from cispbench.harness.training.checkpoint_file import read_checkpoint, write_ch
 from cispbench.harness.training.job import StoppedError
 from cispbench.methods.finetune import FineTune
 from cispbench.results.store import Store
-from cispbench.splits.errors import MethodError, RunError
+from cispbench.splits.errors import RunError
 from cispbench.splits.settings import parse_setting
 
 SHORT = ("optim.iterations=4", "later.iterations=3", "optim.warmup=0", "later.warmup=0", "optim.batch=4")
@@ -229,8 +229,8 @@ def test_the_previous_model_is_untouched(plan, tmp_path):
 
     execute(made, replace(options(tmp_path), method=Watching(Watching.Options(**made.method.options))))
     assert [seen[f"same {step}"] and seen[f"frozen {step}"] for step in (1, 2)] == [True, True]
-    assert [(seen[s].old_classes, seen[s].new_classes, seen[s].num_classes) for s in range(3)] == [
-        (0, 11, 11), (11, 5, 16), (16, 5, 21),
+    assert [(seen[s].old_classes, seen[s].new_classes, seen[s].num_classes) for s in (1, 2)] == [
+        (11, 5, 16), (16, 5, 21),
     ]  # fmt: skip
 
 
@@ -238,6 +238,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(plan, tmp_path):
     made = plan("finetune")
 
     class Overflowing(FineTune):
+        shared_base = False
+
         def losses(self, batch, output, previous, context):
             terms = super().losses(batch, output, previous, context)
             return {**terms, "broken": output.logits.sum() * float("nan")}
@@ -266,28 +268,34 @@ def test_a_record_tells_what_decided_it(plan, tmp_path):
     assert record.timing.images_per_second > 0
 
 
-def test_a_shared_base_may_not_keep_what_another_method_would_miss(plan, tmp_path):
-    made = plan("finetune")
+def test_a_shared_base_is_trained_by_the_harness_and_the_method_is_not_asked(plan, tmp_path):
+    """Its key leaves the method out: whatever the method does, others must be able to take the base over."""
+    made, asked, seen = plan("finetune"), [], []
 
-    class Counting(FineTune):
+    class Own(FineTune):
+        def initialise(self, context):
+            asked.append(context.step)
+
+        def losses(self, batch, output, previous, context):
+            asked.append(context.step)
+            assert previous is not None
+            return {name: 3 * term for name, term in super().losses(batch, output, previous, context).items()}
+
+        def after_training(self, context):
+            asked.append(context.step)
+
         def state_dict(self):
             return {"importance": torch.ones(1)}
 
-    with pytest.raises(MethodError, match="finetune keeps importance after step 0"):
-        execute(made, replace(options(tmp_path), method=Counting()))
+        def load_state_dict(self, state):
+            seen.append(set(state))
 
-
-def test_a_shared_base_may_not_be_trained_by_a_loss_of_the_methods_own(plan, tmp_path):
-    """Its key leaves the method out: finetune and others would take it over without a word."""
-    made = plan("finetune")
-
-    class Scaled(FineTune):
-        def losses(self, batch, output, previous, context):
-            return {name: 3 * term for name, term in super().losses(batch, output, previous, context).items()}
-
-    with pytest.raises(MethodError, match=r"the loss of finetune at step 0 is .* plain cross-entropy is"):
-        execute(made, replace(options(tmp_path), method=Scaled()))
-    assert StepStore(tmp_path / "steps").published() == []
+    first, other = made.steps[0].key, tmp_path / "other"
+    execute(made, replace(options(tmp_path), method=Own()))
+    assert set(asked) == {1, 2} and seen[:2] == [set(), {"importance"}]
+    execute(made, options(other))
+    theirs = StepStore(other / "steps").load(first)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in StepStore(tmp_path / "steps").load(first).items())
 
 
 def test_what_a_method_keeps_reaches_the_next_step(plan, tmp_path):

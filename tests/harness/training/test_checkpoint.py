@@ -50,9 +50,10 @@ def training(checkpoint: Path, precision: Precision, stop_after: int = 0) -> Ste
     asked = iter(range(1, 100))
     job = TrainingJob(
         method=FineTune(), context=StepContext(parse_setting("overlapped-19-1"), 0, 0, CLASSES, model, None),
-        loader=FourBatches(),  # type: ignore[arg-type]
-        phase=OptimRecipe(lr=0.05, batch=2, iterations=8, precision=precision), device=torch.device("cpu"), seed=0,
-        checkpoint=checkpoint, view=ProgressView(), images=8, stop=lambda: next(asked) == stop_after,
+        loader=lambda *_: FourBatches(),  # type: ignore[arg-type, return-value]
+        phases={"train": OptimRecipe(lr=0.05, batch=2, iterations=8, precision=precision)},
+        device=torch.device("cpu"), seed=0, checkpoint=checkpoint, view=ProgressView(), images=8,
+        stop=lambda: next(asked) == stop_after,
     )  # fmt: skip
     return StepTraining(job)
 
@@ -65,7 +66,8 @@ def test_a_checkpoint_holds_what_it_always_held_and_is_resumed(tmp_path: Path, p
     with pytest.raises(StoppedError):
         training(path, precision, stop_after=3).run()
     content: dict[str, Any] = read_checkpoint(path) or {}
-    parts = {"key", "code", "iteration", "model", "stepper", "nonfinite", "method", "log", "random", "random_of_others"}
+    parts = {"key", "code", "phase", "iteration", "overflows_before", "model", "stepper", "nonfinite",
+             "method", "log", "generator", "random", "random_of_others"}  # fmt: skip
     assert content.keys() == parts
     assert content["stepper"].keys() == {"optimizer", "scaler", "overflows"}
     assert content["log"].keys() == set(TrainingLog.__dataclass_fields__)

@@ -16,9 +16,11 @@ from cispbench.harness.method import VOID, Batch, Method, Output, StepContext
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.training.iteration import PhaseTraining
 from cispbench.harness.training.job import TrainingJob
-from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.nonfinite import DeviceLosses
+from cispbench.harness.training.services import StepServices
+from cispbench.harness.training.state import TrainingState
 from cispbench.methods.finetune import FineTune
 from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import parse_setting
@@ -47,13 +49,15 @@ def take(
     model.train()
     setting = parse_setting("overlapped-19-1")
     context = StepContext(setting, 0, 0, CLASSES, model, None)
-    training = StepTraining(
-        TrainingJob(
-            method=method, context=context, loader=None,  # type: ignore[arg-type]
-            phase=replace(PHASE, **changes), device=CPU, seed=0, checkpoint=Path("none"), view=ProgressView(),
-            images=4, micro_batch=micro_batch,
-        )
+    job = TrainingJob(
+        method=method, context=context, loader=lambda *_: None,  # type: ignore[arg-type, return-value]
+        phases={"train": replace(PHASE, **changes)}, device=CPU, seed=0, checkpoint=Path("none"),
+        view=ProgressView(), images=4, micro_batch=micro_batch,
     )  # fmt: skip
+    state = TrainingState(job)
+    state.begin_phase()
+    assert state.stepper is not None
+    training = PhaseTraining(job, state, state.stepper, context, StepServices(job, state.phase.loader))
     return model, [training.iterate(one) for one in batches]
 
 

@@ -16,7 +16,7 @@ from cispbench.harness.training import monitor, nonfinite, optimisation
 from cispbench.harness.training.checkpoint_file import read_checkpoint
 from cispbench.harness.training.guarded_update import GuardedUpdate
 from cispbench.harness.training.nonfinite import HostLosses, SkippedIterations, require_finite_weights
-from cispbench.methods.finetune import FineTune
+from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.errors import RunError
 
 NAN = float("nan")
@@ -131,18 +131,18 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_kept(name: str) -> N
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, when: set[int]) -> list[tuple[str, ...]]:
-    """Let fine-tuning's loss be nan in the iterations ``when`` (from 1) of step 0; returns all batches' ids."""
+    """Let the base's loss be nan in the iterations ``when`` (from 1) of step 0; returns all batches' ids."""
     seen: list[tuple[str, ...]] = []
-    right = FineTune.losses
+    right = SharedBase.losses
 
     def losses(
-        self: FineTune, batch: Batch, output: Output, previous: Output | None, context: StepContext
+        self: SharedBase, batch: Batch, output: Output, previous: Output | None, context: StepContext
     ) -> dict[str, Tensor]:
         terms = right(self, batch, output, previous, context)
         seen.append(batch.ids)
         return {name: term * NAN if context.step == 0 and len(seen) in when else term for name, term in terms.items()}
 
-    monkeypatch.setattr(FineTune, "losses", losses)
+    monkeypatch.setattr(SharedBase, "losses", losses)
     return seen
 
 
@@ -196,16 +196,16 @@ def test_what_is_taken_back_on_the_device_is_what_is_never_done_on_the_host(
 def test_weights_that_are_no_numbers_are_neither_saved_nor_published(
     commands: Any, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
-    right = FineTune.losses
+    right = SharedBase.losses
 
     def losses(
-        self: FineTune, batch: Batch, output: Output, previous: Output | None, context: StepContext
+        self: SharedBase, batch: Batch, output: Output, previous: Output | None, context: StepContext
     ) -> dict[str, Tensor]:
         # A finite loss, 0, of which the gradient is no number: the root of 0.
         terms = right(self, batch, output, previous, context)
         return {**terms, "root": (output.logits * 0.0).sum().abs().sqrt()}
 
-    monkeypatch.setattr(FineTune, "losses", losses)
+    monkeypatch.setattr(SharedBase, "losses", losses)
     if saved:
         monkeypatch.setattr(monitor, "CHECKPOINT_SECONDS", 0.0)
     iteration = 1 if saved else 3
@@ -219,14 +219,14 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_published(
 def test_with_fp16_a_loss_that_is_no_number_is_counted_once_though_its_gradients_are_finite(
     commands: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, calls = FineTune.losses, [0]
+    right, calls = SharedBase.losses, [0]
 
-    def losses(self: FineTune, *args: Any) -> dict[str, Tensor]:
+    def losses(self: SharedBase, *args: Any) -> dict[str, Tensor]:
         calls[0] += 1
         terms = right(self, *args)
         return {**terms, "constant": torch.tensor(math.inf)} if calls[0] in (2, 4) else terms
 
-    monkeypatch.setattr(FineTune, "losses", losses)
+    monkeypatch.setattr(SharedBase, "losses", losses)
     commands.succeed(commands.tiny("--set", "optim.precision=fp16", method="finetune", iterations=(6, 2)))
     first, second = (json.loads(commands.records()[step].read_text()) for step in (0, 1))
     assert (first["skipped_steps"], second["skipped_steps"]) == (2, 0)
