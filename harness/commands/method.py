@@ -35,7 +35,7 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
       cispbench method check mib
       cispbench method check --all --json
     """
-    from cispbench.harness.contract.check import MODELS, check_method
+    from cispbench.harness.contract.check import check_method
     from cispbench.harness.machine.progress import make_view
     from cispbench.harness.models.catalogue import model_spec
     from cispbench.harness.registry import METHODS, load_method, method_names
@@ -43,7 +43,7 @@ def check(names: tuple[str, ...], every: bool, model: str | None, as_json: bool)
 
     if bool(names) == every:
         raise UsageError("name the methods to check, or say --all.", hint="Known: " + ", ".join(method_names()) + ".")
-    models = MODELS if model is None else (model_spec(model).name,)
+    models = None if model is None else (model_spec(model).name,)
     loaded = dict(METHODS.load_each()) if every else {name: load_method(name) for name in names}
     classes = [cls for cls in loaded.values() if not isinstance(cls, CispbenchError)]
     reports = []

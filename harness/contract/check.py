@@ -12,6 +12,8 @@ from cispbench.harness.contract.bench import Bench, Sizes
 from cispbench.harness.contract.rules import Rule
 from cispbench.harness.contract.verdict import ContractReport
 from cispbench.harness.method import Method
+from cispbench.harness.recipes.layers import load_recipe
+from cispbench.splits.settings import parse_setting
 
 MODELS = ("segmenter-tiny", "deeplabv3-tiny")  # one of each family
 RULES: tuple[Rule, ...] = (
@@ -32,17 +34,27 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def models_to_check(cls: type[Method]) -> Sequence[str]:
+    """Return the small models to check a method with: one of each family, or the one of its quick recipe.
+
+    The latter for a method with ``needs``, which other small models do not offer.
+    """
+    return (load_recipe(cls, parse_setting(Sizes.setting), "quick").model,) if cls.needs else MODELS
+
+
 def check_method(
     cls: type[Method],
-    models: Sequence[str] = MODELS,
+    models: Sequence[str] | None = None,
     sizes: Sizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ContractReport:
     """Examine every rule with every model that the method supports; ``progress`` is called with (done, total) rules.
 
-    Raises UsageError for an unknown model or a wrong recipe, MethodError for a class that cannot be instantiated.
+    ``models``: by default those of ``models_to_check``. Raises UsageError for an unknown model or a wrong recipe,
+    MethodError for a class that cannot be instantiated.
     """
     started, results, unsupported = time.perf_counter(), [], {}
+    models = models_to_check(cls) if models is None else models
     total = len(RULES) * len(models)
     for number, model in enumerate(models):
         with tempfile.TemporaryDirectory(prefix="cispbench-check-") as folder:

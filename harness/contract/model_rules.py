@@ -74,9 +74,10 @@ def _initialise_faults(step: RecordedStep) -> Iterator[str]:
     if bad:
         yield f"parameters are not finite: {listed(bad)}"
     if step.context.previous is not None:
-        kept = step.context.previous.state_dict()
+        # As they are in the grown network: growth itself may change or replace some, as where branches are merged.
+        kept = [name for name in step.context.previous.state_dict() if name in before]
         free = _background_bias(step.context.model)
-        changed = tuple(n for n in kept if not torch.equal(_held(kept, n, free), _held(after, n, free)))
+        changed = tuple(n for n in kept if not torch.equal(_held(before, n, free), _held(after, n, free)))
         if changed:
             yield f"parameters of the old classes or of the network have changed: {listed(changed)}"
 
