@@ -39,7 +39,7 @@ def models_to_check(cls: type[Method]) -> Sequence[str]:
 
     The latter for a method with ``needs``, which other small models do not offer.
     """
-    return (load_recipe(cls, parse_setting(Sizes.setting), "quick").model,) if cls.needs else MODELS
+    return (load_recipe(cls, parse_setting(Sizes().setting), "quick").model,) if cls.needs else MODELS
 
 
 def check_method(

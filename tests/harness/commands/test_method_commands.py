@@ -13,7 +13,7 @@ from cispbench.harness.contract import check
 from cispbench.harness.contract.bench import Sizes
 from cispbench.harness.contract.check import MODELS, RULES
 from cispbench.harness.contract.verdict import ContractReport, Location, RuleResult, Violation
-from cispbench.harness.registry import method_names
+from cispbench.harness.registry import load_method, method_names
 
 ONE = ("--model", "deeplabv3-tiny")
 PLUG_IN = '''
@@ -104,7 +104,7 @@ def test_all_methods_are_checked_and_every_broken_one_is_an_error(commands, monk
     finding = Violation("something was found", Location("segmenter-tiny", "overlapped-10-5", 1), "Mend it.")
 
     def report(cls, models, progress):
-        assert tuple(models) == MODELS
+        assert models is None  # those of check.models_to_check
         progress(1, 1)
         broken = cls.name in ("mib", "joint")
         found = {"outcome": "broken", "findings": (finding,)} if broken else {"outcome": "kept"}
@@ -120,6 +120,11 @@ def test_all_methods_are_checked_and_every_broken_one_is_an_error(commands, monk
     verdicts = [line for line in result.stdout.splitlines() if line.endswith(" s)")]
     assert [line.split()[0] for line in verdicts] == method_names()
     assert [line.split()[0] for line in verdicts if " breaks learns (" in line] == ["joint", "mib"]
+
+
+def test_a_method_is_checked_with_both_families_or_with_the_network_that_it_needs():
+    assert check.models_to_check(load_method("mib")) == MODELS
+    assert check.models_to_check(load_method("rcil")) == ("deeplabv3-tiny-rcil",)
 
 
 def test_a_new_method_keeps_the_contract_once_it_is_installed(commands, installed):
