@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from cispbench.harness.method import Output
 from cispbench.methods import barm
 from tests.methods.test_golden import TOLERANCE, Case, Values, check_bf16, check_float32, largest, recorded
 
@@ -87,3 +88,12 @@ def test_terms_are_finite_for_a_target_of_one_kind(golden: Path, label: int) -> 
         assert found["feature"] == 0
     if label in (0, 255):
         assert found["background"] == 0
+
+
+@pytest.mark.parametrize(("upsample", "differ"), [("probabilities", 0), ("logits", 153)])
+def test_the_switch_of_what_is_up_sampled(golden: Path, upsample: Any, differ: int) -> None:
+    d = recorded(golden, "barm_prediction")
+    none, size = torch.empty(0), (int(d["height"]), int(d["width"]))
+    output = Output(torch.empty(1, 1, *size), none, none, none, none, none, heads=(d["logits"],))
+    scores = barm.BARM(barm.BARMOptions(upsample=upsample)).scores(output)
+    assert int((scores.argmax(1) != d["prediction"].long()).sum()) == differ
