@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Group, Method, Output, StepContext
@@ -152,8 +152,7 @@ class BARM(Method):
         """Start the features of the new branch from those of the first one."""
         if context.step == 0:
             return
-        groups: list[Any] = context.model.class_groups()
-        first, *_, new = (group.branch.features for group in groups)
+        first, *_, new = (group.branch.features for group in context.model.class_groups())
         state = first.state_dict()
         if self.options.ear_statistics == "fresh":
             state = {name: tensor for name, tensor in state.items() if "running" not in name}

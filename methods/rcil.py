@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.models.merging import merge_branches, mix_branches
 from cispbench.methods.losses import (
     Weight,
@@ -22,7 +21,6 @@ from cispbench.methods.losses import (
     unbiased_distillation,
 )
 from cispbench.methods.mib import start_from_background
-from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,12 +119,6 @@ class RCIL(Method):
     options: RCILOptions
     needs = frozenset({"two_branches"})
     micro_batches = False  # the branches of a channel are drawn once for a batch
-
-    def unsupported(self, setting: Setting, model: str) -> str | None:
-        """Refuse networks without convolutions to double."""
-        if model_spec(model).family == "segmenter":
-            return "its branches are convolutions with norms, and a Segmenter is a transformer"
-        return None
 
     def initialise(self, context: StepContext) -> None:
         """Start the new classes' weights, or all of the classifier, from the background's."""

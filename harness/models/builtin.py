@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -13,20 +14,15 @@ if TYPE_CHECKING:
 
 Activation = Literal["relu", "leaky_relu"]
 SecondBranch = Literal["keep", "copy_merged"]
-TWO_BRANCHES = frozenset({"linear", "two_branches"})
 
 
 def _deeplabv3(
-    name: str,
-    encoder: str,
-    build: Callable[[int], IncrementalModel],
-    weights: str | None = None,
-    offers: frozenset[str] = frozenset({"linear"}),
+    name: str, encoder: str, build: Callable[[int], IncrementalModel], weights: str | None = None
 ) -> ModelSpec:
     # The pooled branch's batch norm sees one value an image and channel: of a single image it can make nothing.
     return ModelSpec(
         name=name, family="deeplabv3", encoder=encoder, build=build, weights=weights, least_images=2,
-        batch_norm_in=("encoder", "decoder"), offers=offers,
+        batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}),
     )  # fmt: skip
 
 
@@ -63,9 +59,15 @@ def _build_deeplabv3(
     return TwoBranchDeepLabV3(encoder, second_branch=second_branch, hidden=width, rates=rates, activation=chosen)
 
 
+def _two_branches(
+    name: str, encoder: str, build: Callable[[int], IncrementalModel], weights: str | None = None
+) -> ModelSpec:
+    return replace(_deeplabv3(name, encoder, build, weights), offers=frozenset({"linear", "two_branches"}))
+
+
 def _rcil_on_resnet101(suffix: str, stem_activation: bool = False, second_branch: SecondBranch = "keep") -> ModelSpec:
     build = partial(_build_rcil_on_resnet101, stem_activation, second_branch)
-    return _deeplabv3(f"deeplabv3-resnet101-rcil{suffix}", "resnet101", build, "resnet101-imagenet", TWO_BRANCHES)
+    return _two_branches(f"deeplabv3-resnet101-rcil{suffix}", "resnet101", build, "resnet101-imagenet")
 
 
 def _build_rcil_on_resnet101(stem_activation: bool, second_branch: SecondBranch, image_size: int) -> IncrementalModel:
@@ -137,12 +139,12 @@ DEEPLABV3_TINY = _deeplabv3("deeplabv3-tiny", "tiny-cnn", _build_deeplabv3_tiny)
 DEEPLABV3_RESNET101_RCIL = _rcil_on_resnet101("")
 DEEPLABV3_RESNET101_RCIL_LEAKY_STEM = _rcil_on_resnet101("-leaky-stem", stem_activation=True)
 DEEPLABV3_RESNET101_RCIL_COPY_MERGED = _rcil_on_resnet101("-copy-merged", second_branch="copy_merged")
-DEEPLABV3_MOBILENETV2_RCIL = _deeplabv3(
+DEEPLABV3_MOBILENETV2_RCIL = _two_branches(
     "deeplabv3-mobilenetv2-rcil", "mobilenetv2", partial(_build_deeplabv3_on_mobilenet, second_branch="keep"),
-    "mobilenet_v2-imagenet", TWO_BRANCHES,
+    "mobilenet_v2-imagenet",
 )  # fmt: skip
-DEEPLABV3_TINY_RCIL = _deeplabv3(
-    "deeplabv3-tiny-rcil", "tiny-cnn", partial(_build_deeplabv3_tiny, second_branch="keep"), offers=TWO_BRANCHES
+DEEPLABV3_TINY_RCIL = _two_branches(
+    "deeplabv3-tiny-rcil", "tiny-cnn", partial(_build_deeplabv3_tiny, second_branch="keep")
 )
 SEGMENTER_VIT_B16 = _on_vit("segmenter-vit-b16", "vit_base_patch16_384", width=768, heads=12)
 SEGMENTER_VIT_TI16 = _on_vit("segmenter-vit-ti16", "vit_tiny_patch16_384", width=192, heads=3)

@@ -23,15 +23,15 @@ def leaky_relu() -> nn.Module:
 class ResNetEncoder(Encoder):
     """A ResNet of torchvision (``net``, changed in place) with the last stage dilated instead of strided.
 
-    ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu". ``first_dilated``:
-    whether the first block of that stage is dilated like the others, as there, or not, as torchvision does it.
-    ``stem_activation``: whether there is one between the first norm and the pooling.
+    ``activation``: "leaky_relu" as in the releases of MiB and PLOP (in-place ABN), or "relu". ``stem_activation``:
+    whether there is one between the first norm and the pooling. ``first_dilated``: whether the first block of that
+    stage is dilated like the others, as there, or not, as torchvision does it.
     """
 
     left_out = ("fc.",)
 
     def __init__(
-        self, net: Any, activation: str = "leaky_relu", *, first_dilated: bool = True, stem_activation: bool = True
+        self, net: Any, activation: str = "leaky_relu", *, stem_activation: bool = True, first_dilated: bool = True
     ) -> None:
         super().__init__()
         _dilate(net.layer4, first=first_dilated)

@@ -2,10 +2,9 @@
 
 ``abn-deeplab`` (MiB, PLOP): a residual network ``body.mod1`` to ``body.mod5`` with blocks counted from 1, the head,
 and a classifier ``cls.k`` for every step. Its norms are in-place ABN, whose scale is |gamma| + 1e-5, or, where
-batch counters are present, plain batch norms. ``rcil-deeplab``: the same with second branches, ``conv2_new``,
-``bn2_new``, ``map_convs_new`` and ``map_bn_new``; from step 1 on the first branches have biases, and norms that do
-nothing. ``segmenter`` (MBS): a ViT and the mask transformer, whose first group of classes is the background alone.
-``ssul``, ``barm``, ``dkd``: see ``released_pyramids.py``.
+batch counters are present, plain batch norms. ``rcil``: the same with second branches, see
+``released_two_branches.py``. ``segmenter`` (MBS): a ViT and the mask transformer, whose first group of classes is the
+background alone. ``ssul``, ``barm``, ``dkd``: see ``released_pyramids.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cispbench.harness.models import released_pyramids
+from cispbench.harness.models import released_pyramids, released_two_branches
 from cispbench.harness.models.groups import Group
 from cispbench.splits.errors import UsageError, WeightsError, nearest
 from cispbench.splits.strict_yaml import load_yaml
@@ -38,20 +37,10 @@ _NAMES = (
 )
 # ImageNet's classifiers, which releases carry along.
 _DROPPED = ("encoder.vit.head.", "encoder.vit.head_dist.", "encoder.net.fc.")
-# A bottleneck's 3x3 convolution and its norm, then those of the pyramid, which share a norm.
-_BRANCHES = (
-    (re.compile(r"(?<=\.)conv2(_new)?\."), "conv2.{}.convolutions.0."),
-    (re.compile(r"(?<=\.)bn2(_new)?\."), "conv2.{}.norm."),
-    (re.compile(r"(?<=head\.)map_convs(_new)?\."), "map_convs.0.{}.convolutions."),
-    (re.compile(r"(?<=head\.)map_bn(_new)?\."), "map_convs.0.{}.norm."),
-)
-_IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, COUNTER: None}
-Layout = Literal["abn-deeplab", "rcil-deeplab", "segmenter", "ssul", "barm", "dkd"]
-_ABN = ("abn-deeplab", "rcil-deeplab")
 _CLASSIFIERS = re.compile(r"classifiers\.(\d+)\.bias$")
 _GROUPS = {
     "abn-deeplab": _CLASSIFIERS,
-    "rcil-deeplab": _CLASSIFIERS,
+    "rcil": _CLASSIFIERS,
     "segmenter": re.compile(r"mask_norm\.bias\.(\d+)$"),
     **released_pyramids.GROUPS,
 }
@@ -63,7 +52,7 @@ class ReleasedCode:
 
     name: str
     source: str
-    layout: Layout
+    layout: Literal["abn-deeplab", "rcil", "segmenter", "ssul", "barm", "dkd"]
     models: tuple[str, ...]
 
 
@@ -121,9 +110,9 @@ def translate(state: Mapping[str, Tensor], layout: str, place: str) -> ReleasedS
             hint="Is --from the code base that wrote it?",
         )
     _check_values(state, place)
-    if layout == "rcil-deeplab":
-        renamed = _without_merged_norms(renamed, place)
-    in_place = layout in _ABN and not any(key.endswith(COUNTER) for key in renamed)
+    if layout == "rcil":
+        renamed = released_two_branches.without_merged_norms(renamed, place)
+    in_place = layout in ("abn-deeplab", "rcil") and not any(key.endswith(COUNTER) for key in renamed)
     # Only in-place ABN counts no batches; its scales must be converted, those of plain batch norms must not.
     if in_place:
         renamed = _plain_norms(renamed)
@@ -142,27 +131,7 @@ def _translated(key: str, layout: str) -> str:
         key = f"encoder.net.layer{stage}.{number}.{key[block.end() :]}"
     for pattern, ours in _NAMES:
         key = pattern.sub(ours, key)
-    for pattern, ours in _BRANCHES if layout == "rcil-deeplab" else ():
-        if branch := pattern.search(key):
-            key = pattern.sub(ours.format("second" if branch[1] else "first"), key)
-    return key
-
-
-def _without_merged_norms(state: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
-    """Return the state without the norms of merged first branches. Raises WeightsError for one that is no identity."""
-    import torch
-
-    merged = {
-        key.partition("convolutions.")[0] for key in state if ".first.convolutions." in key and key.endswith("bias")
-    }
-    norms = {f"{branch}norm.{part}": value for branch in merged for part, value in _IDENTITY.items()}
-    for name, value in norms.items():
-        if name in state and value is not None and not torch.equal(state[name], torch.full_like(state[name], value)):
-            raise WeightsError(
-                f"{place}: {name} belongs to a merged branch, and is not {value:g}.",
-                hint="RCIL's release leaves a norm that does nothing there: is the file complete?",
-            )
-    return {name: value for name, value in state.items() if name not in norms}
+    return released_two_branches.our_name(key) if layout == "rcil" else key
 
 
 def _check_values(state: Mapping[str, Tensor], place: str) -> None:

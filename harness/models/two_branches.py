@@ -131,7 +131,7 @@ class TwoBranchDeepLabV3(DeepLabV3):
     grow the network under one seed draw the same numbers, and a resumed training goes on with them.
     """
 
-    offers = frozenset({"linear", "two_branches"})
+    offers = DeepLabV3.offers | {"two_branches"}
 
     def __init__(self, encoder: Encoder, *, second_branch: SecondBranch = "keep", **options: Any) -> None:
         super().__init__(encoder, **options)

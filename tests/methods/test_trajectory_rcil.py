@@ -65,7 +65,7 @@ def network(recorded: dict[str, Any], folder: Path) -> TwoBranchDeepLabV3:
     state = dict(_formula(folder / "trajectory_rcil_parameters.json"))
     state["cls.0.weight"] = state["cls.0.weight"] * float(recorded["classifier_scale"])
     state["cls.0.bias"] = torch.linspace(0.4, -0.4, len(state["cls.0.bias"]))
-    load_released(model, translate(state, "rcil-deeplab", "the recording"), "the recording")
+    load_released(model, translate(state, "rcil", "the recording"), "the recording")
     return model
 
 

@@ -64,7 +64,7 @@ def test_a_released_state_computes_what_ours_did(growths: list[int]) -> None:
     assert {"body.mod3.block2.convs.conv2_new.weight", "head.map_bn_new.bias", "head.map_convs_new.3.weight"} <= set(
         state
     )
-    translated = translate(state, "rcil-deeplab", "a file")
+    translated = translate(state, "rcil", "a file")
     assert translated.groups == tuple(growths)
     copy = network()
     load_released(copy, translated, "a file")
@@ -81,7 +81,7 @@ def test_a_merged_branch_whose_norm_does_something_is_refused(name: str) -> None
     state = released(model)
     state[name] = state[name] + 0.5
     with pytest.raises(WeightsError, match=r"a file: .*first\.norm.* belongs to a merged branch"):
-        translate(state, "rcil-deeplab", "a file")
+        translate(state, "rcil", "a file")
 
 
 def test_the_release_fits_the_networks_with_two_branches() -> None:
