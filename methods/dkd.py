@@ -102,7 +102,7 @@ def decomposed_logits(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     ``features`` (B, D, h, w), after a ReLU; ``weight`` (F, D): its positive entries give the positive part. An entry
     that is exactly 0 has no gradient. Source: DKD, section 3.2.
     """
-    kernels = weight[..., None, None]
+    features, kernels = features.float(), weight.float()[..., None, None]
     positive, negative = functional.relu(kernels), -functional.relu(-kernels)
     return functional.conv2d(features, positive), functional.conv2d(features, negative)
 

@@ -63,6 +63,9 @@ PUBLIC = {
     "cispbench.methods.rw": ["extend_path", "path_importance"],
     "cispbench.methods.ewf": ["fuse", "fusion_weight"],
     "cispbench.methods.reminder": ["batch_prototypes", "class_similarity_distillation", "running_prototypes"],
+    "cispbench.methods.rcil": ["pooled_cube"],
+    "cispbench.harness.models.merging": ["merge_branches", "mix_branches"],
+    "cispbench.methods.barm": ["join_heads", "prediction", "terms"],
     "cispbench.methods.mbs": [
         "adaptive_feature_distillation", "label_guided_output_distillation", "orthogonality", "patch_weights",
         "selective_pseudo_labels",

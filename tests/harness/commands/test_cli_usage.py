@@ -94,7 +94,7 @@ def test_an_override_that_the_recipe_does_not_know(commands: Any, change: str, s
         ("optim.lr", "-1"),
         ("optim.lr", ".nan"),
         ("optim.batch", "0"),
-        ("optim.iterations", "0"),
+        ("optim.iterations", "-1"),
         ("optim.momentum", "-0.5"),
         ("optim.weight_decay", "-1"),
         ("optim.clip", "-1"),
