@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from cispbench.harness.distributed.batch_norm import synchronise
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
@@ -79,10 +76,9 @@ class StepTraining:
             state.begin_phase()
         if state.stepper is not None:
             monitor.start_phase(measured=overrides(job.method, "before_training"))
-            with drawing_from(context.model, state.generator):
-                training = PhaseTraining(job, state, state.stepper, context, services)
-                for batch in training.batches():
-                    monitor.after_iteration(training.iterate(batch))
+            training = PhaseTraining(job, state, state.stepper, context, services)
+            for batch in training.batches():
+                monitor.after_iteration(training.iterate(batch))
         hooks.after_training(context, precision)
         require_finite_weights(context.model, context.step, state.done)
 
@@ -94,17 +90,3 @@ class StepTraining:
         if len(state.phases) > 1:
             lengths = ", ".join(f"{phase.name} ({phase.iterations} iterations)" for phase in state.phases)
             view.note(f"step {context.step}: its phases are {lengths}")
-
-
-@contextmanager
-def drawing_from(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Let a network that draws at random, and has a place for a generator, draw the same numbers on all devices."""
-    if not hasattr(model, "generator"):
-        yield
-        return
-    own = vars(model).get("generator")
-    vars(model)["generator"] = generator
-    try:
-        yield
-    finally:
-        vars(model)["generator"] = own

@@ -180,21 +180,6 @@ def test_the_steps_images_are_not_read_within_an_iteration(tmp_path: Path, hook:
         StepTraining(job(Reading(), tmp_path / "none.pt", micro_batch=2)).run()
 
 
-def test_a_network_that_draws_has_the_common_generator_in_the_iterations_alone(tmp_path: Path) -> None:
-    given = context()
-    model: Any = given.model
-    model.generator = None
-    found = []
-
-    class Looking(Toy):
-        def losses(self, batch: Batch, output: Output, previous: Any, context: StepContext) -> dict[str, Tensor]:
-            found.append(model.generator is context.generator is not None)
-            return super().losses(batch, output, previous, context)
-
-    StepTraining(job(Looking(), tmp_path / "none.pt", context=given)).run()
-    assert found == [True] * 6 and model.generator is None
-
-
 def test_a_method_that_reads_no_previous_output_costs_no_pass_of_the_previous_network(tmp_path: Path) -> None:
     given, passes = context(), []
     assert given.previous is not None
