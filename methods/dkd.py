@@ -193,9 +193,7 @@ class DKD(Method):
         """Start the new classes from the auxiliary classifier."""
         if context.step > 0 and self.options.auxiliary_init:
             first, *_, new = context.model.class_groups()
-            with torch.no_grad():
-                new.rows.copy_(first.rows.expand_as(new.rows))
-                new.bias.copy_(first.bias.expand_as(new.bias))
+            new.start_from(first)
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the classification of the new classes, the auxiliary's term and, from step 1 on, the distillations."""

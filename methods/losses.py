@@ -66,6 +66,15 @@ def unbiased_distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0
     return -((old[:, 0] * background + others) / known).mean()
 
 
+def new_in_background(logits: Tensor, old_classes: int) -> Tensor:
+    """Return logits (B, O, h, w) in which those of the new classes are added to the background's, from (B, C, h, w).
+
+    Source: PLOP's release (CVPR2021_PLOP, utils/loss.py, features_distillation), and RCIL's (train.py:25-133).
+    """
+    background = logits[:, :1] + logits[:, old_classes:].sum(1, keepdim=True)
+    return torch.cat([background, logits[:, 1:old_classes]], 1)
+
+
 def distillation(logits: Tensor, old_logits: Tensor, alpha: float = 1.0) -> Tensor:
     """Return the distillation over the previous model's classes: the new channels are cut off before the log-softmax.
 

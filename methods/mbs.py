@@ -131,10 +131,8 @@ class MBS(Method):
     def initialise(self, context: StepContext) -> None:
         """Copy the background's token into the new classes; gains and biases of the new group stay 1 and 0."""
         if self.options.token_init:
-            groups = context.model.class_groups()
-            with torch.no_grad():
-                groups[-1].start_layers_from(groups[0])
-                groups[-1].rows.copy_(groups[0].rows[:1].expand_as(groups[-1].rows))
+            background, *_, new = context.model.class_groups()
+            new.start_from(background, bias=False)
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the five terms of the released code (those switched on)."""

@@ -18,6 +18,7 @@ from cispbench.methods.losses import (
     Weight,
     class_probabilities,
     labelled_pixels,
+    new_in_background,
     pixel_cross_entropy,
 )
 from cispbench.methods.mib import start_from_background
@@ -178,10 +179,7 @@ def pod_loss(
     mean over images, times factor and sqrt(C / N), mean over the maps. Source: PLOP, section 3.2; its released
     utils/loss.py (features_distillation).
     """
-    logits = logits.float()
-    background = logits[:, :1] + logits[:, old_classes:].sum(1, keepdim=True)
-    narrowed = torch.cat([background, logits[:, 1:old_classes]], 1)
-    pairs = [*zip(features, old_features, strict=True), (narrowed, old_logits)]
+    pairs = [*zip(features, old_features, strict=True), (new_in_background(logits.float(), old_classes), old_logits)]
     weights = [factor] * len(features) + [logits_factor]
     losses = []
     for (new, old), weight in zip(pairs, weights, strict=True):

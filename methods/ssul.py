@@ -77,8 +77,8 @@ def pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float = 0.7, ba
     """Label pixels of no class where the previous model is sure of an old class.
 
     ``target`` (B, H, W) in channels, ``old_logits`` (B, O + 1, H, W). A pixel up to ``background``, the highest
-    channel that is no class (0 where there is no unknown channel), takes the channel of the largest sigmoid if that
-    is a class and its probability reaches ``threshold``. Source: clovaai/SSUL, main.py, train.
+    channel that is no class (0 in BARM, which has no unknown channel), takes the channel of the largest sigmoid if
+    that is a class and its probability reaches ``threshold``. Source: clovaai/SSUL, main.py, train.
     """
     probability, channel = old_logits.float().sigmoid().max(1)
     sure = (target <= background) & (channel > background) & (probability >= threshold)
@@ -153,10 +153,7 @@ class SSUL(Method):
         """Copy the branch of unknown into that of the new classes, its norm's statistics, too."""
         if context.step > 0 and self.options.branch_init:
             unknown, *_, new = context.model.class_groups()
-            with torch.no_grad():
-                new.start_layers_from(unknown)
-                new.rows.copy_(unknown.rows.expand_as(new.rows))
-                new.bias.copy_(unknown.bias.expand_as(new.bias))
+            new.start_from(unknown)
 
     def prepare(self, batch: Batch, context: StepContext) -> Batch:
         """Return the batch with its labels in channels."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -48,6 +49,14 @@ class ClassGroup:
         if self.layers is None:
             raise ValueError("the network has no branches; a method that reads them says needs = {'branches'}")
         return self.layers
+
+    @torch.no_grad()
+    def start_from(self, other: ClassGroup, *, bias: bool = True) -> None:
+        """Copy another group's layers, and the row and bias of its first channel into every channel of this one."""
+        self.start_layers_from(other)
+        self.rows.copy_(other.rows[:1].expand_as(self.rows))
+        if bias:
+            self.bias.copy_(other.bias[:1].expand_as(self.bias))
 
     def start_layers_from(self, other: ClassGroup) -> None:
         """Copy what lies below the classifier from another group, norms' statistics included; nothing without branches.

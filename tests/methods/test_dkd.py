@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cispbench.harness.method import Batch, Exemplar, Group, StepContext
 from cispbench.harness.models.groups import AUXILIARY
+from cispbench.harness.models.interface import ClassGroup
 from cispbench.methods.dkd import DKD, DKDM, DKDMOptions, DKDOptions
 from cispbench.splits.settings import parse_setting
 
@@ -24,8 +25,7 @@ class Model:
 
     def __init__(self, *sizes: int) -> None:
         self.groups = [
-            SimpleNamespace(rows=torch.randn(n, 4, requires_grad=True), bias=torch.randn(n, requires_grad=True))
-            for n in sizes
+            ClassGroup(torch.nn.Parameter(torch.randn(n, 4)), torch.nn.Parameter(torch.randn(n))) for n in sizes
         ]
 
     def class_groups(self) -> Any:
@@ -81,8 +81,8 @@ def test_the_loss_of_the_auxiliary_reaches_its_own_numbers_alone() -> None:
     model, features = Model(1, 15), torch.rand(3, 4, 2, 2, requires_grad=True)
     DKD().losses(labelled(), model(features), None, context(0, model))["auxiliary"].backward()
     own, others = model.groups
-    assert own.rows.grad.any() and own.bias.grad.any()
-    assert not features.grad.any() and not others.rows.grad.any()
+    assert own.weight.grad.any() and own.bias.grad.any()
+    assert not features.grad.any() and not others.weight.grad.any()
 
 
 def test_the_auxiliary_learns_from_its_own_loss_alone() -> None:
@@ -91,8 +91,8 @@ def test_the_auxiliary_learns_from_its_own_loss_alone() -> None:
     terms = DKD().losses(labelled(), model(torch.rand(3, 4, 2, 2)), old(torch.rand(3, 4, 2, 2)), context(1, model, old))
     assert list(terms) == ["classification", "auxiliary", "distillation", "positive", "negative"]
     sum(term for name, term in terms.items() if name != "auxiliary").backward()
-    assert not model.groups[0].rows.grad.any() and not model.groups[0].bias.grad.any()
-    assert all(group.rows.grad.any() for group in model.groups[1:])
+    assert not model.groups[0].weight.grad.any() and not model.groups[0].bias.grad.any()
+    assert all(group.weight.grad.any() for group in model.groups[1:])
 
 
 @pytest.mark.parametrize(
