@@ -66,7 +66,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cispbench.harness.models.groups import Group
 from cispbench.harness.models.output import Output
-from cispbench.harness.step import Batch, Companion, Exemplar, Memory, StepContext
+from cispbench.harness.step import TRAIN, Batch, Companion, Exemplar, Memory, StepContext
 from cispbench.splits.ranges import Range
 from cispbench.splits.settings import VOID, Setting
 
@@ -131,7 +131,7 @@ class Method(ABC):
 
         Each may have a section ``phases.<name>`` of the recipe, which replaces fields of the step's.
         """
-        return ("train",)
+        return (TRAIN,)
 
     def companions(self, setting: Setting) -> tuple[Companion, ...]:
         """Return the maps that are read beside the images (``batch.companions``)."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cispbench.harness.models.interface import IncrementalModel
 
 View = Literal["train", "centre"]
+TRAIN = "train"  # the phase of a method that has no others
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class StepContext:
     new_classes: int
     model: IncrementalModel
     previous: IncrementalModel | None
-    phase: str = "train"
+    phase: str = TRAIN
     generator: torch.Generator | None = None
     services: Services | None = None
 

@@ -26,7 +26,7 @@ from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import Recipe, read_recipe
 from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.image_lists import ImageLists
-from cispbench.harness.runs.plan import evaluation_key
+from cispbench.harness.runs.keys import evaluation_key
 from cispbench.harness.runs.step_store import DamagedStepError, StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store, read_run

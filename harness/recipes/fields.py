@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from cispbench.harness.recipes.old_names import SELECTORS, with_current_names, with_old_names
+from cispbench.harness.step import TRAIN
 from cispbench.results.record_fields import plain
 from cispbench.splits.errors import RecipeError, StoreError
 from cispbench.splits.ranges import Range
@@ -148,7 +149,7 @@ class Recipe:
         for number in self.steps:
             _require("a key of steps", number, number.isdecimal() and number == str(int(number)), "a step's number")
 
-    def phase(self, step: int, name: str = "train") -> OptimRecipe:
+    def phase(self, step: int, name: str = TRAIN) -> OptimRecipe:
         """Return the optimisation of a phase of ``step``: ``optim`` with the changes of the other sections over it.
 
         ``later`` comes first, then ``steps``, then ``phases``: the last one that sets a field wins. Raises RecipeError

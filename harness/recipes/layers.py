@@ -34,6 +34,7 @@ from cispbench.harness.recipes.recipe_files import (
 )
 from cispbench.harness.recipes.wrapped import layers_with_bases
 from cispbench.harness.registry import read_options
+from cispbench.harness.step import TRAIN
 from cispbench.splits.errors import RecipeError, UsageError, nearest
 from cispbench.splits.settings import Setting
 
@@ -99,7 +100,7 @@ def build_recipe(merged: Mapping[str, Any]) -> Recipe:
     """Build a recipe from merged layers and check it, later steps and phases too. Raises RecipeError."""
     recipe = load_strict(Recipe, merged, "recipe")
     for step in (1, *map(int, recipe.steps)):
-        for name in ("train", *recipe.phases):
+        for name in (TRAIN, *recipe.phases):
             recipe.phase(step, name)
     return recipe
 

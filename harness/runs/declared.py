@@ -2,10 +2,90 @@
 
 from __future__ import annotations
 
-from cispbench.harness.method import Group, Method
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cispbench.harness.data.exemplars import check_memory
+from cispbench.harness.method import Companion, Group, Memory, Method
+from cispbench.harness.models.catalogue import model_spec
+from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.recipes.selectors import check_selectors
+from cispbench.harness.runs.method_code import code_of, is_built_in
+from cispbench.harness.step import TRAIN
 from cispbench.harness.wrapper import overrides
-from cispbench.splits.errors import MethodError, UsageError
+from cispbench.splits.errors import MethodError, RecipeError, UsageError, nearest
 from cispbench.splits.settings import Setting
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """The method by its entry point's name, with its version, all its options, and what it says of its steps.
+
+    ``code``: the digest of its code, or UNKNOWN (see ``method_code.py``). ``built_in``: it comes with cispbench.
+    ``companions`` and ``memory``: what it declares.
+    """
+
+    name: str
+    version: int
+    options: Mapping[str, Any]
+    joint: bool
+    shared_base: bool
+    code: str
+    built_in: bool
+    companions: tuple[Companion, ...] = ()
+    memory: Memory | None = None
+
+    def trains(self, step: int) -> bool:
+        """Whether the method itself trains a step: a step 0 that methods share is trained by the harness."""
+        return step > 0 or not self.shared_base
+
+    def trained_with(self, step: int) -> tuple[Companion, ...]:
+        """Return the companions that a step is trained with."""
+        return self.companions if self.trains(step) else ()
+
+    def map_steps(self, step: int, first: int) -> tuple[int, ...]:
+        """Return the steps whose maps ``step`` reads: its own, with a memory all from ``first`` on."""
+        return tuple(range(first, step + 1)) if self.memory else (step,)
+
+
+def plan_method(method: Method, learnt: Setting, recipe: Recipe) -> PlannedMethod:
+    """Return the method with what it declares. Raises MethodError for a memory that cannot be used."""
+    memory = method.memory()
+    if memory is not None:
+        later = range(1, len(learnt.steps))
+        batches = {recipe.phase(step, name).batch for step in later for name in method.phases(learnt, step)}
+        for batch in sorted(batches):
+            check_memory(method.name, memory, batch)
+    return PlannedMethod(
+        method.name, method.version, asdict(method.options), method.joint, method.shared_base, code_of(method),
+        is_built_in(type(method)), tuple(method.companions(learnt)), memory,
+    )  # fmt: skip
+
+
+def plan_phases(method: Method, learnt: Setting, recipe: Recipe) -> list[tuple[str, ...]]:
+    """Return the names of each step's phases; those of a shared step 0, which the harness trains, are not asked for.
+
+    Raises MethodError for a step without a phase, or with one twice; RecipeError for a phase that no step has, and for
+    a selector that names nothing of the network.
+    """
+    found = [
+        (TRAIN,) if step == 0 and method.shared_base else tuple(method.phases(learnt, step))
+        for step in range(len(learnt.steps))
+    ]
+    for step, names in enumerate(found):
+        if not names or len(set(names)) < len(names):
+            raise MethodError(f"{method.name} has the phases {names} at step {step}: at least one, and each once.")
+    known = dict.fromkeys(name for names in found for name in names)
+    for name in recipe.phases:
+        if name not in known:
+            raise RecipeError(f"recipe: phases.{name}: {method.name} has no such phase.", hint=nearest(name, known))
+    # Now, not when the step is trained: a slip in a later step would be found hours afterwards.
+    roles = {group.role for step in range(len(found)) for group in method.layout(learnt, step)}
+    for step, names in enumerate(found):
+        for name in names:
+            check_selectors(recipe.phase(step, name), step, roles, model_spec(recipe.model).sections)
+    return found
 
 
 def check_declared(method: Method, learnt: Setting, devices: int, micro_batch: int | None) -> None:

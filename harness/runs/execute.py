@@ -124,7 +124,7 @@ class _Run:
 
         No method trains a base that methods share.
         """
-        if planned.step == 0 and self.plan.method.shared_base:
+        if not self.plan.method.trains(planned.step):
             return planned.step, (None, None)
         if record is not None:
             return planned.step, (record.trained_for.method if record.trained_for else None, record.method.code)

@@ -18,8 +18,9 @@ from cispbench.harness.machine.progress import ProgressView, index_progress
 from cispbench.harness.method import Companion, Method
 from cispbench.harness.recipes.recipe_files import PROFILES
 from cispbench.harness.registry import load_method, make_method
+from cispbench.harness.runs.keys import code_versions
 from cispbench.harness.runs.method_code import code_of
-from cispbench.harness.runs.plan import PlannedStep, RunPlan, code_versions, map_steps, trained_with
+from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.weights_choice import choose_weights
 from cispbench.splits.errors import DataError, RunError, UsageError, WeightsError, nearest
 
@@ -59,9 +60,9 @@ def planned_source(plan: RunPlan, cache: Path, view: ProgressView) -> Source:
 
 def planned_maps(plan: RunPlan, planned: PlannedStep, source: Source) -> list[Maps]:
     """Open the companions that a step is trained with. Raises DataError where they have changed since the plan."""
-    steps = map_steps(plan.method, planned.step, plan.steps[0].step)
+    steps = plan.method.map_steps(planned.step, plan.steps[0].step)
     ids = sorted({image_id for step in steps for image_id in plan.planned(step).images})
-    companions = trained_with(plan.method, planned.step)
+    companions = plan.method.trained_with(planned.step)
     return _open_maps(companions, source, "train", ids, planned.made_of.get("companions", {}))
 
 

@@ -74,7 +74,7 @@ def launch(
     preparer = Preparer(steps, view, in_turn=group.in_turn)
     plan = preparer.prepare(replace(request, devices=group.size))
     _note_precision(plan, places.device, view)
-    if request.start_from is not None and plan.steps[0].step == 0 and not plan.method.shared_base:
+    if request.start_from is not None and plan.method.trains(0) and plan.steps[0].step == 0:
         name = plan.method.name
         view.note(f"{name} trains step 0 with a loss of its own: the checkpoint should be one of {name}'s")
     if request.profile is None and plan.profile == "quick":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cispbench.harness.runs.declared import PlannedMethod
 from cispbench.harness.runs.method_code import UNKNOWN
-from cispbench.harness.runs.plan import PlannedMethod
 from cispbench.harness.training.other_code import TrainedBy, is_other_code
 
 

@@ -124,9 +124,9 @@ def _quirks(plan: RunPlan, planned: PlannedStep, method: type[Method], made: Map
     if "imported" in made:  # nothing is known of it
         return ()
     # A shared base is trained without the method, so that the options of the method have no effect on it.
-    shared_base = planned.step == 0 and plan.method.shared_base
     quirks = quirks_in_force(method, plan.setting, plan.recipe)
-    return tuple(quirk.name for quirk in quirks if not (shared_base and quirk.option.startswith("method.")))
+    own = plan.method.trains(planned.step)
+    return tuple(quirk.name for quirk in quirks if own or not quirk.option.startswith("method."))
 
 
 def _supervision(plan: RunPlan, planned: PlannedStep) -> tuple[str, ...]:

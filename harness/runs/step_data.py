@@ -14,6 +14,7 @@ from cispbench.harness.method import Exemplar
 from cispbench.harness.runs.inputs import planned_maps
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
+from cispbench.harness.step import TRAIN
 
 CACHE_BYTES = 2 * 1024**3  # decoded images are kept in memory up to this size
 
@@ -28,7 +29,7 @@ class StepData:
 
     def loader(
         self, planned: PlannedStep, batch: int, exemplars: Sequence[Exemplar], *, reader: PlannedStep | None = None,
-        phase: str = "train",
+        phase: str = TRAIN,
     ) -> TrainLoader:  # fmt: skip
         """Return the loader of a step's images. ``reader``: the step that reads them, if it is a later one.
 
@@ -38,7 +39,7 @@ class StepData:
         maps, kept = planned_maps(self.plan, reader or planned, self.source), None
         if memory is not None and self.has_memory((reader or planned).step):
             kept = exemplar_set(memory, exemplars, learnt, step)
-        stream = ("data", step) if phase == "train" else ("data", step, phase)
+        stream = ("data", step) if phase == TRAIN else ("data", step, phase)
         return TrainLoader(
             self.source,
             planned.images,
@@ -59,7 +60,7 @@ class StepData:
 
     def has_memory(self, step: int) -> bool:
         """Whether a step is trained by a method with a memory."""
-        return self.plan.method.memory is not None and not (step == 0 and self.plan.method.shared_base)
+        return self.plan.method.memory is not None and self.plan.method.trains(step)
 
     def _fits_in_memory(self, first: str, images: int, companions: int) -> bool:
         if self.options.workers:

@@ -16,7 +16,7 @@ from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
 from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.step import View
+from cispbench.harness.step import TRAIN, View
 from cispbench.splits.errors import RunError
 
 # The arguments of ``StepContext.batches``.
@@ -66,7 +66,7 @@ class Phase:
 
     def seed(self, job: TrainingJob) -> int:
         """Return the seed of its hooks and iterations."""
-        return job.seed if self.name == "train" else derive_seed(job.seed, "phase", self.name)
+        return job.seed if self.name == TRAIN else derive_seed(job.seed, "phase", self.name)
 
     def division(self, job: TrainingJob) -> Division:
         """Return how each global batch is divided. Raises UsageError if it cannot be."""
@@ -74,7 +74,7 @@ class Phase:
 
     def logged(self, term: str) -> str:
         """Return the name of a term in the log."""
-        return term if self.name == "train" else f"{self.name}.{term}"
+        return term if self.name == TRAIN else f"{self.name}.{term}"
 
 
 def phases_of(job: TrainingJob) -> tuple[Phase, ...]:

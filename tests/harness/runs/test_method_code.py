@@ -203,7 +203,7 @@ def test_a_method_that_is_edited_after_the_plan_is_refused(tmp_path: Path, monke
 def by_other_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Let steps be trained by another code until the returned function is called."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("plan", "method_code"):
+        for place in ("keys", "method_code"):
             patch.setattr(f"cispbench.harness.runs.{place}.method_code", lambda cls: "0" * 64)
         yield patch.undo
 

@@ -143,7 +143,7 @@ def test_a_file_with_the_name_of_a_marker_is_loaded_like_any_other(tmp_path: Pat
 def test_the_version_of_a_network_is_part_of_the_key_from_2_on(tmp_path: Path, monkeypatch: Any) -> None:
     before = prepared(tmp_path)
     spec = replace(model_spec("segmenter-tiny"), version=2)
-    monkeypatch.setattr("cispbench.harness.runs.plan.model_spec", lambda name: spec)
+    monkeypatch.setattr("cispbench.harness.runs.keys.model_spec", lambda name: spec)
     after = prepared(tmp_path)
     assert "model_version" not in before.steps[0].made_of
     assert changed_parts(before.steps[0].made_of, after.steps[0].made_of, 0) == ["model_version is 2, was not set"]
