@@ -11,83 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from cispbench.harness.data.companions import Maps
 from cispbench.harness.data.exemplars import ExemplarSet
-from cispbench.harness.data.labels import relabel, to_table
-from cispbench.harness.data.order import Draw, Order, generator_of, order_of
+from cispbench.harness.data.labels import to_table
+from cispbench.harness.data.order import Draw, Order, order_of
+from cispbench.harness.data.samples import EvalSet, TrainSet, split_planes
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalTransform, EvalView, TrainTransform
-from cispbench.harness.data.workers import Labelled, Sample, batches_of, stack, stack_by_size
+from cispbench.harness.data.transforms import EvalView
+from cispbench.harness.data.workers import Labelled, batches_of, stack, stack_by_size
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.method import Batch
 from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import DataError
 
 _NO_EPOCH = -1  # in the seeds of images that are read in no epoch of the training
-
-
-class _LabelledImages(Dataset[Sample]):
-    def __init__(self, source: Source, split: str, companions: Sequence[Maps]) -> None:
-        self._source, self._split, self._companions = source, split, tuple(companions)
-
-    def _read(self, image_id: str, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image and its labels, (H, W), or (1 + K, H, W) with K companions after them."""
-        image, mask = self._source.read(self._split, image_id)
-        labels = relabel(mask, table, place=f"the mask of the {self._split} image {image_id}")
-        if not self._companions:
-            return image, labels
-        return image, torch.stack([labels, *(maps.read(image_id) for maps in self._companions)])
-
-
-class TrainSet(_LabelledImages):
-    """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), the image's place.
-
-    The places are those of ``ids``, then those of ``exemplars``, which have label tables of their own. With K
-    ``companions`` the target is (1 + K, H, W). ``table``: 256 labels, see ``labels.to_table``, applied before the
-    augmentation: what ``recipe.pad_label`` adds stays as it is whatever ``recipe.void`` does with the data's own void.
-    ``cache`` keeps decoded images in memory, each worker its own.
-    """
-
-    def __init__(
-        self, source: Source, ids: Sequence[str], table: Sequence[int] | Tensor, recipe: DataRecipe, seed: int,
-        cache: bool = False, exemplars: ExemplarSet | None = None, companions: Sequence[Maps] = (),
-    ) -> None:  # fmt: skip
-        super().__init__(source, "train", companions)
-        self._table, self._own = to_table(table, recipe.void), len(ids)
-        self._exemplar_tables = [to_table(own, recipe.void) for own in exemplars.tables] if exemplars else []
-        self.ids = (*ids, *(exemplars.ids if exemplars else ()))
-        self._transform = TrainTransform(recipe, _fills(companions))
-        self._centre: EvalTransform | None = None
-        self._seed = seed
-        self._cache, self._kept = cache, dict[int, tuple[Tensor, Tensor]]()
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        pair = self._kept.get(draw.image) or self._read(self.ids[draw.image], self._table_of(draw.image))
-        if self._cache:
-            self._kept[draw.image] = pair
-        if self._centre is not None:
-            return *self._centre(*pair), draw.image
-        return *self._transform(*pair, generator_of("sample", self._seed, *draw)), draw.image
-
-    def seen_by(self, view: EvalView) -> TrainSet:
-        """Return the same samples without augmentation: as a test would see the images."""
-        centred = copy.copy(self)
-        centred._centre = EvalTransform(view, _fills(self._companions))
-        return centred
-
-    def _table_of(self, place: int) -> Tensor:
-        return self._table if place < self._own else self._exemplar_tables[place - self._own]
-
-
-class _EvalSet(_LabelledImages):
-    def __init__(self, source: Source, split: str, table: Tensor, view: EvalView, companions: Sequence[Maps]) -> None:
-        super().__init__(source, split, companions)
-        self._table, self._transform = table, EvalTransform(view, _fills(companions))
-
-    def __getitem__(self, image_id: str) -> Sample:
-        return *self._transform(*self._read(image_id, self._table)), image_id
 
 
 class TrainLoader:
@@ -213,7 +151,7 @@ class TrainLoader:
 
     def _batch(self, labelled: Labelled) -> Batch:
         images, planes, places = labelled
-        target, companions = _apart(planes, self._names)
+        target, companions = split_planes(planes, self._names)
         origin = None if self._origins is None else self._origins[list(places)]
         return Batch(images, target, tuple(self._set.ids[place] for place in places), origin, companions)
 
@@ -244,7 +182,7 @@ class EvalLoader:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self.ids = tuple(ids)
         self._rank, self._devices = rank, devices
-        self._set = _EvalSet(source, split, to_table(table), view, companions)
+        self._set = EvalSet(source, split, to_table(table), view, companions)
         self._names = tuple(maps.companion.name for maps in companions)
         self._batch_size, self._workers = batch_size, workers
 
@@ -253,7 +191,7 @@ class EvalLoader:
         own = plan[self._rank :: self._devices]
         for groups in batches_of(self._set, own, stack_by_size, self._workers, None):
             for images, planes, ids in groups:
-                target, companions = _apart(planes, self._names)
+                target, companions = split_planes(planes, self._names)
                 yield Batch(images, target, tuple(ids), companions=companions)
 
 
@@ -262,12 +200,3 @@ def _shares(order: Order, epoch: int, start: int, division: tuple[Division, int]
     # is given up would live until the garbage collector finds that circle.
     for batch in order.batches(epoch, start):
         yield batch if division is None else division[0].share(batch, division[1])
-
-
-def _fills(companions: Sequence[Maps]) -> list[int]:
-    return [maps.companion.fill for maps in companions]
-
-
-def _apart(planes: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the target (B, H, W) and the companions by name, of what ``stack`` has made."""
-    return (planes[0], dict(zip(names, planes[1:], strict=True))) if names else (planes, {})

@@ -10,7 +10,7 @@ from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.data.passes import Passes, centre_view
 from cispbench.harness.data.source import Source
 from cispbench.harness.machine.seeds import derive_seed
-from cispbench.harness.method import Exemplar
+from cispbench.harness.method import Exemplar, Memory
 from cispbench.harness.runs.inputs import planned_maps
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
@@ -35,10 +35,8 @@ class StepData:
 
         Each phase draws an order and an augmentation of its own.
         """
-        memory, learnt, step = self.plan.method.memory, self.plan.learnt, planned.step
-        maps, kept = planned_maps(self.plan, reader or planned, self.source), None
-        if memory is not None and self.has_memory((reader or planned).step):
-            kept = exemplar_set(memory, exemplars, learnt, step)
+        learnt, step, reader = self.plan.learnt, planned.step, reader or planned
+        maps, memory = planned_maps(self.plan, reader, self.source), self.memory_at(reader.step)
         stream = ("data", step) if phase == TRAIN else ("data", step, phase)
         return TrainLoader(
             self.source,
@@ -50,7 +48,7 @@ class StepData:
             workers=self.options.workers,
             cache=self._fits_in_memory(planned.images[0], len(planned.images) + len(exemplars), len(maps)),
             pin_memory=self.options.device.type == "cuda",
-            exemplars=kept,
+            exemplars=None if memory is None else exemplar_set(memory, exemplars, learnt, step),
             companions=maps,
         )
 
@@ -58,9 +56,9 @@ class StepData:
         """Return what makes passes over the images of a loader."""
         return Passes(loader, centre_view(self.plan.recipe), self.options.device)
 
-    def has_memory(self, step: int) -> bool:
-        """Whether a step is trained by a method with a memory."""
-        return self.plan.method.memory is not None and self.plan.method.trains(step)
+    def memory_at(self, step: int) -> Memory | None:
+        """Return the memory of the method that trains a step, None without any."""
+        return self.plan.method.memory if self.plan.method.trains(step) else None
 
     def _fits_in_memory(self, first: str, images: int, companions: int) -> bool:
         if self.options.workers:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,14 +17,12 @@ from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.evaluate import Prediction, evaluate
-from cispbench.harness.machine.damaged import set_aside
-from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Exemplar, Method, StepContext
 from cispbench.harness.models.catalogue import build_model, least_images
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.runs.exemplars import Candidates, load_chosen, memory_in, save_chosen
+from cispbench.harness.runs.exemplar_choice import exemplars_of
 from cispbench.harness.runs.inputs import (
     load_planned_weights,
     planned_method,
@@ -35,11 +32,10 @@ from cispbench.harness.runs.inputs import (
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import PlannedStep, RunPlan
 from cispbench.harness.runs.step_data import StepData
-from cispbench.harness.runs.step_store import EXEMPLARS, METHOD
+from cispbench.harness.runs.step_store import METHOD
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
 from cispbench.harness.training.out_of_memory import explaining_memory
-from cispbench.harness.training.services import StepServices
 from cispbench.harness.training.shared_base import SharedBase
 from cispbench.splits.errors import WeightsError
 
@@ -138,7 +134,7 @@ class StepWork:
             code=None if shared else plan.method.code,
             key=planned.key,
         )
-        self.exemplars = self._memory(planned, job)
+        self.exemplars = exemplars_of(planned, self.data, job)
         log = StepTraining(job).run()
         return log, log.planned
 
@@ -164,53 +160,6 @@ class StepWork:
             hints.insert(0, f"--micro-batch {max(least, held // 2)} ({same})")
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"
         return what, options.device, f"Set {', or '.join(hints)}."
-
-    def _memory(self, planned: PlannedStep, job: TrainingJob) -> list[Exemplar]:
-        """Return the exemplars of a step, in every process those that the first one has chosen."""
-        if not self.data.has_memory(planned.step) or planned.step == 0:
-            return []
-        group, model = self.options.group, job.context.model
-        chosen: list[Exemplar] = []
-        if group.first:
-            model.eval()
-            with torch.no_grad(), autocast(self.options.device, self.plan.recipe.phase(planned.step).precision):
-                chosen = self._select(planned, job)
-            model.train()
-        return group.decide(chosen)
-
-    def _forget_training(self, job: TrainingJob) -> None:
-        """Set the checkpoint aside of a training whose exemplars are lost: others might be chosen now."""
-        if job.checkpoint.exists():
-            aside = set_aside(job.checkpoint)
-            self.options.view.warn(
-                f"the exemplars of the checkpoint {job.checkpoint} are lost. It is kept as {aside.name} and the step "
-                "starts anew."
-            )
-
-    def _select(self, planned: PlannedStep, job: TrainingJob) -> list[Exemplar]:
-        """Return the exemplars of a step: those in its work folder, if it was begun before, or what its method chooses.
-
-        The random state is set anew at each part, so that what follows does not depend on whether they were chosen now.
-        """
-        plan, step, memory = self.plan, planned.step, self.plan.method.memory
-        path, by = job.checkpoint.with_name(EXEMPLARS), (plan.method.name, plan.method.code)
-        chosen = load_chosen(path, planned.key, by, self.options.view)
-        if chosen is None and memory is not None:
-            self._forget_training(job)
-            before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
-            kept = memory_in(self.store.manifest(before.key))
-            batch = plan.recipe.phase(step).batch
-            images = self.data.passes(self.data.loader(before, batch, (), reader=planned))(memory.view, batch)
-            # The step's own images can be read, too, without the exemplars that are not chosen yet.
-            services = StepServices(job, self.data.loader(planned, batch, ()))
-            seed_everything(seed)
-            context = replace(job.context, generator=torch.Generator().manual_seed(seed), services=services)
-            candidates = Candidates(step - 1, kept, before.images)
-            found = self.method.select_exemplars(images, kept, context)
-            chosen = candidates.require(found, memory, plan.method.name)
-            save_chosen(path, planned.key, by, chosen)
-        seed_everything(derive_seed(plan.seed, "initialise", step))
-        return chosen or []
 
     def count(self, planned: PlannedStep) -> tuple[torch.Tensor, int]:
         """Return the confusion matrix of a published step, every process counting its share, and how many images."""

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from cispbench.harness.data.labels import to_table
-from cispbench.harness.data.loader import EvalLoader, TrainLoader, TrainSet
+from cispbench.harness.data.loader import EvalLoader, TrainLoader
 from cispbench.harness.data.order import Draw
+from cispbench.harness.data.samples import TrainSet
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import batches_of
