@@ -37,9 +37,7 @@ def new_pixels(target: Tensor, old_classes: int) -> Tensor:
     return (target >= old_classes) & (target != VOID)
 
 
-def class_sums(
-    features: Tensor, target: Tensor, classes: Sequence[int], num_classes: int
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def class_sums(features: Tensor, target: Tensor, classes: Sequence[int], num_classes: int) -> tuple[Tensor, Tensor]:
     """Return the sum of the features over each class's pixels (C, D), and the number of these pixels (C, 1).
 
     ``features`` (B, D, h, w) are up-sampled to ``target`` (B, H, W), bilinearly with aligned corners. Rows of classes
@@ -75,9 +73,7 @@ def batch_prototypes(features: Tensor, target: Tensor, classes: Sequence[int], n
     return sums / pixels.clamp(min=1)
 
 
-def running_prototypes(
-    batches: Iterable[tuple[Tensor, Tensor]], old_prototypes: Tensor, num_classes: int
-) -> Tensor:  # fmt: skip
+def running_prototypes(batches: Iterable[tuple[Tensor, Tensor]], old_prototypes: Tensor, num_classes: int) -> Tensor:
     """Return the prototypes (C, D): the old ones (O, D), then each new class's mean over its batch prototypes.
 
     ``batches`` yields (features (B, D, h, w), target (B, H, W)). Each batch that shows a class counts the same,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import MODELS
-from cispbench.harness.recipes.fields import load_strict
 from cispbench.harness.recipes.layers import load_recipe
+from cispbench.harness.registry import make_method
 from cispbench.harness.runs.method_code import is_built_in
 from cispbench.harness.wrapper import Wrapper
 from cispbench.results.ledger import find_published_name
@@ -59,7 +59,7 @@ def method_for(cls: type[Method], name: str) -> tuple[Method, Setting]:
     """Return the method as the papers' recipe makes it for a setting of the data set ``name``, and that setting."""
     setting = parse_setting(dataset(name).paper_table[0])
     recipe = load_recipe(cls, setting, "paper")
-    return cls(load_strict(cls.Options, recipe.method, "method")), setting
+    return make_method(cls, recipe.method), setting
 
 
 def _families(made: Iterable[tuple[Method, Setting]]) -> list[str]:

@@ -11,9 +11,9 @@ from cispbench.harness.models.catalogue import ModelSpec
 
 if TYPE_CHECKING:
     from cispbench.harness.models.interface import Encoder, IncrementalModel
+    from cispbench.harness.models.two_branches import SecondBranch
 
 Activation = Literal["relu", "leaky_relu"]
-SecondBranch = Literal["keep", "copy_merged"]
 
 
 def _deeplabv3(

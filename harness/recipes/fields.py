@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -108,6 +109,12 @@ class OptimRecipe:
             raise RecipeError(f"warmup_share belongs to the schedule poly, and the schedule is {self.schedule}.")
         if self.warmup and self.warmup_share:
             raise RecipeError("either warmup or warmup_share may be above 0, and not both.")
+
+    def length(self, epoch_batches: int) -> int:
+        """Return the iterations of a training whose epochs have so many batches; at least one if it has epochs."""
+        if self.iterations is not None:
+            return self.iterations
+        return max(1, math.ceil((self.epochs or 0) * epoch_batches))
 
     def as_recorded(self) -> dict[str, Any]:
         """Return the fields as records and keys hold them: see ``Recipe.as_recorded``."""

@@ -25,13 +25,13 @@ from cispbench.splits.errors import RecipeError, nearest
 AGES = ("base", "old", "new", "future")
 
 
-def check_selectors(phase: OptimRecipe, step: int, roles: Iterable[str], sections: Iterable[str]) -> None:
+def check_selectors(recipe: OptimRecipe, step: int, roles: Iterable[str], sections: Iterable[str]) -> None:
     """Raise RecipeError for a selector that can name nothing of a network with these roles and sections."""
     parts = (*sections, CLASSIFIER)
     words = (*(role for role in dict.fromkeys(roles) if role != CLASSES), *AGES, *parts)
     choices = {"rates": words, "decay": words, "frozen_norms": (*words, ALL), "frozen_dropout": (*parts, ALL)}
     for field, known in choices.items():
-        for word in getattr(phase, field):
+        for word in getattr(recipe, field):
             if word not in known:
                 raise RecipeError(
                     f"{field} of step {step} names {word!r}, which is nothing of this network.",

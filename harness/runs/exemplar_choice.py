@@ -27,14 +27,13 @@ def exemplars_of(planned: PlannedStep, data: StepData, job: TrainingJob) -> list
     memory = data.memory_at(planned.step)
     if memory is None or planned.step == 0:
         return []
-    model, chosen = job.context.model, None
+    model, chosen = job.context.model, list[Exemplar]()
     if job.group.first:
         model.eval()
         with torch.no_grad(), autocast(job.device, data.plan.recipe.phase(planned.step).precision):
             chosen = _known_or_chosen(planned, memory, data, job)
         model.train()
-    found: list[Exemplar] = job.group.decide(chosen)
-    return found
+    return job.group.decide(chosen)
 
 
 def _known_or_chosen(planned: PlannedStep, memory: Memory, data: StepData, job: TrainingJob) -> list[Exemplar]:

@@ -12,7 +12,6 @@ A plan holds names and values, no open files and no networks: it can be pickled,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,9 +137,7 @@ class RunPlan:
 
 def step_iterations(phase: OptimRecipe, images: int) -> int:
     """Return the optimisation steps of a training on so many images: whole batches alone, at least one an epoch."""
-    if phase.iterations is not None:
-        return phase.iterations
-    return max(1, math.ceil((phase.epochs or 0) * max(1, images // phase.batch)))
+    return phase.length(max(1, images // phase.batch))
 
 
 def plan_run(

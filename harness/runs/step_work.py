@@ -146,9 +146,9 @@ class StepWork:
         """Return the state to publish with a step that was trained last."""
         return self._trained_method(step).state_dict()
 
-    def _memory_words(self, phases: Sequence[OptimRecipe], model: IncrementalModel) -> tuple[str, torch.device, str]:
+    def _memory_words(self, recipes: Sequence[OptimRecipe], model: IncrementalModel) -> tuple[str, torch.device, str]:
         """Return what a training needs memory for, where, and what to set if there is too little."""
-        recipe, options, phase = self.plan.recipe, self.options, max(phases, key=lambda phase: phase.batch)
+        recipe, options, phase = self.plan.recipe, self.options, max(recipes, key=lambda one: one.batch)
         share = -(-phase.batch // options.group.size)
         held = min(share, self.plan.micro_batch or share)
         hints = ["a smaller crop (--set data.crop=...)"]

@@ -42,7 +42,7 @@ class PhaseTraining:
         learnt = {id(parameter) for parameter in stepper.parameters()}
         self._learnt = {name: p for name, p in model.named_parameters() if id(p) in learnt}
         self._one_trunk = job.method.reads_previous and shares_trunk(context, learnt)
-        self._look = self._show_gradients if overrides(job.method, "after_gradients") else None
+        self._after_gradients = self._show_gradients if overrides(job.method, "after_gradients") else None
         # Last: DDP copies the first process's weights to the others.
         self.network: nn.Module = data_parallel(model, job.group, job.device)
 
@@ -83,7 +83,7 @@ class PhaseTraining:
         self.term_weights.end_batch()
         # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
-        finite = stepper.update(self.group.sum(not_finite) == 0, self._look)
+        finite = stepper.update(self.group.sum(not_finite) == 0, self._after_gradients)
         if before is not None and not finite:
             method.load_state_dict(before)
         state.iteration += 1

@@ -81,15 +81,8 @@ def phases_of(job: TrainingJob) -> tuple[Phase, ...]:
     for name, recipe in job.phases.items():
         loader = job.loader(name)
         before = phases[-1].before + phases[-1].iterations if phases else 0
-        phases.append(Phase(name, recipe, loader, _iterations(recipe, loader), before))
+        phases.append(Phase(name, recipe, loader, recipe.length(len(loader)), before))
     return tuple(phases)
-
-
-def _iterations(recipe: OptimRecipe, loader: TrainLoader) -> int:
-    """Return the number of iterations, one for each global batch."""
-    if recipe.iterations is not None:
-        return recipe.iterations
-    return max(1, math.ceil((recipe.epochs or 0) * len(loader)))
 
 
 @dataclass

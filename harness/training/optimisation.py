@@ -12,7 +12,7 @@ from cispbench.harness.method import StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.recipes.selectors import check_selectors
 from cispbench.harness.training.guarded_update import GuardedUpdate
-from cispbench.harness.training.learnt_parts import factor, frozen_modules, selectors_of_parameters
+from cispbench.harness.training.selected_parts import factor, frozen_modules, selectors_of_parameters
 from cispbench.splits.errors import RecipeError
 
 
@@ -46,22 +46,22 @@ def rates(
     return [max(rate * factor, floor) for rate in base]
 
 
-def build_optimizer(context: StepContext, phase: OptimRecipe, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(context: StepContext, recipe: OptimRecipe, device: torch.device) -> torch.optim.Optimizer:
     """Return the optimiser of what is learnt; each group's ``base_lr`` is what the schedule starts from.
 
     What is not learnt is frozen: parameters of rate 0, and the norms and dropouts that the recipe freezes. Raises
     RecipeError for a selector that names nothing of the network.
     """
     model, selectors = context.model, selectors_of_parameters(context)
-    check_selectors(phase, context.step, (group.role for group in model.class_groups()), model.sections())
-    modules = dict(frozen_modules(context, phase))
+    check_selectors(recipe, context.step, (group.role for group in model.class_groups()), model.sections())
+    modules = dict(frozen_modules(context, recipe))
     of_norms = {id(parameter) for module in modules.values() for parameter in module.parameters()}
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     frozen: list[nn.Parameter] = []
     model.freeze([], [])  # what another phase has frozen is learnt again
     for section, _, parameter in model.named_sections():
         words = selectors[id(parameter)]
-        rate, decay = factor(phase.rates, words), factor(phase.decay, words)
+        rate, decay = factor(recipe.rates, words), factor(recipe.decay, words)
         if rate == 0 or id(parameter) in of_norms:
             frozen.append(parameter)
         elif parameter.requires_grad:
@@ -69,17 +69,19 @@ def build_optimizer(context: StepContext, phase: OptimRecipe, device: torch.devi
     model.freeze(frozen, modules)
     # An optimiser without any group is an error of torch, but a step without iterations may learn nothing.
     described = [
-        {"params": group, "lr": phase.lr * rate, "base_lr": phase.lr * rate, "weight_decay": phase.weight_decay * decay}
+        {"params": group, "lr": lr, "base_lr": lr, "weight_decay": recipe.weight_decay * decay}
         for (_, rate, decay), group in groups.items()
-    ] or [{"params": [], "base_lr": phase.lr}]
-    if phase.optimizer == "sgd":
+        for lr in [recipe.lr * rate]
+    ] or [{"params": [], "base_lr": recipe.lr}]
+    if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            described, lr=phase.lr, momentum=phase.momentum, nesterov=phase.nesterov, weight_decay=phase.weight_decay
-        )
-    first, second = phase.betas
+            described, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )  # fmt: skip
+    first, second = recipe.betas
     # Not capturable, AdamW would count its updates on the host, where an update cannot be taken back (GuardedUpdate).
     return torch.optim.AdamW(
-        described, lr=phase.lr, betas=(first, second), eps=phase.eps, weight_decay=phase.weight_decay,
+        described, lr=recipe.lr, betas=(first, second), eps=recipe.eps, weight_decay=recipe.weight_decay,
         capturable=device.type == "cuda",
     )  # fmt: skip
 
@@ -90,28 +92,28 @@ class Stepper:
     ``overflows`` counts the updates that fp16's GradScaler left out while it searched; see ``nonfinite.py``.
     """
 
-    def __init__(self, context: StepContext, phase: OptimRecipe, iterations: int, device: torch.device) -> None:
-        self.phase = phase
+    def __init__(self, context: StepContext, recipe: OptimRecipe, iterations: int, device: torch.device) -> None:
+        self.recipe = recipe
         self.iterations = iterations
-        self.optimizer = build_optimizer(context, phase, device)
+        self.optimizer = build_optimizer(context, recipe, device)
         if iterations > 0 and not self.parameters():
             raise RecipeError(
                 f"step {context.step} learns nothing: every parameter has the rate 0 or is frozen.",
                 hint="Give a part of the network a rate above 0 (optim.rates), or set iterations to 0.",
             )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=phase.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.overflows = 0
         self._gradients_are_old = True
-        on_device = device.type == "cuda" or phase.optimizer == "sgd"
+        on_device = device.type == "cuda" or recipe.optimizer == "sgd"
         self._guard = GuardedUpdate(context.model, self.optimizer, on_host=device.type == "cpu" or not on_device)
 
     def start_iteration(self, iteration: int) -> None:
         """Set the learning rates of ``iteration`` (from 0)."""
-        phase, groups = self.phase, self.optimizer.param_groups
-        policy = "warm_poly" if phase.schedule == "poly" and phase.warmup_share else phase.schedule
+        recipe, groups = self.recipe, self.optimizer.param_groups
+        policy = "warm_poly" if recipe.schedule == "poly" and recipe.warmup_share else recipe.schedule
         found = rates(
-            policy, [group["base_lr"] for group in groups], iteration, self.iterations, phase.floor, phase.warmup_share,
-            warmup_start=phase.warmup_start, warmup=phase.warmup, power=phase.power,
+            policy, [group["base_lr"] for group in groups], iteration, self.iterations, recipe.floor,
+            recipe.warmup_share, warmup_start=recipe.warmup_start, warmup=recipe.warmup, power=recipe.power,
         )  # fmt: skip
         for group, rate in zip(groups, found, strict=True):
             group["lr"] = rate
@@ -126,26 +128,26 @@ class Stepper:
             self._gradients_are_old = False
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def update(self, loss_finite: Tensor, look: Callable[[], None] | None = None) -> Tensor:
+    def update(self, loss_finite: Tensor, after_gradients: Callable[[], None] | None = None) -> Tensor:
         """Clip, and update the parameters if the iteration is finite; return whether it is (see ``nonfinite.py``).
 
-        ``loss_finite`` and the result are bools on the device. ``look`` is called before clipping, with the gradients
-        unscaled, if they and the loss are finite.
+        ``loss_finite`` and the result are bools on the device. ``after_gradients`` is called before clipping, with the
+        gradients unscaled, if they and the loss are finite.
         """
         norm = None
-        if self.phase.clip is not None or look is not None:
+        if self.recipe.clip is not None or after_gradients is not None:
             self.scaler.unscale_(self.optimizer)
-        if look is not None:
+        if after_gradients is not None:
             gradients_finite = self._gradients_finite(loss_finite)
             # Reading this makes a GPU wait: only a method that has asked for the gradients pays for it.
             if loss_finite & gradients_finite:
-                look()
+                after_gradients()
             if not self.scaler.is_enabled():  # the scaler finds such gradients itself
                 loss_finite = loss_finite & gradients_finite
-        if self.phase.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters(), self.phase.clip)
+        if self.recipe.clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
         if self.scaler.is_enabled():
-            return self._update_fp16(loss_finite, unscaled=self.phase.clip is not None or look is not None)
+            return self._update_fp16(loss_finite, unscaled=self.recipe.clip is not None or after_gradients is not None)
         finite = loss_finite if norm is None else loss_finite & norm.isfinite()
         self._guard.update_if(finite, self.optimizer.step)
         return finite

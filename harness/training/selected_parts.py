@@ -30,7 +30,7 @@ def factor(factors: Mapping[str, float], selectors: Collection[str]) -> float:
     return next((factors[word] for word in selectors if word in factors), 1.0)
 
 
-def frozen_modules(context: StepContext, phase: OptimRecipe) -> Iterator[tuple[str, nn.Module]]:
+def frozen_modules(context: StepContext, recipe: OptimRecipe) -> Iterator[tuple[str, nn.Module]]:
     """Yield the batch norms of ``frozen_norms`` and the dropouts of ``frozen_dropout``, with their names."""
     model, selectors = context.model, selectors_of_parameters(context)
     sections = {id(module): name for name, section in model.sections().items() for module in section.modules()}
@@ -38,10 +38,10 @@ def frozen_modules(context: StepContext, phase: OptimRecipe) -> Iterator[tuple[s
         # A norm without parameters of its own belongs to its section, as a dropout does.
         words = {sections.get(id(module), CLASSIFIER)}
         if isinstance(module, _BatchNorm):
-            frozen = phase.frozen_norms
+            frozen = recipe.frozen_norms
             words.update(*(selectors[id(parameter)] for parameter in module.parameters()))
         elif isinstance(module, _DropoutNd) or type(module).__name__ in _DROP_PATHS:
-            frozen = phase.frozen_dropout
+            frozen = recipe.frozen_dropout
         else:
             continue
         if ALL in frozen or words & set(frozen):
