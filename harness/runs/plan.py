@@ -167,7 +167,7 @@ def plan_run(
     """
     learnt = setting.joint() if method.joint else setting
     check_declared(method, learnt, devices, micro_batch)
-    worker = plan_method(method, learnt, recipe)
+    declared = plan_method(method, learnt, recipe)
     lists = lists or ImageLists(source)
     own = {} if share else {"apart": [method.name, setting.name]}
     data_recipe = recipe.as_recorded()["data"]
@@ -191,17 +191,17 @@ def plan_run(
             "freeze_batch_norm": recipe.freeze_batch_norm,
             "data_recipe": data_recipe,
             **optim_part(recipe, step, phases[step]),
-            "method": method_part(method) if worker.trains(step) else None,
+            "method": method_part(method) if declared.trains(step) else None,
             "seed": seed,
             "previous": previous,
             **own,
             **division_part(recipe, step, phases[step], devices, micro_batch),
-            **companions_part(worker, learnt, step, first, lists),
+            **companions_part(declared, learnt, step, first, lists),
         }
         steps.append(PlannedStep(step, images, list_sha256, digest_of(made_of), previous, made_of, phases[step]))
-    test_maps = {one.name: lists.test_maps(one).fingerprint for one in worker.companions if one.at_test}
+    test_maps = {one.name: lists.test_maps(one).fingerprint for one in declared.companions if one.at_test}
     return RunPlan(
-        setting=setting, learnt=learnt, method=worker, recipe=recipe, profile=profile, seed=seed,
+        setting=setting, learnt=learnt, method=declared, recipe=recipe, profile=profile, seed=seed,
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
         evaluation_key=evaluation_key(setting, recipe, lists, method, test_maps),
         versions=code_versions(method), devices=devices, micro_batch=micro_batch, test_maps=test_maps,
