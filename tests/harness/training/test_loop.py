@@ -50,7 +50,7 @@ def take(
     setting = parse_setting("overlapped-19-1")
     context = StepContext(setting, 0, 0, CLASSES, model, None)
     job = TrainingJob(
-        method=method, context=context, loader=lambda *_: None,  # type: ignore[arg-type, return-value]
+        method=method, context=context, loader=lambda *_: (),  # type: ignore[arg-type, return-value]
         phases={"train": replace(PHASE, **changes)}, device=CPU, seed=0, checkpoint=Path("none"),
         view=ProgressView(), images=4, micro_batch=micro_batch,
     )  # fmt: skip
