@@ -55,7 +55,7 @@ class StepData:
 
     def passes(self, loader: TrainLoader) -> Passes:
         """Return what makes passes over the images of a loader."""
-        return Passes(loader, centre_view(self.plan.recipe), self.options.device)
+        return Passes(loader, centre_view(self.plan.recipe.data), self.options.device)
 
     def has_memory(self, step: int) -> bool:
         """Whether a step is trained by a method with a memory."""
