@@ -19,11 +19,9 @@ from cispbench.harness.method import Exemplar, Memory
 from cispbench.harness.training.other_code import TrainedBy, is_other_code
 from cispbench.results.atomic import explain_os_error
 from cispbench.results.checked_json import read_checked, write_checked
-from cispbench.results.record_fields import ExemplarsUsed
+from cispbench.results.record_fields import BYTES_OF_A_PIXEL, ExemplarsUsed
 from cispbench.splits.errors import MethodError
 from cispbench.splits.strict_fields import read_fields
-
-BYTES_OF_A_PIXEL = 4  # three of the image, one of the mask
 
 
 @dataclass(frozen=True)
