@@ -55,6 +55,19 @@ class Candidates:
         return found
 
 
+def read_chosen(path: Path, key: str) -> tuple[list[Exemplar], TrainedBy]:
+    """Return what a file says was chosen for the step ``key``, and by which code.
+
+    Raises OSError, or for a damaged file whatever reading its content raises.
+    """
+    content = read_checked(path)
+    found = [read_fields(Exemplar, one, "an exemplar") for one in content["exemplars"]]
+    if content["key"] != key:
+        raise ValueError("it is that of another step")
+    name, code = content["code"]
+    return found, (name, code)
+
+
 def load_chosen(path: Path, key: str, by: TrainedBy, view: ProgressView) -> list[Exemplar] | None:
     """Return what was chosen for the step ``key`` before it was interrupted; None where nothing is known.
 
@@ -62,11 +75,7 @@ def load_chosen(path: Path, key: str, by: TrainedBy, view: ProgressView) -> list
     and told.
     """
     try:
-        content = read_checked(path)
-        found = [read_fields(Exemplar, one, "an exemplar") for one in content["exemplars"]]
-        if content["key"] != key:
-            raise ValueError("it is that of another step")
-        name, code = content["code"]
+        found, (name, code) = read_chosen(path, key)
         if not is_other_code(by, (name, code)):
             return found
         why = f"was written by other code of {by[0]}"
