@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from cispbench.harness.method import Memory
 from tests.harness.runs.test_memory import Keeper, planned, run
 
 

@@ -78,7 +78,8 @@ def test_a_trunk_that_learns_or_has_norms_that_do_is_run_by_each_network(
 
 
 @pytest.mark.parametrize(
-    "module", [torch.nn.Dropout(0.1), torch.nn.Dropout(1), DropPath(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1)],
+    "module",
+    [torch.nn.Dropout(0.1), torch.nn.Dropout(1), DropPath(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1)],
     ids=str,
 )  # fmt: skip
 def test_a_trunk_that_drops_at_random_is_run_by_each_network(tmp_path: Path, module: torch.nn.Module) -> None:
