@@ -173,10 +173,14 @@ class StepWork:
         chosen: list[Exemplar] = []
         if group.first:
             model.eval()
-            with torch.no_grad(), autocast(self.options.device, self.plan.recipe.phase(planned.step).precision):
+            with torch.no_grad(), autocast(self.options.device, self._first_phase(planned).precision):
                 chosen = self._select(planned, job)
             model.train()
         return group.decide(chosen)
+
+    def _first_phase(self, planned: PlannedStep) -> OptimRecipe:
+        """Return the recipe that exemplars are chosen by: the key of a step holds those of its phases alone."""
+        return self.plan.recipe.phase(planned.step, planned.phases[0])
 
     def _forget_training(self, job: TrainingJob) -> None:
         """Set the checkpoint aside of a training whose exemplars are lost: others might be chosen now."""
@@ -199,7 +203,7 @@ class StepWork:
             self._forget_training(job)
             before, seed = plan.planned(step - 1), derive_seed(plan.seed, "exemplars", step)
             kept = memory_in(self.store.manifest(before.key))
-            batch = plan.recipe.phase(step).batch
+            batch = self._first_phase(planned).batch
             images = self.data.passes(self.data.loader(before, batch, (), reader=planned))(memory.view, batch)
             # The step's own images can be read, too, without the exemplars that are not chosen yet.
             services = StepServices(job, self.data.loader(planned, batch, ()))
