@@ -281,8 +281,9 @@ def _phases(method: Method, learnt: Setting, recipe: Recipe) -> list[tuple[str, 
         if name not in known:
             raise RecipeError(f"recipe: phases.{name}: {method.name} has no such phase.", hint=nearest(name, known))
     # Now, not when the step is trained: a slip in a later step would be found hours afterwards.
-    roles = {group.role for step in range(len(found)) for group in method.layout(learnt, step)}
+    roles: list[str] = []
     for step, names in enumerate(found):
+        roles += [group.role for group in method.layout(learnt, step)]
         for name in names:
             check_selectors(recipe.phase(step, name), step, roles, model_spec(recipe.model).sections)
     return found
