@@ -72,7 +72,7 @@ class Companion:
 
     name: str
     folder: str
-    fill: int = 255
+    fill: Annotated[int, Range(least=0, most=255)] = 255
     at_test: bool = False
     how_to_get: str = ""
 
