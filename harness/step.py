@@ -73,7 +73,7 @@ class Companion:
 
     name: str
     folder: str
-    fill: int = 255
+    fill: Annotated[int, Range(least=0, most=255)] = 255
     at_test: bool = False
     how_to_get: str = ""
 
@@ -156,7 +156,7 @@ class StepContext:
         By default it is the first epoch of the training: its order, its augmentation, whole batches alone, exemplars
         included if they are appended. With ``size`` or ``ids`` every image is in it once, in the order of ``ids`` (by
         default of the step's own list), ``size`` of them a batch, the last batch perhaps smaller. ``view`` "centre":
-        resized and cropped at the centre, as test images are. Two passes with equal arguments are equal. Not to be
+        resized, and the training's crop cut from the middle. Two passes with equal arguments are equal. Not to be
         called in ``losses``. Raises DataError for an id that is not of the step.
         """
         return self._services().batches(view, size, ids)

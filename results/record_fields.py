@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cispbench.splits.errors import StoreError
 
 MOST = 1e15  # seconds, bytes or images: no step has more
+BYTES_OF_A_PIXEL = 4  # of an exemplar: three of the image, one of the mask
 _COUNTS = (
     "step", "seed", "iterations", "skipped_steps", "execution.devices", "execution.micro_batch", "method.version",
     "model.parameters", "data.train_images", "data.val_images", "timing.train_seconds", "timing.evaluate_seconds",
@@ -214,8 +215,12 @@ def broken_facts(record: StepFacts) -> Iterator[str]:
 def _broken_extras(record: StepFacts) -> Iterator[str]:
     used = record.exemplars
     if used is not None:
-        if not (0 < used.images <= MOST and 0 <= used.bytes <= MOST):
-            yield f"exemplars is {used.images} images of {used.bytes} bytes; images count from 1, bytes from 0"
+        whole_pixels = used.bytes % BYTES_OF_A_PIXEL == 0 and used.bytes >= BYTES_OF_A_PIXEL * used.images
+        if not (0 < used.images <= MOST and used.bytes <= MOST and whole_pixels):
+            yield (
+                f"exemplars is {used.images} images of {used.bytes} bytes; images count from 1, each has at least a "
+                f"pixel, and a pixel {BYTES_OF_A_PIXEL} bytes"
+            )
         if record.step == 0:
             yield f"exemplars is {used.images} images at step 0, which has no earlier ones"
     if len(set(record.supervision)) < len(record.supervision) or not all(record.supervision):

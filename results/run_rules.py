@@ -74,7 +74,8 @@ def run_problems(steps: Sequence[tuple[StepFacts, Counts]]) -> list[str]:
     """Return in what the recorded steps of a run, in their order, do not fit together; an empty list if they do.
 
     What a run shares is the same in every step. Each step names the key of the step before, if that one is recorded.
-    The ground truth is the same at every step.
+    Exemplars come from that step and from its own ones; maps are read in every step but a base that was trained without
+    them. The ground truth is the same at every step.
     """
     records = [record for record, _ in steps]
     found = [
@@ -84,7 +85,7 @@ def run_problems(steps: Sequence[tuple[StepFacts, Counts]]) -> list[str]:
     ]
     if len(set(map(scored_from_files, records))) > 1:
         found.append("scored from files is not the same in every step")
-    return [*found, *_chain(records), *_ground_truth(steps)]
+    return [*found, *_chain(records), *_extras(records), *_ground_truth(steps)]
 
 
 def scored_from_files(record: StepFacts) -> bool:
@@ -124,6 +125,22 @@ def _chain(records: Sequence[StepFacts]) -> Iterator[str]:
     for earlier, later in pairwise(records):
         if later.step == earlier.step + 1 and later.previous_key != earlier.key:
             yield f"step {later.step}: previous_key is {shown(later.previous_key)}, not the key of the step before"
+
+
+def _extras(records: Sequence[StepFacts]) -> Iterator[str]:
+    """Yield what cannot be true of the exemplars and the maps of steps that follow each other."""
+    if scored_from_files(records[0]):
+        return
+    for earlier, later in pairwise(records):
+        before, now = set(earlier.supervision), set(later.supervision)
+        # The first one may be a base that methods share, or a step that was trained elsewhere.
+        if before - now if earlier is records[0] else before != now:
+            texts = [", ".join(map(shown, sorted(names))) or "nothing" for names in (now, before)]
+            yield f"step {later.step}: supervision is {texts[0]}, and {texts[1]} at the step before"
+        kept, used = (one.exemplars.images if one.exemplars else 0 for one in (earlier, later))
+        most = kept + earlier.data.train_images
+        if later.step == earlier.step + 1 and used > most:
+            yield f"step {later.step}: exemplars is {used} images, and there are {most} to choose from"
 
 
 def _counts(record: StepFacts, counts: Counts, setting: Setting) -> Iterator[str]:

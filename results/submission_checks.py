@@ -49,6 +49,7 @@ def is_name(text: str) -> bool:
 
 def _texts(record: StepRecord) -> Iterator[str]:
     texts = [("quirks", text, *_WORD) for text in record.quirks]
+    texts += [("supervision", text, *_WORD) for text in record.supervision]
     texts += [("losses.terms", text, *_WORD) for text in record.losses.terms]
     for field, (pattern, wanted) in _TEXTS.items():
         if record.trained_for is not None or not field.startswith("trained_for."):

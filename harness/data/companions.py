@@ -54,8 +54,8 @@ class Maps(Protocol):
 
 
 def maps_fingerprint(companion: Companion, digests: Mapping[str, str]) -> str:
-    """Return the fingerprint of maps by the digest of each image's."""
-    lines = [companion.folder, *([image_id, digests[image_id]] for image_id in sorted(digests))]
+    """Return the fingerprint of maps by the digest of each image's: of their content, and what they are padded with."""
+    lines = [companion.folder, companion.fill, *([image_id, digests[image_id]] for image_id in sorted(digests))]
     return sha256(json.dumps(lines, separators=(",", ":")).encode())
 
 

@@ -191,9 +191,10 @@ def _orientation(image: Image.Image) -> int:
 def check_digest(what: str, path: Path, content: bytes, digest: str | None) -> None:
     """Raise DataError unless a file's content has the SHA-256 sum that the index knows."""
     if sha256(content) != digest:
+        again = "start again" if what == "map" else "run `cispbench data check`, then start again"
         raise DataError(
             f"the {what} {path} has changed since the data were indexed.",
-            hint="Put the old file back. To use the new one, run `cispbench data check`, then start again.",
+            hint=f"Put the old file back. To use the new one, {again}.",
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.method import Batch
-from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.harness.step import View
 
 
@@ -53,13 +53,10 @@ class Passes:
         return Pass(lambda: self.loader.listed(places, size, seen), self.device)
 
 
-def centre_view(recipe: Recipe) -> EvalView:
-    """Return what the view "centre" of training images is: that of test images.
+def centre_view(data: DataRecipe) -> EvalView:
+    """Return what the view "centre" of training images is: the training's crop, cut from the middle.
 
-    Where whole test images are seen, the shorter side is brought to the training's crop, if the recipe does not resize,
-    and that crop is cut: images must have one size to share a batch.
+    The shorter side is brought to that of the training first, or to the crop where the recipe does not resize. How test
+    images are seen has no part in it: the keys of steps do not hold that, and what is measured here decides weights.
     """
-    evaluation, crop = recipe.evaluation, recipe.data.crop
-    if evaluation.crop is not None:
-        return EvalView(evaluation.resize_short, evaluation.crop, recipe.data.normalise)
-    return EvalView(evaluation.resize_short or crop, crop, recipe.data.normalise)
+    return EvalView(data.resize_short or data.crop, data.crop, data.normalise)

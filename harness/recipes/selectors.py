@@ -20,15 +20,23 @@ from collections.abc import Iterable
 from cispbench.harness.models.catalogue import ALL
 from cispbench.harness.models.groups import CLASSES, CLASSIFIER
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.splits.errors import RecipeError, nearest
+from cispbench.splits.errors import MethodError, RecipeError, nearest
 
 AGES = ("base", "old", "new", "future")
 
 
 def check_selectors(recipe: OptimRecipe, step: int, roles: Iterable[str], sections: Iterable[str]) -> None:
-    """Raise RecipeError for a selector that can name nothing of a network with these roles and sections."""
-    parts = (*sections, CLASSIFIER)
-    words = (*(role for role in dict.fromkeys(roles) if role != CLASSES), *AGES, *parts)
+    """Raise RecipeError for a selector that can name nothing of a network with these roles and sections.
+
+    Raises MethodError for a role whose name is that of another selector.
+    """
+    parts, named = (*sections, CLASSIFIER), [role for role in dict.fromkeys(roles) if role != CLASSES]
+    for role in named:
+        if role in (*AGES, *parts, ALL):
+            raise MethodError(
+                f"the role {role!r} of a group means something else in recipes.", hint="Rename it in `layout`."
+            )
+    words = (*named, *AGES, *parts)
     choices = {"rates": words, "decay": words, "frozen_norms": (*words, ALL), "frozen_dropout": (*parts, ALL)}
     for field, known in choices.items():
         for word in getattr(recipe, field):

@@ -16,10 +16,12 @@ from typing import Any
 
 from cispbench.harness.machine.damaged import ASIDE
 from cispbench.harness.machine.locks import HOLDER, LOCK, is_held
+from cispbench.harness.runs.exemplars import read_chosen
 from cispbench.harness.runs.ground_truth import GroundTruth
 from cispbench.harness.runs.step_files import WITHOUT_CHECKSUM, read_evaluation
-from cispbench.harness.runs.step_store import CHECKPOINT, MANIFEST, METHOD, WEIGHTS, StepStore
+from cispbench.harness.runs.step_store import CHECKPOINT, EXEMPLARS, MANIFEST, METHOD, WEIGHTS, StepStore
 from cispbench.harness.training.checkpoint_file import DamagedCheckpointError, verified_payload
+from cispbench.results.atomic import explain_os_error
 from cispbench.results.audit import Finding
 from cispbench.results.record_files import list_folder
 from cispbench.splits.errors import StoreError
@@ -27,6 +29,7 @@ from cispbench.splits.errors import StoreError
 RETRAIN = "Run again what needs it: the step is set aside and trained anew. An imported step is imported again."
 RECOUNT = "Run again what needs it: it is set aside, and the test images are counted anew."
 RESTART = "Run its step again: it is set aside, and the step starts anew."
+CHOOSE = "Run its step again: it is set aside, exemplars are chosen anew, and the step starts anew."
 LEFT = "The next run of the step removes it; you may delete it, too."
 LOOK = "Look at it, check the disk, and delete it."
 UNKNOWN = "No run reads it. Move it away if it is not wanted."
@@ -150,13 +153,14 @@ class _WorkAudit(_Part):
         if is_held(self.folder):
             self.counts["at work"] += 1  # what lies there may change at any moment
             return
-        checkpoint = self.folder / CHECKPOINT
-        if os.path.lexists(checkpoint):
-            if self.store.has(self.folder.name):
-                yield _left(checkpoint, "its step is finished", LEFT)
-            else:
-                yield from self._checkpoint(checkpoint)
-        yield from self._strangers(CHECKPOINT, LOCK, HOLDER)
+        for name, look in ((CHECKPOINT, self._checkpoint), (EXEMPLARS, self._exemplars)):
+            path = self.folder / name
+            if os.path.lexists(path):
+                if self.store.has(self.folder.name):
+                    yield _left(path, "its step is finished", LEFT)
+                else:
+                    yield from look(path)
+        yield from self._strangers(CHECKPOINT, EXEMPLARS, LOCK, HOLDER)
 
     def _checkpoint(self, path: Path) -> Iterator[Finding]:
         try:
@@ -164,6 +168,14 @@ class _WorkAudit(_Part):
             self.counts["checkpoints"] += 1
         except DamagedCheckpointError as error:
             yield Finding(path, f"{path} is damaged: {error}.", RESTART)
+
+    def _exemplars(self, path: Path) -> Iterator[Finding]:
+        try:
+            read_chosen(path, self.folder.name)
+        except OSError as error:
+            raise explain_os_error("read", path, error) from error
+        except Exception as error:  # noqa: BLE001 (a checksum, a type, a field: damage of any kind)
+            yield Finding(path, f"{path} is damaged: {error}.", CHOOSE)
 
 
 def _content(folder: Path) -> list[Path]:

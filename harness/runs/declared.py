@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from cispbench.harness.step import TRAIN
 from cispbench.harness.wrapper import overrides
 from cispbench.splits.errors import MethodError, RecipeError, UsageError, nearest
 from cispbench.splits.settings import Setting
+from cispbench.splits.strict_fields import check_ranges
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ def plan_phases(method: Method, learnt: Setting, recipe: Recipe) -> list[tuple[s
         if name not in known:
             raise RecipeError(f"recipe: phases.{name}: {method.name} has no such phase.", hint=nearest(name, known))
     # Now, not when the step is trained: a slip in a later step would be found hours afterwards.
-    roles = {group.role for step in range(len(found)) for group in method.layout(learnt, step)}
+    roles: list[str] = []
     for step, names in enumerate(found):
+        roles += [group.role for group in method.layout(learnt, step)]
         for name in names:
             check_selectors(recipe.phase(step, name), step, roles, model_spec(recipe.model).sections)
     return found
@@ -94,6 +96,10 @@ def check_declared(method: Method, learnt: Setting, devices: int, micro_batch: i
     ``learnt``: the setting as the method learns it.
     """
     _check_division(method, devices, micro_batch)
+    _check_companions(method.name, method.companions(learnt))
+    memory: object = method.memory()
+    if memory is not None and not isinstance(memory, Memory):
+        raise MethodError(f"the memory of {method.name} is no Memory, but {memory!r}.", hint="Correct `memory`.")
     for step in range(len(learnt.steps)):
         _check_step(method, learnt, step)
 
@@ -106,6 +112,21 @@ def _check_division(method: Method, devices: int, micro_batch: int | None) -> No
         )
     if devices > 1 and not method.devices:
         raise UsageError(f"{reason} on one device: it cannot be trained on {devices}.", hint="Use --devices 1.")
+
+
+def _check_companions(method: str, companions: Sequence[object]) -> None:
+    names: set[str] = set()
+    for one in companions:
+        if not isinstance(one, Companion):
+            raise MethodError(f"a companion of {method} is no Companion, but {one!r}.", hint="Correct `companions`.")
+        try:
+            check_ranges(one, MethodError)
+        except MethodError as error:
+            raise MethodError(f"a companion of {method}: {error.message}") from error
+        if not one.name or one.name in names:
+            fault = f"{one.name!r} is there twice" if one.name else "its name is empty"
+            raise MethodError(f"a companion of {method}: {fault}.", hint="Batches hold the maps by their names.")
+        names.add(one.name)
 
 
 def _check_step(method: Method, learnt: Setting, step: int) -> None:

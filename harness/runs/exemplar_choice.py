@@ -10,6 +10,7 @@ from cispbench.harness.machine.damaged import set_aside
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Exemplar, Memory
+from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.runs.exemplars import Candidates, load_chosen, memory_in, save_chosen
 from cispbench.harness.runs.plan import PlannedStep
 from cispbench.harness.runs.step_data import StepData
@@ -30,7 +31,7 @@ def exemplars_of(planned: PlannedStep, data: StepData, job: TrainingJob) -> list
     model, chosen = job.context.model, list[Exemplar]()
     if job.group.first:
         model.eval()
-        with torch.no_grad(), autocast(job.device, data.plan.recipe.phase(planned.step).precision):
+        with torch.no_grad(), autocast(job.device, _first_phase(job).precision):
             chosen = _known_or_chosen(planned, memory, data, job)
         model.train()
     return job.group.decide(chosen)
@@ -52,7 +53,7 @@ def _known_or_chosen(planned: PlannedStep, memory: Memory, data: StepData, job: 
 def _choose(planned: PlannedStep, memory: Memory, data: StepData, job: TrainingJob) -> list[Exemplar]:
     plan, before = data.plan, data.plan.planned(planned.step - 1)
     kept = memory_in(data.options.steps.manifest(before.key))
-    batch = plan.recipe.phase(planned.step).batch
+    batch = _first_phase(job).batch
     images = data.passes(data.loader(before, batch, (), reader=planned))(memory.view, batch)
     # The step's own images can be read, too, without the exemplars that are not chosen yet.
     services = StepServices(job, data.loader(planned, batch, ()))
@@ -61,6 +62,11 @@ def _choose(planned: PlannedStep, memory: Memory, data: StepData, job: TrainingJ
     context = replace(job.context, generator=torch.Generator().manual_seed(seed), services=services)
     found = job.method.select_exemplars(images, kept, context)
     return Candidates(before.step, kept, before.images).require(found, memory, plan.method.name)
+
+
+def _first_phase(job: TrainingJob) -> OptimRecipe:
+    """Return the recipe that exemplars are chosen by: the key of a step holds those of its phases alone."""
+    return next(iter(job.phases.values()))
 
 
 def _forget_training(job: TrainingJob) -> None:

@@ -19,11 +19,9 @@ from cispbench.harness.method import Exemplar, Memory
 from cispbench.harness.training.other_code import TrainedBy, is_other_code
 from cispbench.results.atomic import explain_os_error
 from cispbench.results.checked_json import read_checked, write_checked
-from cispbench.results.record_fields import ExemplarsUsed
+from cispbench.results.record_fields import BYTES_OF_A_PIXEL, ExemplarsUsed
 from cispbench.splits.errors import MethodError
 from cispbench.splits.strict_fields import read_fields
-
-BYTES_OF_A_PIXEL = 4  # three of the image, one of the mask
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,19 @@ class Candidates:
         return found
 
 
+def read_chosen(path: Path, key: str) -> tuple[list[Exemplar], TrainedBy]:
+    """Return what a file says was chosen for the step ``key``, and by which code.
+
+    Raises OSError, or for a damaged file whatever reading its content raises.
+    """
+    content = read_checked(path)
+    found = [read_fields(Exemplar, one, "an exemplar") for one in content["exemplars"]]
+    if content["key"] != key:
+        raise ValueError("it is that of another step")
+    name, code = content["code"]
+    return found, (name, code)
+
+
 def load_chosen(path: Path, key: str, by: TrainedBy, view: ProgressView) -> list[Exemplar] | None:
     """Return what was chosen for the step ``key`` before it was interrupted; None where nothing is known.
 
@@ -64,11 +75,7 @@ def load_chosen(path: Path, key: str, by: TrainedBy, view: ProgressView) -> list
     and told.
     """
     try:
-        content = read_checked(path)
-        found = [read_fields(Exemplar, one, "an exemplar") for one in content["exemplars"]]
-        if content["key"] != key:
-            raise ValueError("it is that of another step")
-        name, code = content["code"]
+        found, (name, code) = read_chosen(path, key)
         if not is_other_code(by, (name, code)):
             return found
         why = f"was written by other code of {by[0]}"

@@ -54,7 +54,7 @@ class StepData:
 
     def passes(self, loader: TrainLoader) -> Passes:
         """Return what makes passes over the images of a loader."""
-        return Passes(loader, centre_view(self.plan.recipe), self.options.device)
+        return Passes(loader, centre_view(self.plan.recipe.data), self.options.device)
 
     def memory_at(self, step: int) -> Memory | None:
         """Return the memory of the method that trains a step, None without any."""

@@ -58,6 +58,14 @@ class Manifest:
     method_package: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        named, counted = (
+            len({(one.id, one.step) for one in self.memory}),
+            self.exemplars.images if self.exemplars else 0,
+        )
+        if not named == counted == len(self.memory):
+            raise ValueError(f"its memory names {named} exemplars, and it counts {counted}")
+
 
 @dataclass(frozen=True)
 class Evaluation:

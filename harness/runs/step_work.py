@@ -155,7 +155,7 @@ class StepWork:
         if phase.precision == "fp32":
             hints.insert(0, "--set optim.precision=bf16")
         least = least_images(recipe.model)
-        if held > least:
+        if held > least and self.method.micro_batches:
             same = "almost the same result" if model.trains_batch_norm() else "the same result"
             hints.insert(0, f"--micro-batch {max(least, held // 2)} ({same})")
         what = f"{held} images at once (batch {phase.batch}, crop {recipe.data.crop}) with {recipe.model}"

@@ -106,7 +106,10 @@ class PhaseTraining:
     @torch.no_grad()
     def _prepared(self, micro_batch: Batch) -> Batch:
         # Once for each, as it may draw at random; the counts of the global batch need all of them.
-        return self.job.method.prepare(micro_batch, self.context)
+        prepared = self.job.method.prepare(micro_batch, self.context)
+        if prepared is not micro_batch:
+            _require_whole(prepared, self.job.method.name)
+        return prepared
 
     def _features(self, micro_batch: Batch) -> dict[str, Any]:
         """Return what both networks are given besides the images: the features of their trunk, if they have one."""
@@ -134,3 +137,15 @@ class PhaseTraining:
     def _show_gradients(self) -> None:
         found = {name: p.grad for name, p in self._learnt.items() if p.grad is not None}
         self.job.method.after_gradients(found, self.context)
+
+
+def _require_whole(batch: Batch, method: str) -> None:
+    """Raise MethodError unless all of a prepared batch has as many images: terms are weighed by how many it names."""
+    tensors = {"images": batch.images, "target": batch.target, "origin": batch.origin, **batch.companions}
+    lengths = {name: len(tensor) for name, tensor in tensors.items() if tensor is not None} | {"ids": len(batch.ids)}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise MethodError(
+            f"the batch that {method} returns from `prepare` has lengths that differ: {found}.",
+            hint="Lengthen or shorten images, target, ids, origin and companions alike.",
+        )

@@ -16,7 +16,8 @@ from cispbench.harness.method import Batch, StepContext
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.models.output import Features
 
-RATES = ("p", "drop_prob", "drop_path")  # of what is dropped, as the modules of torch, timm and ``models`` name it
+# Of what is dropped, as the modules of torch, timm, torchvision and ``models`` name it.
+RATES = ("p", "dropout", "dropout_p", "drop_prob", "drop_path", "rate")
 
 
 def shares_trunk(context: StepContext, learnt: set[int]) -> bool:
@@ -48,7 +49,7 @@ def _acts_in_training(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return True
     rates = [getattr(module, name, 0.0) for name in RATES]
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -3,7 +3,8 @@
     python tests/attacks/bit_flips.py --flips 1000 [--seed 0] [--kinds record,manifest]
 
 A tiny run is made once, and then disturbed in three states: finished; with its steps, but without its records; stopped
-in the middle of its second step. A fourth state has a data set of its own to damage. One flip: a bit of one file, drawn
+in the middle of its second step. A fourth state has a data set of its own to damage. The last two of them are there
+for a method with a memory and with companion maps, too. One flip: a bit of one file, drawn
 at random, is turned, the commands run, and all files are put back. What may come of it:
 
 - ``unchanged``: every number is as it was, and nothing was said;
@@ -65,6 +66,16 @@ KINDS = {
     "image": ("data", "voc/VOC2012/JPEGImages/*.jpg"),
     "mask": ("data", "voc/VOC2012/SegmentationClassAug/*.png"),
     "list": ("data", "voc/VOC2012/ImageSets/Segmentation/*.txt"),
+    "exemplars": ("halfway, with memory", "steps/work/*/exemplars.json"),
+    "its checkpoint": ("halfway, with memory", "steps/work/*/checkpoint.pt"),
+    "index of maps": ("halfway, with memory", "steps/index/maps-*.json"),
+    "map": ("data, with memory", "voc/VOC2012/saliency_map/t*.png"),  # no test looks at maps
+}
+# What a run is of, by whether its state is one with a memory.
+MEMORY = ["--set", "method.unknown=saliency", "--set", "method.memory=3"]
+METHODS = {
+    False: ["mbs", "--model", "segmenter-tiny"],
+    True: ["ssul_m", "--model", "deeplabv3-tiny-branches", *MEMORY],
 }
 
 REPORTS = ("table", "check", "leaderboard", "status", "accept")
@@ -83,7 +94,8 @@ class Stored:
         out, steps = ["--out", str(self.home / "out")], ["--steps-dir", str(self.home / "steps")]
         if command == "run":
             changes = [word for text in CHANGES for word in ("--set", text)]
-            names = ["--method", "mbs", "--setting", SETTING, "--profile", "mini", "--model", "segmenter-tiny"]
+            method = METHODS["with memory" in self.home.name]
+            names = ["--method", *method, "--setting", SETTING, "--profile", "mini"]
             return ["run", *names, "--weights", "none", *changes, "--data-root", str(self.voc), *out, *steps, *more]
         if command == "leaderboard":
             return ["leaderboard", *out, "--output", str(self.home / "page"), *more]
@@ -120,7 +132,7 @@ class Stored:
 
 @dataclass
 class Attack:
-    """The four states, what their commands print when nothing is damaged, and what came of each flip."""
+    """The states, what their commands print when nothing is damaged, and what came of each flip."""
 
     states: dict[str, Stored]
     truth: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -140,7 +152,7 @@ class Attack:
         if hidden:  # as a bad disk does it; else as a program that writes
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         try:
-            outcome = _on_data(self, stored, path) if state == "data" else _on_store(self, state, path)
+            outcome = _on_data(self, state, path) if state.startswith("data") else _on_store(self, state, path)
             self.met[kind, outcome] += 1
         except AssertionError as fault:
             self.met[kind, "FAULT"] += 1
@@ -215,21 +227,22 @@ def _on_store(attack: Attack, state: str, path: Path) -> str:
     return "refused" if first.exit_code else "repaired" if said else "unchanged"
 
 
-def _on_data(attack: Attack, stored: Stored, path: Path) -> str:
+def _on_data(attack: Attack, state: str, path: Path) -> str:
     """Run the commands on a damaged data set. Only a user can mend it."""
+    stored = attack.states[state]
     # The tiny data set is not the published one, so that the check never succeeds; what counts is what it says.
-    known = invoke(stored.words("data")).output != attack.truth["data", "check"]
+    known = invoke(stored.words("data")).output != attack.truth[state, "check"]
     result = invoke(stored.words("run"))
     if result.exit_code != 0:
         # A broken list names another image, which is not there.
         named = path.suffix == ".txt" or path.name in result.stderr
         assert named, f"the file is not named: {result.stderr}"
         return "refused"
-    if numbers(stored) == attack.truth["data", "numbers"]:
+    if numbers(stored) == attack.truth[state, "numbers"]:
         # Nothing the file system says has changed: only a check that reads all contents can know.
         assert known or path.read_bytes() == stored.files[path][0], "data check does not see it, and run neither"
         return "repaired" if known else "unchanged"
-    assert _old_rows(numbers(stored), attack.truth["data", "numbers"]), "other numbers under the same key"
+    assert _old_rows(numbers(stored), attack.truth[state, "numbers"]), "other numbers under the same key"
     return "another"
 
 
@@ -241,7 +254,7 @@ def _old_rows(now: str, before: str) -> bool:
 def write_images(root: Path) -> Path:
     """Write a data set of 18 images, 64 x 48, in the layout of VOC2012, and return its root."""
     folder, chance = root / "VOC2012", np.random.default_rng(0)
-    for part in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+    for part in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation", "saliency_map"):
         (folder / part).mkdir(parents=True)
     for split, count in (("train_aug", 12), ("val", 6)):
         names = [f"{split[0]}{number:03d}" for number in range(count)]
@@ -252,18 +265,20 @@ def write_images(root: Path) -> Path:
             image = mask[..., None] * np.uint8([12, 5, 9]) + chance.integers(0, 9, (48, 64, 3), np.uint8)
             Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
             Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")
+            Image.fromarray((mask > 0) * np.uint8(255)).save(folder / "saliency_map" / f"{name}.png")
     return root
 
 
 def prepare(home: Path) -> Attack:
-    """Make the tiny run in its four states."""
+    """Make the tiny runs in their states."""
     voc = write_images(home / "voc")
-    states = {name: Stored(home / name, voc) for name in ("finished", "tested", "halfway")}
-    states["data"] = Stored(home / "data", write_images(home / "data" / "voc"))
+    names = ("finished", "tested", "halfway", "halfway, with memory")
+    states = {name: Stored(home / name, voc) for name in names}
+    states |= {name: Stored(home / name, write_images(home / name / "voc")) for name in ("data", "data, with memory")}
     attack = Attack(states)
     for name, stored in states.items():
         stored.home.mkdir(exist_ok=True)
-        if name == "halfway":
+        if name.startswith("halfway"):
             with _stopped():
                 assert invoke(stored.words("run")).exit_code != 0
         else:
@@ -275,7 +290,7 @@ def prepare(home: Path) -> Attack:
             for command in REPORTS:
                 attack.truth[name, command], result = shown(stored, command)
                 assert result.exit_code == 0, f"{command} fails on sound files: {result.output}"
-        if name == "data":
+        if name.startswith("data"):
             attack.truth[name, "check"] = invoke(stored.words("data")).output
         if name == "tested":
             shutil.rmtree(stored.home / "out")

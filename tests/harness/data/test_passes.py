@@ -14,7 +14,7 @@ from cispbench.harness.data.passes import Passes, centre_view
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.data.transforms import EvalTransform, EvalView
 from cispbench.harness.method import Batch, Exemplar, Memory
-from cispbench.harness.recipes.fields import DataRecipe, EvaluationRecipe, Recipe
+from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import DataError
 from cispbench.splits.settings import parse_setting
 
@@ -108,11 +108,6 @@ def test_what_cannot_be_read_is_refused_at_once() -> None:
         passes()("test")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("short", "crop", "view"),
-    [(20, 16, EvalView(20, 16)), (None, 16, EvalView(None, 16)), (20, None, EvalView(20, 12)),
-     (None, None, EvalView(12, 12))],
-)  # fmt: skip
-def test_the_centre_follows_the_test_as_far_as_images_then_have_one_size(short: Any, crop: Any, view: EvalView) -> None:
-    recipe = Recipe("deeplabv3-tiny", data=DataRecipe(crop=12), evaluation=EvaluationRecipe(short, crop))
-    assert centre_view(recipe) == view
+@pytest.mark.parametrize(("short", "view"), [(20, EvalView(20, 12, "half")), (None, EvalView(12, 12, "half"))])
+def test_the_centre_follows_the_training_so_that_images_have_one_size(short: Any, view: EvalView) -> None:
+    assert centre_view(DataRecipe(crop=12, resize_short=short, normalise="half")) == view

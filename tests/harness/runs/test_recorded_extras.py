@@ -16,9 +16,10 @@ def manifest(commands: Any, finished: Any, step: int) -> Path:
 
 def test_what_the_manifest_says_is_recorded(commands: Any, finished: Any) -> None:
     shutil.copytree(finished.steps, commands.steps)
+    memory = [{"id": name, "step": 0, "classes": [1]} for name in "abcd"]
     used = {"exemplars": {"images": 4, "bytes": 9000}}
     path = manifest(commands, finished, 1)
-    write_checked(path, read_checked(path) | used)
+    write_checked(path, read_checked(path) | used | {"memory": memory})
     commands.succeed(commands.tiny("--quiet"))
     first, second = (json.loads(record.read_text()) for record in (commands.records()[0], commands.records()[1]))
     assert (second["exemplars"], first["exemplars"]) == (used["exemplars"], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cispbench.harness.method import Batch, Output, StepContext
+from cispbench.harness.models.transformer import DropPath
 from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.training import iteration
 from cispbench.harness.training.loop import StepTraining
@@ -75,12 +77,21 @@ def test_a_trunk_that_learns_or_has_norms_that_do_is_run_by_each_network(
     assert (of_model, of_previous) == (3, 3)
 
 
-def test_a_trunk_with_drop_path_or_with_other_weights_is_run_by_each_network(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, rates={"encoder": 0.0})
-    dropping, changed = context(), context()
-    part: Any = dropping.model
-    part.encoder.register_module("more", torch.nn.Dropout(0.1))
-    assert train(tmp_path, recipe, dropping)[1:] == (3, 3)
+@pytest.mark.parametrize(
+    "module",
+    [torch.nn.Dropout(0.1), torch.nn.Dropout(1), DropPath(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1)],
+    ids=str,
+)  # fmt: skip
+def test_a_trunk_that_drops_at_random_is_run_by_each_network(tmp_path: Path, module: torch.nn.Module) -> None:
+    dropping = context()
+    for given in (dropping.model, dropping.previous):
+        assert given is not None
+        given.sections()["encoder"].register_module("more", copy.deepcopy(module))
+    assert train(tmp_path, replace(RECIPE, rates={"encoder": 0.0}), dropping)[1:] == (3, 3)
+
+
+def test_a_trunk_with_other_weights_is_run_by_each_network(tmp_path: Path) -> None:
+    recipe, changed = replace(RECIPE, rates={"encoder": 0.0}), context()
     with torch.no_grad():
         next(changed.model.sections()["encoder"].parameters()).view(-1)[0] += 1e-6
     assert train(tmp_path, recipe, changed)[1:] == (3, 3)
