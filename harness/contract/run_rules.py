@@ -54,7 +54,7 @@ def state_exact(bench: Bench) -> Iterator[Violation | str]:
 
 @rule
 def deterministic(bench: Bench) -> Iterator[Violation | str]:
-    """The same training with the same seed has the same losses and weights, bit for bit."""
+    """The same training with the same seed has the same losses, weights and exemplars, bit for bit."""
     difference = bench.difference()
     if difference is not None:
         advice = "Draw random numbers from the global RNGs of torch, NumPy or Python alone: the harness seeds them."
