@@ -27,8 +27,6 @@ QUICK = {
     "reads-previous", "scores",
 }  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def recipe_of(name: str) -> str | None:
     """Return the recipe that follows a method on the page, before the next method."""
@@ -71,10 +69,9 @@ def test_an_example_trains_and_keeps_the_rules_about_what_it_uses(tmp_path, name
         if rule.name in QUICK:
             result = rule.result(bench)
             assert result.outcome in ("kept", "skipped"), result.findings
-            assert not result.note or result.outcome == "skipped" or name not in ("damped",), result
     recipe = bench.recipe()
     if name == "unknown":
-        assert recipe.later["rates"] == {"encoder": 0, "decoder": 0, "old": 0, "unknown": 0.1}
+        assert recipe.later["rates"] == {"encoder": 0, "decoder": 0, "old": 0, "new": 1, "unknown": 0.1}
     if name == "head_first":
         assert {call.phase for call in bench.main.steps[1].calls} == {"head", "train"}
         assert recipe.phase(1, "head").rates["old"] == 0
