@@ -73,6 +73,7 @@ class RecordedStep:
     ``state_fault``: why the latter cannot be stored. ``initial``, ``end``: the model's weights after ``initialise`` and
     after the training. ``passes``: ``context.batches`` of each phase. ``test_reads``: reads of test images.
     ``previous_changed``: what differs of the previous model at the end. ``ended``: the phase that has ended last.
+    ``hooks``: those outside the iterations, in the order of their calls.
 
     ``selecting``: whether exemplars are being chosen. ``exemplars``: what was chosen, None without a choice.
     ``shown``: the classes that the labels of an exemplar show, by its name. ``faults``: what is wrong with what
@@ -90,6 +91,7 @@ class RecordedStep:
     state_after: State = field(default_factory=dict)
     state_fault: str | None = None
     ended: str | None = None
+    hooks: list[str] = field(default_factory=list)
     selecting: bool = False
     exemplars: list[Exemplar] | None = None
     shown: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -151,6 +153,8 @@ class RecordedTraining:
             return f"the training stops: {other.failure}"
         for mine, theirs in zip(self.steps, other.steps, strict=True):
             step = mine.context.step
+            if mine.hooks != theirs.hooks:
+                return f"at step {step} the hooks are called as {', '.join(theirs.hooks)}"
             if mine.exemplars != theirs.exemplars:
                 return f"at step {step} other exemplars are chosen"
             for one, two in zip(mine.calls, theirs.calls, strict=True):

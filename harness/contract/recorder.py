@@ -24,6 +24,7 @@ from cispbench.harness.contract.recorded import (
     copy_state,
     state_fault,
 )
+from cispbench.harness.contract.sources import shown_labels
 from cispbench.harness.method import Batch, Companion, Exemplar, Group, Memory, Method, Output, StepContext
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.training.shared_base import SharedBase
@@ -32,6 +33,8 @@ from cispbench.splits.settings import Setting
 
 # What the harness reads of a method besides its functions; of the instance, because a wrapper has them from its base.
 FACTS = ("name", "version", "joint", "Options", "needs", "reads_previous", "micro_batches", "devices")
+
+OUTSIDE_ITERATIONS = ("select_exemplars", "initialise", "before_training", "after_training")
 
 
 def recorder(
@@ -91,6 +94,8 @@ class _Recorder(Method):
         before = {} if context is None else snapshots.of_weights(context.model, buffers=buffers)
         before = snapshots.copied(before)
         self._training.calling = call
+        if call in OUTSIDE_ITERATIONS:
+            self._step.hooks.append(call)
         yield
         # Not reached when the call raises: a failed training then says which call failed.
         self._training.calling = None
@@ -153,11 +158,7 @@ class _Recorder(Method):
         with self._calling("select_exemplars", context, buffers=True):
             chosen = self._inner.select_exemplars(images, kept, context)
         step.selecting, step.exemplars = False, chosen
-        memory, first = self._inner.memory(), context.setting.steps
-        if memory is not None and isinstance(chosen, list):
-            for one in chosen:
-                steps = {"step": (), "origin": first[one.step : one.step + 1], "seen": first[: context.step]}
-                step.shown[one.id] = tuple(number for shown in steps[memory.labels] for number in shown.classes)
+        step.shown = shown_labels(self._inner.memory(), chosen, context)
         return chosen
 
     def initialise(self, context: StepContext) -> None:

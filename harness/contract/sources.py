@@ -17,6 +17,7 @@ from cispbench.harness.contract.recorded import RecordedStep, RecordedTraining
 from cispbench.harness.data.labels import relabel
 from cispbench.harness.data.source import FolderSource
 from cispbench.harness.data.synthetic import SyntheticSource
+from cispbench.harness.method import Memory, StepContext
 from cispbench.splits.settings import VOID, Setting
 
 SOURCES = (SyntheticSource, FolderSource)
@@ -35,6 +36,17 @@ def scrambled_labels(setting: Setting, step: int, shown: Collection[int] = ()) -
     for number, other in (*((number, 0) for number in erased), *zip(ring, [*ring[1:], *ring[:1]], strict=True)):
         table[number] = other
     return torch.tensor(table, dtype=torch.uint8)
+
+
+def shown_labels(memory: Memory | None, chosen: Any, context: StepContext) -> dict[str, tuple[int, ...]]:
+    """Return the old classes that the labels of each exemplar show, see ``Memory.labels``."""
+    if memory is None or not isinstance(chosen, list):
+        return {}  # the harness refuses it
+    steps, found = context.setting.steps, {}
+    for one in chosen:
+        shown = {"step": (), "origin": steps[one.step : one.step + 1], "seen": steps[: context.step]}[memory.labels]
+        found[one.id] = tuple(number for step in shown for number in step.classes)
+    return found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from cispbench.harness.contract.bench import Bench, Sizes
 from cispbench.harness.contract.check import RULES, check_method
 from cispbench.harness.contract.sources import scrambled_labels
 from cispbench.harness.method import Companion, Exemplar, Group, Memory, Method
+from cispbench.harness.training import loop
 from cispbench.harness.wrapper import Wrapper, WrapperOptions
 from cispbench.methods.losses import cross_entropy, labelled_pixels
 
@@ -376,6 +377,20 @@ def test_a_planted_fault_is_named_by_its_rule(tmp_path, name, fault, says):
     assert all(finding.advice for finding in result.findings)
     # The catch-all does not report what has a rule of its own.
     assert RULE["losses-finite"].result(bench).outcome in ("kept", "unchecked")
+
+
+def test_a_hook_that_is_called_again_after_an_interruption_is_found(tmp_path, monkeypatch):
+    resume = loop.resume
+
+    def initialising(job):
+        state = resume(job)
+        if state is not None:
+            job.method.initialise(job.context)
+        return state
+
+    monkeypatch.setattr(loop, "resume", initialising)
+    result = RULE["state-exact"].result(Bench(Plain, MODEL, SMALL, tmp_path))
+    assert "the hooks are called as initialise, before_training, initialise, after_training" in str(result.findings[0])
 
 
 def test_what_may_change_in_losses_is_declared_by_micro_batches(tmp_path):
