@@ -17,7 +17,7 @@ from cispbench.harness.contract.recorded import RecordedStep, RecordedTraining
 from cispbench.harness.data.labels import relabel
 from cispbench.harness.data.source import FolderSource
 from cispbench.harness.data.synthetic import SyntheticSource
-from cispbench.harness.method import Memory, StepContext
+from cispbench.harness.method import Exemplar, Memory, StepContext
 from cispbench.splits.settings import VOID, Setting
 
 SOURCES = (SyntheticSource, FolderSource)
@@ -40,7 +40,7 @@ def scrambled_labels(setting: Setting, step: int, shown: Collection[int] = ()) -
 
 def shown_labels(memory: Memory | None, chosen: Any, context: StepContext) -> dict[str, tuple[int, ...]]:
     """Return the old classes that the labels of each exemplar show, see ``Memory.labels``."""
-    if memory is None or not isinstance(chosen, list):
+    if memory is None or not isinstance(chosen, list) or not all(isinstance(one, Exemplar) for one in chosen):
         return {}  # the harness refuses it
     steps, found = context.setting.steps, {}
     for one in chosen:

@@ -171,6 +171,11 @@ class Twice(MemoryOfOne):
         return super().select_exemplars(images, kept, context) * 2
 
 
+class Names(MemoryOfOne):
+    def select_exemplars(self, images, kept, context):
+        return ["train_00000"]
+
+
 class NotChosen(MemoryOfOne):
     def select_exemplars(self, images, kept, context):
         raise LookupError("no image is good enough")
@@ -345,6 +350,7 @@ class ForgetsBetweenPhases(Plain):
         ("select-exemplars", TooMany, "toy has chosen 2 exemplars after step 0; its memory holds 1"),
         ("select-exemplars", Stranger, "toy has chosen the exemplar 'nobody' of step 0 after step 0, which is neither"),
         ("select-exemplars", Twice, "which is there twice"),
+        ("select-exemplars", Names, "the memory of toy is no list of exemplars"),
         ("select-exemplars", NotChosen, "select_exemplars raised LookupError: no image is good enough"),
         ("prepare", WritesLabels, "prepare changed batch.target in place"),
         ("prepare", HalfABatch, "parts of several lengths: batch.ids 2, batch.images 4, batch.target 4"),
