@@ -53,6 +53,7 @@ the harness puts each term together as a weighted mean; ``Method.counts`` says h
 A number belongs to the recipe, a structure to the network, a definition to the method: learning rates, decay and what
 is frozen are recipe; branches and channels are network.
 
+``docs/mechanisms.md`` shows each mechanism by a short example.
 ``cispbench method check NAME`` checks an installed method against this contract, rule by rule (``harness/contract/``);
 ``cispbench method new NAME`` writes a working method to start from.
 """

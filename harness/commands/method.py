@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from cispbench.harness.contract.verdict import ContractReport
 
+KINDS = ("memory", "companions", "scores", "gradients", "phases")
+
 
 @click.group()
 def method() -> None:
@@ -80,18 +82,25 @@ def _as_text(report: ContractReport) -> str:
 @click.argument("name")
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(), show_default=True,
               help="Where the new folder goes.")  # fmt: skip
-def new(name: str, folder: Path) -> None:
+@click.option("--with", "parts", multiple=True, type=click.Choice(KINDS),
+              help="Begin with this mechanism, too; several are possible.")  # fmt: skip
+@click.option("--wraps", "base", metavar="METHOD", help="Change another method, for example mib, instead.")
+def new(name: str, folder: Path, parts: tuple[str, ...], base: str | None) -> None:
     """Write the package of a new method into a new folder.
 
-    It holds a working method, its recipe and its entry point.
+    It holds a working method, its recipe and its entry point. By default the method has a loss alone. --with adds
+    a memory of earlier images, companions (maps beside the images), scores (a prediction of its own), a look at the
+    gradients, or several phases of a step.
 
     \b
     Example:
       cispbench method new featdist
+      cispbench method new replay --with memory --with scores
+      cispbench method new mib_plus --wraps mib
       pip install -e featdist && cispbench method check featdist
     """
     from cispbench.harness.contract.skeleton import write_skeleton
 
-    for path in write_skeleton(name, folder):
+    for path in write_skeleton(name, folder, parts, base):
         click.echo(path)
     click.echo(f"\nNext: pip install -e {folder / name} && cispbench method check {name}")

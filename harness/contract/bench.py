@@ -6,6 +6,7 @@ monitored, and nothing else is special.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from cispbench.harness.contract.sources import monitored_sources
 from cispbench.harness.contract.verdict import NotApplicable, Unchecked
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.method import Method
+from cispbench.harness.method import Companion, Method
 from cispbench.harness.models.catalogue import build_model, lacking
 from cispbench.harness.recipes.fields import Recipe
 from cispbench.harness.recipes.layers import load_recipe
@@ -70,10 +71,15 @@ class Bench:
         self._recipes: dict[str, Recipe] = {}
         self._trainings: dict[tuple[str, Path], RecordedTraining] = {}
 
+    @cached_property
+    def method(self) -> Method:
+        """An instance to ask for facts; it is never trained. Raises MethodError."""
+        return self.make()
+
     @property
     def joint(self) -> bool:
         """Whether the method learns all classes in a single step."""
-        return self.cls.joint
+        return self.method.joint
 
     @cached_property
     def scenes(self) -> SyntheticSource:
@@ -96,6 +102,11 @@ class Bench:
                 sizes = [f"{part}.batch={self.sizes.batch}", f"{part}.iterations={self.sizes.iterations}"]
                 changes += [*sizes, f"{part}.warmup=0", f"{part}.precision=fp32"]
             chosen = parse_setting(setting)
+            uncut = load_recipe(self.cls, chosen, "quick", self.model)
+            for part, numbers in (("steps", uncut.steps), ("phases", uncut.phases)):
+                for name, fields in numbers.items():
+                    shorter = {"batch": self.sizes.batch, "iterations": self.sizes.iterations}
+                    changes += [f"{part}.{name}.{field}={shorter[field]}" for field in shorter if field in fields]
             self._recipes[setting] = load_recipe(self.cls, chosen, "quick", self.model, changes)
         return self._recipes[setting]
 
@@ -115,13 +126,22 @@ class Bench:
         chosen = parse_setting(setting or self.sizes.setting)
         method = self.make(setting)
         try:
-            return lacking(self.model, method.needs) or method.unsupported(chosen, self.model)
+            reason = lacking(self.model, method.needs) or method.unsupported(chosen, self.model)
         except Exception as error:
             raise MethodError(
                 f"the method {self.cls.name!r} fails to say whether it serves {chosen.name} with {self.model}: "
                 f"{describe_error(error)}.",
                 hint="Let `unsupported` return a reason, or None.",
             ) from error
+        return reason or self._missing_maps(method.companions(chosen))
+
+    def _missing_maps(self, companions: Sequence[Companion]) -> str | None:
+        for companion in companions:
+            try:
+                self.scenes.maps(companion, "train", self.scenes.ids("train")[:1])
+            except DataError as error:
+                return str(error)
+        return None
 
     @property
     def main(self) -> RecordedTraining:
@@ -192,12 +212,18 @@ class Bench:
 
         def stop() -> bool:
             # A shared step 0 is plain cross-entropy, which needs no state.
-            plain = self.cls.shared_base and len(training.steps) == 1
-            return interrupt and not plain and len(training.steps[-1].calls) == 1
+            if not interrupt or (self.method.shared_base and len(training.steps) == 1):
+                return False
+            step = training.steps[-1]
+            phase = step.calls[-1].phase
+            # After the first iteration of each phase, and between two phases.
+            return len(step.batches_of(phase)) == 1 or step.ended == phase
 
-        plan = plan_run(setting=chosen, method=self.make(setting), recipe=self.recipe(setting), profile="quick",
-                        seed=SEED, source=self.scenes)  # fmt: skip
         try:
+            training.planned = False
+            plan = plan_run(setting=chosen, method=self.make(setting), recipe=self.recipe(setting), profile="quick",
+                            seed=SEED, source=self.scenes)  # fmt: skip
+            training.planned = True
             with monitored_sources(training, scramble):
                 while True:
                     method = recorder(partial(self.make, setting), training, keep_models=folder.name == "main",

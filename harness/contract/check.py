@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cispbench.harness.contract import loss_rules, model_rules, run_rules
+from cispbench.harness.contract import hook_rules, loss_rules, model_rules, run_rules
 from cispbench.harness.contract.bench import Bench, Sizes
 from cispbench.harness.contract.rules import Rule
 from cispbench.harness.contract.verdict import ContractReport
 from cispbench.harness.method import Method
+from cispbench.harness.models.catalogue import model_spec
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.splits.settings import parse_setting
 
 MODELS = ("segmenter-tiny", "deeplabv3-tiny")  # one of each family
 RULES: tuple[Rule, ...] = (
+    hook_rules.declarations,
     loss_rules.losses_finite,
     model_rules.previous_untouched,
     run_rules.no_future_labels,
@@ -31,15 +33,25 @@ RULES: tuple[Rule, ...] = (
     run_rules.learns,
     model_rules.class_numbering,
     loss_rules.halves_add_up,
+    hook_rules.select_exemplars,
+    hook_rules.prepare,
+    hook_rules.weights_untouched,
+    hook_rules.reads_previous,
+    hook_rules.scores,
 )
 
 
 def models_to_check(cls: type[Method]) -> Sequence[str]:
-    """Return the small models to check a method with: one of each family, or the one of its quick recipe.
+    """Return the small models to check a method with, one of each family.
 
-    The latter for a method with ``needs``, which other small models do not offer.
+    A method with ``needs``, which few small models offer, is checked with the one of its quick recipe in its family.
+    Raises MethodError for a class that cannot be instantiated.
     """
-    return (load_recipe(cls, parse_setting(Sizes().setting), "quick").model,) if cls.needs else MODELS
+    if not Bench(cls, MODELS[0], Sizes(), Path()).method.needs:
+        return MODELS
+    by_family = {model_spec(name).family: name for name in MODELS}
+    quick = load_recipe(cls, parse_setting(Sizes().setting), "quick").model
+    return tuple((by_family | {model_spec(quick).family: quick}).values())
 
 
 def check_method(

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from cispbench.harness.contract.recorded import RecordedCall, RecordedTraining, listed
+from cispbench.harness.contract import snapshots
+from cispbench.harness.contract.recorded import RecordedCall, RecordedTraining, changes, listed
 from cispbench.harness.contract.verdict import Location, Violation
+from cispbench.harness.method import Batch
 
 
 def call_violations(call: RecordedCall, place: Location, when: str = "") -> Iterator[Violation]:
@@ -56,14 +58,41 @@ def _kind(value: Any) -> str:
     return "an empty dict" if value == {} else f"a {type(value).__name__}"
 
 
+def prepare_fault(loaded: Batch, given: Batch, prepared: Any) -> str | None:
+    """Return what is wrong with a call of ``prepare``: it got ``given``, a copy of which is ``loaded``."""
+    changed = changes(snapshots.of_batch(loaded), snapshots.of_batch(given))
+    if changed:
+        return f"prepare changed {listed(changed)} in place"
+    if not isinstance(prepared, Batch):
+        return f"prepare returned {_kind(prepared)}, not a Batch"
+    before, after = snapshots.of_batch(loaded), snapshots.of_batch(prepared)
+    if before.keys() != after.keys():
+        return f"prepare lost or added {listed(tuple(sorted(before.keys() ^ after.keys())))}"
+    images = len(prepared.ids)
+    lengths = {"batch.ids": images, **{n: len(t) for n, t in after.items() if isinstance(t, Tensor)}}
+    if len(set(lengths.values())) > 1:
+        return "prepare returned parts of several lengths: " + ", ".join(f"{n} {k}" for n, k in lengths.items())
+    if images == 0 or images % len(loaded.ids):
+        return f"prepare returned {images} images for {len(loaded.ids)}"
+    return None
+
+
 def rule_of_failure(training: RecordedTraining) -> str | None:
     """Return the one rule that reports the failure of a training, None for a training that did not fail."""
     if training.error is None:
         return None
+    if not training.planned:
+        return "declarations"
     step = training.steps[-1] if training.steps else None
     if step is not None and step.state_fault is not None:
         return "state-exact"
+    # Chosen, and then refused by the harness, which calls `initialise` next.
+    if step is not None and step.exemplars is not None and not step.initial and training.calling is None:
+        return "select-exemplars"
     calls = {"initialise": "initialise", "state_dict": "state-exact", "load_state_dict": "state-exact"}
+    calls |= {"select_exemplars": "select-exemplars", "scores": "scores", "prepare": "prepare"}
+    if step is not None and step.faults:
+        return "prepare"
     return calls.get(training.calling or "", "losses-finite")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cispbench.harness.contract.bench import MANY_CLASSES, ONE_CLASS, SEED, Bench
 from cispbench.harness.contract.diagnosis import failure_violation, rule_of_failure
-from cispbench.harness.contract.probe import first_batch, last_step, train_again
+from cispbench.harness.contract.probe import first_batch, freeze_mode, last_step, train_again
 from cispbench.harness.contract.recorded import RecordedStep, RecordedTraining, State, differing_terms, listed
 from cispbench.harness.contract.renumbering import renumber_batch, renumber_model, renumber_setting, rotated_classes
 from cispbench.harness.contract.rules import rule
@@ -119,21 +119,21 @@ def class_numbering(bench: Bench) -> Iterator[Violation | str]:
     seen = bench.finished.steps[step]
     if seen.state_before:
         raise NotApplicable(f"it keeps {listed(tuple(seen.state_before))} from step 0, maybe by the classes' numbers")
-    batches = [call.batch for call in seen.calls]
-    trained, measured = batches[:1], seen.measured or batches
+    trained = [first_batch(bench, step)]
     # From the end of the step, because its new classes may all be equal at the start.
     again = partial(train_again, bench, step, from_end=True)
     order = rotated_classes(seen.context.model)
 
     def renumber_models(context: StepContext) -> None:
+        freeze_mode(context)
         for model in (context.model, context.previous):
             if model is not None:
                 renumber_model(model, torch.tensor(order[: model.num_classes]))
 
-    one = again(trained, measured=measured)
+    one = again(trained, prepare=freeze_mode)
     other = again(
-        [renumber_batch(batch, order) for batch in trained],
-        measured=[renumber_batch(batch, order) for batch in measured],
+        trained,
+        seen_as=partial(renumber_batch, order=order),
         setting=renumber_setting(bench.setting, order, step),
         prepare=renumber_models,
     )
@@ -145,7 +145,7 @@ def class_numbering(bench: Bench) -> Iterator[Violation | str]:
     (a, _), (b, place) = next(one.calls()), next(other.calls())
     # Before the terms are compared: random losses can agree within the tolerance by luck.
     bench.require_repeatable()
-    reseeded = again(trained, measured=measured, seed=SEED + 1)
+    reseeded = again(trained, seed=SEED + 1, prepare=freeze_mode)
     if reseeded.failure is None and next(reseeded.calls())[0].values != a.values:
         raise NotApplicable("its losses are drawn at random")
     for name, found in differing_terms(a.values, b.values, NUMBERING_TOLERANCE):

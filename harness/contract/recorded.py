@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cispbench.harness.contract.verdict import Location
-from cispbench.harness.method import Batch, StepContext
+from cispbench.harness.method import Batch, Exemplar, Output, StepContext
 from cispbench.splits.errors import describe_error
 
 State = dict[str, Tensor]
@@ -20,21 +21,42 @@ Snapshot = Mapping[str, Tensor | bool]
 Numbers = dict[str, float]
 
 
+class NotedOutput(Output):
+    """An output that notes whether anything of it is read: ``was_read``."""
+
+    was_read = False
+
+    @classmethod
+    def of(cls, output: Output) -> NotedOutput:
+        """Return an output with the fields of another."""
+        return cls(**{part.name: getattr(output, part.name) for part in fields(output)})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in Output.__dataclass_fields__:
+            object.__setattr__(self, "was_read", True)
+        return object.__getattribute__(self, name)
+
+
 @dataclass
 class RecordedCall:
     """One call of ``losses``, and the gradients that the loop computed from it.
 
+    ``batch``: as it was loaded, before ``prepare``. ``phase``: which of the step's phases is trained.
     ``terms``: what was returned, with tensors copied; ``differentiable``: whether any term requires a gradient.
     ``changed``: names of what the call changed, beginning with ``batch.``, ``previous.`` (the previous model's output),
     ``model.`` or ``state.`` (the method's). ``gradients``: for each
-    parameter with a gradient after backward(), whether it is finite.
+    parameter with a gradient after backward(), whether it is finite. ``ran_previous``: whether the call ran the
+    previous network itself; ``read_previous``: whether it did so, or has read anything of its output.
     """
 
     batch: Batch
+    phase: str
     terms: Any
     differentiable: bool
     changed: tuple[str, ...]
     gradients: dict[str, bool] | None = None
+    ran_previous: bool = False
+    read_previous: bool = False
 
     @property
     def values(self) -> Numbers:
@@ -49,20 +71,41 @@ class RecordedStep:
     ``context``: with the grown model as it was before ``initialise``, and the previous model (copies, if models are
     kept). ``state_before``, ``state_after``: the method's state when the step begins and ends;
     ``state_fault``: why the latter cannot be stored. ``initial``, ``end``: the model's weights after ``initialise`` and
-    after the training. ``measured``: the batches of ``before_training``. ``test_reads``: reads of test images.
-    ``previous_changed``: what differs of the previous model at the end.
+    after the training. ``passes``: ``context.batches`` of each phase. ``test_reads``: reads of test images.
+    ``previous_changed``: what differs of the previous model at the end. ``ended``: the phase that has ended last.
+    ``hooks``: those outside the iterations, in the order of their calls.
+
+    ``selecting``: whether exemplars are being chosen. ``exemplars``: what was chosen, None without a choice.
+    ``shown``: the classes that the labels of an exemplar show, by its name. ``faults``: what is wrong with what
+    ``prepare`` did, each once. ``written``: for each hook the parts of the model that it has changed, and must not.
     """
 
     context: StepContext
     state_before: State | None = None
     initial: State = field(default_factory=dict)
-    measured: list[Batch] = field(default_factory=list)
+    passes: dict[str, Callable[..., Iterable[Batch]]] = field(default_factory=dict)
     calls: list[RecordedCall] = field(default_factory=list)
     test_reads: list[str] = field(default_factory=list)
     previous_changed: tuple[str, ...] = ()
     end: State = field(default_factory=dict)
     state_after: State = field(default_factory=dict)
     state_fault: str | None = None
+    ended: str | None = None
+    hooks: list[str] = field(default_factory=list)
+    selecting: bool = False
+    exemplars: list[Exemplar] | None = None
+    shown: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    written: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that were trained, in order."""
+        return tuple(dict.fromkeys(call.phase for call in self.calls))
+
+    def batches_of(self, phase: str) -> list[Batch]:
+        """Return the batches of a phase, as they were loaded."""
+        return [call.batch for call in self.calls if call.phase == phase]
 
 
 @dataclass
@@ -70,7 +113,8 @@ class RecordedTraining:
     """A training up to its end, or up to ``error``.
 
     ``calling`` is the call of the method that is running, or that raised the error; ``location`` says where.
-    ``logged``: the terms of the last iteration as the training loop logs them.
+    ``logged``: the terms of the last iteration as the training loop logs them. ``planned``: whether the training
+    could be planned.
     """
 
     model: str
@@ -79,6 +123,7 @@ class RecordedTraining:
     error: Exception | None = None
     calling: str | None = None
     logged: Numbers = field(default_factory=dict)
+    planned: bool = True
     location: Location = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,9 +136,10 @@ class RecordedTraining:
     @property
     def failure(self) -> str | None:
         """What failed, in words; None for a training that reached its end."""
-        return (
-            None if self.error is None else f"{self.calling or 'the training loop'} raised {describe_error(self.error)}"
-        )
+        if self.error is None:
+            return None
+        caller = self.calling or ("the training loop" if self.planned else "the plan")
+        return f"{caller} raised {describe_error(self.error)}"
 
     def calls(self) -> Iterator[tuple[RecordedCall, Location]]:
         """Yield every call of ``losses`` with its location."""
@@ -107,6 +153,10 @@ class RecordedTraining:
             return f"the training stops: {other.failure}"
         for mine, theirs in zip(self.steps, other.steps, strict=True):
             step = mine.context.step
+            if mine.hooks != theirs.hooks:
+                return f"at step {step} the hooks are called as {', '.join(theirs.hooks)}"
+            if mine.exemplars != theirs.exemplars:
+                return f"at step {step} other exemplars are chosen"
             for one, two in zip(mine.calls, theirs.calls, strict=True):
                 for _, found in differing_terms(one.values, two.values):
                     return f"at step {step} {found}"
@@ -140,7 +190,7 @@ def _same(one: Tensor | bool, other: Tensor | bool) -> bool:
 
 def copy_batch(batch: Batch) -> Batch:
     """Return a batch with tensors of its own."""
-    return Batch(batch.images.clone(), batch.target.clone(), batch.ids)
+    return copy.deepcopy(batch)
 
 
 def copy_state(state: Mapping[str, Tensor]) -> State:

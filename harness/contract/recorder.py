@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from cispbench.harness.contract import snapshots
+from cispbench.harness.contract.diagnosis import prepare_fault
 from cispbench.harness.contract.recorded import (
+    NotedOutput,
     RecordedCall,
     RecordedStep,
     RecordedTraining,
@@ -21,21 +24,17 @@ from cispbench.harness.contract.recorded import (
     copy_state,
     state_fault,
 )
-from cispbench.harness.method import Batch, Group, Method, Output, StepContext
+from cispbench.harness.contract.sources import shown_labels
+from cispbench.harness.method import Batch, Companion, Exemplar, Group, Memory, Method, Output, StepContext
+from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.training.shared_base import SharedBase
 from cispbench.harness.wrapper import overrides
 from cispbench.splits.settings import Setting
 
-FACTS = (
-    "name",
-    "version",
-    "joint",
-    "Options",
-    "needs",
-    "reads_previous",
-    "micro_batches",
-    "devices",
-)  # class attributes that the harness reads
+# What the harness reads of a method besides its functions; of the instance, because a wrapper has them from its base.
+FACTS = ("name", "version", "joint", "Options", "needs", "reads_previous", "micro_batches", "devices")
+
+OUTSIDE_ITERATIONS = ("select_exemplars", "initialise", "before_training", "after_training")
 
 
 def recorder(
@@ -50,8 +49,8 @@ def recorder(
 
     ``keep_models``: the models are copied at the start of each step, so that the step can be trained again.
     ``new_instances``: each step has a new instance, which knows nothing but the state that the step before stored.
-    ``initialised`` is called after `initialise`, and may change the models. A base that methods share is recorded as
-    the harness trains it.
+    ``initialised`` is called after `initialise`, and may change the models. A base that methods share is recorded
+    as the harness trains it.
     """
     inner = make()
     facts: dict[str, Any] = {name: getattr(inner, name) for name in FACTS}
@@ -83,17 +82,29 @@ class _Recorder(Method):
         self._inner: Method = SharedBase() if method.shared_base else method
         self._state_before: State | None = None
         self._previous_before: Snapshot = {}
+        self._loaded: list[Batch] = []  # what `prepare` was given, and `losses` not yet
 
     @property
     def _step(self) -> RecordedStep:
         return self._training.steps[-1]
 
     @contextmanager
-    def _calling(self, call: str) -> Iterator[None]:
+    def _calling(self, call: str, context: StepContext | None = None, *, buffers: bool = False) -> Iterator[None]:
+        """Call the method; with a ``context`` it must not change the model, nor the ``buffers`` if they count."""
+        before = {} if context is None else snapshots.of_weights(context.model, buffers=buffers)
+        before = snapshots.copied(before)
         self._training.calling = call
+        if call in OUTSIDE_ITERATIONS:
+            self._step.hooks.append(call)
         yield
         # Not reached when the call raises: a failed training then says which call failed.
         self._training.calling = None
+        if context is not None:
+            written = changes(before, snapshots.of_weights(context.model, buffers=buffers))
+            if written:
+                self._step.written.setdefault(call, written)
+
+    # Declarations.
 
     def unsupported(self, setting: Setting, model: str) -> str | None:
         return self._method.unsupported(setting, model)
@@ -104,8 +115,18 @@ class _Recorder(Method):
     def phases(self, setting: Setting, step: int) -> tuple[str, ...]:
         return self._inner.phases(setting, step)
 
+    def companions(self, setting: Setting) -> tuple[Companion, ...]:
+        return self._method.companions(setting)
+
+    def memory(self) -> Memory | None:
+        return self._method.memory()
+
     def scores(self, output: Output) -> Tensor:
+        # Not taken back: the harness looks at what it gets, and nothing else of the method follows a test.
+        self._training.calling = "scores"
         return self._method.scores(output)
+
+    # The hooks of a step.
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._inner = self._method
@@ -116,16 +137,32 @@ class _Recorder(Method):
         with self._calling("load_state_dict"):
             self._inner.load_state_dict(state)
 
-    def initialise(self, context: StepContext) -> None:
-        self._previous_before = _copied(_snapshot_of_previous(context.previous))
+    def _begin(self, context: StepContext) -> None:
+        """Record a new step, unless it is recorded already: exemplars may be chosen before, or it is resumed."""
+        if self._training.steps and self._step.context.step == context.step:
+            return
+        self._previous_before = snapshots.copied(snapshots.of_frozen(context.previous))
         kept = context
         if self._how.keep_models:
             model, previous = copy.deepcopy((context.model, context.previous))
             kept = replace(context, model=model, previous=previous)
-        # A step that is resumed after an interruption is recorded as one step.
-        if not self._training.steps or self._step.context.step != context.step:
-            self._training.steps.append(RecordedStep(kept, self._state_before))
+        self._training.steps.append(RecordedStep(kept, self._state_before))
         self._training.location = self._training.at(self._step)
+
+    def select_exemplars(
+        self, images: Iterable[Batch], kept: Sequence[Exemplar], context: StepContext
+    ) -> list[Exemplar]:
+        self._begin(context)
+        step = self._step
+        step.selecting = True
+        with self._calling("select_exemplars", context, buffers=True):
+            chosen = self._inner.select_exemplars(images, kept, context)
+        step.selecting, step.exemplars = False, chosen
+        step.shown = shown_labels(self._inner.memory(), chosen, context)
+        return chosen
+
+    def initialise(self, context: StepContext) -> None:
+        self._begin(context)
         with self._calling("initialise"):
             self._inner.initialise(context)
         if self._how.initialised is not None:
@@ -133,41 +170,47 @@ class _Recorder(Method):
         self._step.initial = copy_state(context.model.state_dict())
 
     def before_training(self, context: StepContext, batches: Iterable[Batch]) -> None:
-        with self._calling("before_training"):
-            self._inner.before_training(context, self._recorded(batches))
+        self._step.passes[context.phase] = context.batches
+        with self._calling("before_training", context, buffers=True):
+            self._inner.before_training(context, batches)
 
-    def _recorded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self._step.measured.append(copy_batch(batch))
-            yield batch
+    def prepare(self, batch: Batch, context: StepContext) -> Batch:
+        loaded = copy_batch(batch)
+        self._loaded.append(loaded)
+        with self._calling("prepare", context):
+            prepared = self._inner.prepare(batch, context)
+        fault = prepare_fault(loaded, batch, prepared)
+        if fault is not None and fault not in self._step.faults:
+            self._step.faults.append(fault)
+        return prepared
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         self._record_gradients(context)
-        step, original = self._step, copy_batch(batch)
-        before = _copied(self._seen(batch, previous, context))
+        step = self._step
+        before = snapshots.copied(self._seen(batch, previous, context))
         self._training.location = self._training.at(step, len(step.calls))
-        with self._calling("losses"):
-            terms: Any = self._inner.losses(batch, output, previous, context)
+        noted = None if previous is None else NotedOutput.of(previous)
+        with self._calling("losses"), _watched(context.previous) as ran:
+            terms: Any = self._inner.losses(batch, output, noted, context)
         tensors = {n: t for n, t in terms.items() if isinstance(t, Tensor)} if isinstance(terms, dict) else {}
         call = RecordedCall(
-            batch=original,
+            batch=self._loaded.pop(0),
+            phase=context.phase,
             terms={**terms, **copy_state(tensors)} if isinstance(terms, dict) else terms,
             differentiable=any(term.requires_grad for term in tensors.values()),
             changed=changes(before, self._seen(batch, previous, context)),
+            ran_previous=bool(ran),
+            read_previous=bool(ran) or (noted is not None and noted.was_read),
         )
         step.calls.append(call)
         return cast(dict[str, Tensor], terms)
 
     def _seen(self, batch: Batch, previous: Output | None, context: StepContext) -> Snapshot:
         """Return what a call of ``losses`` might change; buffers are left out, as any forward pass may change them."""
-        found = {"batch.images": batch.images, "batch.target": batch.target}
-        for part in fields(Output) if previous is not None else ():
-            value = getattr(previous, part.name)
-            found |= {f"previous.{part.name}{index}": tensor for index, tensor in _tensors_in(value).items()}
         state: Any = self.state_dict()
         kept = {f"state.{n}": t for n, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
-        model = {f"model.{name}": value for name, value in _snapshot_of_model(context.model).items()}
-        return {**found, **_flags(found), **kept, **model}
+        model = {f"model.{name}": value for name, value in snapshots.of_model(context.model).items()}
+        return {**snapshots.of_call(batch, previous), **kept, **model}
 
     def _record_gradients(self, context: StepContext) -> None:
         """Record the gradients that the last iteration has left in the model."""
@@ -175,16 +218,12 @@ class _Recorder(Method):
             found = {name: p.grad for name, p in context.model.named_parameters() if p.grad is not None}
             self._step.calls[-1].gradients = {name: bool(grad.isfinite().all()) for name, grad in found.items()}
 
-    def prepare(self, batch: Batch, context: StepContext) -> Batch:
-        with self._calling("prepare"):
-            return self._inner.prepare(batch, context)
-
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         with self._calling("counts"):
             return self._inner.counts(batch, previous, context)
 
     def after_gradients(self, gradients: Mapping[str, Tensor], context: StepContext) -> None:
-        with self._calling("after_gradients"):
+        with self._calling("after_gradients", context):
             self._inner.after_gradients(gradients, context)
 
     def after_training(self, context: StepContext) -> None:
@@ -192,8 +231,10 @@ class _Recorder(Method):
         self._training.location = self._training.at(self._step)
         with self._calling("after_training"):
             self._inner.after_training(context)
-        self._step.end = copy_state(context.model.state_dict())
-        self._step.previous_changed = changes(self._previous_before, _snapshot_of_previous(context.previous))
+        self._step.ended = context.phase
+        if context.phase == self.phases(context.setting, context.step)[-1]:
+            self._step.end = copy_state(context.model.state_dict())
+        self._step.previous_changed = changes(self._previous_before, snapshots.of_frozen(context.previous))
 
     def state_dict(self) -> dict[str, Tensor]:
         with self._calling("state_dict"):
@@ -204,30 +245,15 @@ class _Recorder(Method):
         return state
 
 
-def _tensors_in(value: Tensor | tuple[Tensor, ...] | Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
-    """Return the tensors of a field of ``Output`` by their place in it."""
-    if isinstance(value, Tensor):
-        return {"": value}
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    return {f"[{place}]{index}": tensor for place, item in items for index, tensor in _tensors_in(item).items()}
-
-
-def _snapshot_of_model(model: nn.Module) -> Snapshot:
-    """Return parameters, their gradients and the training mode by name; nothing is copied."""
-    parameters = dict(model.named_parameters())
-    gradients = {f"{name}.grad": p.grad for name, p in parameters.items() if p.grad is not None}
-    return {**parameters, **gradients, "training": model.training}
-
-
-def _snapshot_of_previous(model: nn.Module | None) -> Snapshot:
+@contextmanager
+def _watched(model: IncrementalModel | None) -> Iterator[list[bool]]:
+    """Give a list that is filled when the model runs."""
+    ran: list[bool] = []
     if model is None:
-        return {}
-    return {**_snapshot_of_model(model), **dict(model.named_buffers()), **_flags(dict(model.named_parameters()))}
-
-
-def _flags(tensors: Mapping[str, Tensor]) -> Snapshot:
-    return {f"{name}.requires_grad": tensor.requires_grad for name, tensor in tensors.items()}
-
-
-def _copied(snapshot: Snapshot) -> Snapshot:
-    return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in snapshot.items()}
+        yield ran
+        return
+    handle = model.register_forward_pre_hook(lambda *_: ran.append(True))
+    try:
+        yield ran
+    finally:
+        handle.remove()

@@ -34,7 +34,7 @@ def renumber_batch(batch: Batch, order: list[int]) -> Batch:
     """Return the batch with renumbered labels."""
     table = torch.arange(VOID + 1)
     table[order] = torch.arange(len(order))
-    return Batch(batch.images, table[batch.target], batch.ids)
+    return replace(batch, target=table[batch.target])
 
 
 def renumber_setting(setting: Setting, order: list[int], last: int) -> Setting:

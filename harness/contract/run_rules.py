@@ -14,8 +14,8 @@ from cispbench.harness.contract.verdict import Violation
 
 @rule
 def no_future_labels(bench: Bench) -> Iterator[Violation | str]:
-    """Labels of future and old classes are not learnt from: the training is the same, bit for bit, when the masks
-    lose them or have them swapped.
+    """Labels of future and old classes are not learnt from, but for those of exemplars: the training is the same, bit
+    for bit, when the masks lose them or have them swapped.
     """
     bench.require_second_step()
     difference = bench.difference(scramble=True)
@@ -37,7 +37,9 @@ def test_images_never_read(bench: Bench) -> Iterator[Violation | str]:
 
 @rule
 def state_exact(bench: Bench) -> Iterator[Violation | str]:
-    """A method restored from `state_dict`, in the middle of a step or between steps, goes on with the same losses."""
+    """A method restored from `state_dict`, within a phase, between phases or between steps, goes on with the same
+    losses; no hook that is finished is called again.
+    """
     training = bench.main
     for step in training.steps:
         if step.state_fault is not None:
@@ -54,7 +56,7 @@ def state_exact(bench: Bench) -> Iterator[Violation | str]:
 
 @rule
 def deterministic(bench: Bench) -> Iterator[Violation | str]:
-    """The same training with the same seed has the same losses and weights, bit for bit."""
+    """The same training with the same seed has the same losses, weights and exemplars, bit for bit."""
     difference = bench.difference()
     if difference is not None:
         advice = "Draw random numbers from the global RNGs of torch, NumPy or Python alone: the harness seeds them."

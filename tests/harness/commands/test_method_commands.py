@@ -124,7 +124,7 @@ def test_all_methods_are_checked_and_every_broken_one_is_an_error(commands, monk
 
 def test_a_method_is_checked_with_both_families_or_with_the_network_that_it_needs():
     assert check.models_to_check(load_method("mib")) == MODELS
-    assert check.models_to_check(load_method("rcil")) == ("deeplabv3-tiny-rcil",)
+    assert check.models_to_check(load_method("rcil")) == ("segmenter-tiny", "deeplabv3-tiny-rcil")
 
 
 def test_a_new_method_keeps_the_contract_once_it_is_installed(commands, installed):
