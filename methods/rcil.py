@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
 from cispbench.harness.models.merging import merge_branches, mix_branches
-from cispbench.methods.losses import (
-    Weight,
-    cross_entropy,
-    labelled_pixels,
-    unbiased_cross_entropy,
-    unbiased_distillation,
-)
+from cispbench.methods.losses import Weight, unbiased_cross_entropy, unbiased_distillation
 from cispbench.methods.mib import start_from_background
 
 if TYPE_CHECKING:
@@ -122,8 +116,6 @@ class RCIL(Method):
 
     def initialise(self, context: StepContext) -> None:
         """Start the new classes' weights, or all of the classifier, from the background's."""
-        if context.step == 0:
-            return
         if self.options.balanced_bias:
             start_from_background(context.model)
         else:
@@ -133,8 +125,7 @@ class RCIL(Method):
 
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the unbiased cross-entropy, the distillation, and the spatial and the channel part of the cube."""
-        if previous is None:
-            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+        assert previous is not None  # the harness trains step 0
         options = self.options
         spatial, channel = pooled_cube(
             output.stages, previous.stages, output.masks, previous.masks, context.old_classes, context.new_classes,
@@ -145,7 +136,3 @@ class RCIL(Method):
             "distillation": options.distillation * unbiased_distillation(output.logits, previous.logits),
             "pooled_cube": spatial + channel,
         }
-
-    def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
-        """The cross-entropy of step 0 is a mean over labelled pixels; all else is one over images or all pixels."""
-        return {} if previous is not None else {"cross_entropy": labelled_pixels(batch.target)}

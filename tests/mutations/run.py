@@ -102,7 +102,7 @@ def run(tests: list[str], mutation: Mutation | None = None) -> tuple[bool, str]:
 def _run_here(copy: Path, packages: Path, tests: list[str]) -> None:
     """Run tests of a copy in this process, which imports ``cispbench`` from ``packages``, and leave it."""
     os.chdir(copy)
-    with open(PRINTED, "w") as printed:
+    with Path(PRINTED).open("w") as printed:
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)
     # The folder of this file, and that of the copy, in which cispbench has no rooms, must not come first.
