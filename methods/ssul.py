@@ -1,6 +1,7 @@
 """SSUL: Semantic Segmentation with Unknown Label (Cha et al., NeurIPS 2021), and SSUL-M, which keeps exemplars.
 
-Released code: github.com/clovaai/SSUL at e08ee9c.
+Released code: github.com/clovaai/SSUL at e08ee9c. It goes on from the iteration whose network does best on the test
+images, and tests that one; here a step ends with its last iteration.
 
 The network has one channel more than classes. In *channels*: 0 unknown, 1 background, k + 1 class k; 255 is void. The
 unknown channel learns what is no class yet, and a new class starts from it.
