@@ -30,7 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("splits", "results", "harness", "methods", "reports")
 FILES = ("setup.cfg", "pyproject.toml", "README.md")
 PRINTED = "printed.txt"
-TESTS = ("tests/methods/test_golden*.py", "tests/methods/test_[!g]*.py", "tests/harness/contract/test_contract.py")
+TESTS = (
+    "tests/methods/test_golden*.py",
+    "tests/methods/test_[!g]*.py",
+    "tests/harness/models/test_two_branches.py",
+    "tests/harness/contract/test_contract.py",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,9 @@ def run(tests: list[str], mutation: Mutation | None = None) -> tuple[bool, str]:
         child.join()
         printed = (copy / PRINTED).read_text()
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
-    return child.exitcode == 0, failed[1] if failed else printed[-300:]
+    if child.exitcode != 0 and failed is None:
+        raise RuntimeError(f"pytest ended with {child.exitcode} and names no test that failed:\n{printed[-2000:]}")
+    return child.exitcode == 0, failed[1] if failed else ""
 
 
 def _run_here(copy: Path, packages: Path, tests: list[str]) -> None:
@@ -109,7 +116,9 @@ def _run_here(copy: Path, packages: Path, tests: list[str]) -> None:
     sys.path[:1] = [str(packages), str(copy)]
     os.environ["PYTHONPATH"] = f"{packages}{os.pathsep}{copy}"
     assert "cispbench" not in sys.modules
-    sys.exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests])))
+    code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests]))
+    sys.stdout.flush()
+    os._exit(code)  # without the clean-up of what the parent has imported, which is not this process's
 
 
 def main() -> int:
