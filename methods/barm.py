@@ -1,6 +1,7 @@
 """BARM: Background Adaptation with Residual Modeling for Exemplar-Free CISS (Zhang and Gao, ECCV 2024).
 
-Released code: github.com/ANDYZAQ/BARM at 0a59203.
+Released code: github.com/ANDYZAQ/BARM at 0a59203. It goes on from the epoch of step 0 that does best on the test
+images; here step 0 ends with its last iteration, as the later ones do there, too.
 """
 
 from __future__ import annotations

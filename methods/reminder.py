@@ -150,7 +150,7 @@ class REMINDER(PLOP):
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return PLOP's terms and the class-similarity distillation."""
         if previous is None:
-            return {"cross_entropy": cross_entropy(output.logits, batch.target)}
+            return {"cross_entropy": cross_entropy(output.logits, batch.target, self.options.void_in_mean)}
         terms = super().losses(batch, output, previous, context)
         if self.prototypes is None or len(self.prototypes) != context.old_classes:
             raise MethodError(
@@ -171,7 +171,7 @@ class REMINDER(PLOP):
     def counts(self, batch: Batch, previous: Output | None, context: StepContext) -> dict[str, Tensor | int]:
         """The class-similarity distillation is a mean over the pixels of new classes."""
         if previous is None:
-            return {"cross_entropy": labelled_pixels(batch.target)}
+            return {} if self.options.void_in_mean else {"cross_entropy": labelled_pixels(batch.target)}
         counts = super().counts(batch, previous, context)
         return {**counts, "class_similarity": new_pixels(batch.target, context.old_classes).sum()}
 

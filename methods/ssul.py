@@ -1,6 +1,7 @@
 """SSUL: Semantic Segmentation with Unknown Label (Cha et al., NeurIPS 2021), and SSUL-M, which keeps exemplars.
 
-Released code: github.com/clovaai/SSUL at e08ee9c.
+Released code: github.com/clovaai/SSUL at e08ee9c. It goes on from the iteration whose network does best on the test
+images, and tests that one; here a step ends with its last iteration.
 
 The network has one channel more than classes. In *channels*: 0 unknown, 1 background, k + 1 class k; 255 is void. The
 unknown channel learns what is no class yet, and a new class starts from it.
@@ -113,15 +114,19 @@ def random_orders(candidates: Sequence[int], old_classes: int) -> tuple[list[int
     return tried, turns
 
 
-def select_exemplars(presence: Tensor, order: Sequence[int], class_order: Sequence[int], size: int) -> list[int]:
+def select_exemplars(
+    presence: Tensor, order: Sequence[int] | Tensor, class_order: Sequence[int] | Tensor, size: int
+) -> list[int]:
     """Choose up to ``size`` images that show all old classes about equally often.
 
     ``presence``: bool (n, O); ``order``: rows of it, the candidates in the order in which they are tried;
-    ``class_order``: the old classes without background. Returns rows, grouped by class. See ``take_turns``.
+    ``class_order``: the old classes without background; both may be int64 tensors. Returns rows, grouped by class. See
+    ``take_turns``.
     """
-    rows = presence[list(order)].tolist()
+    tried, turns = torch.as_tensor(order).tolist(), torch.as_tensor(class_order).tolist()
+    rows = presence[tried].tolist()
     label_sets = [{label for label, shown in enumerate(row) if shown} for row in rows]
-    return [order[position] for position in take_turns(label_sets, class_order, size)]
+    return [tried[position] for position in take_turns(label_sets, turns, size)]
 
 
 class SSUL(Method):

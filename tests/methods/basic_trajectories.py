@@ -6,6 +6,7 @@ tests/golden/README.md has the formulas. They are shared by EWC, PI, RW, EWF and
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,10 +22,12 @@ from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.models.interface import IncrementalModel
 from cispbench.harness.models.released import load_released, translate
-from cispbench.harness.recipes.fields import OptimRecipe
+from cispbench.harness.recipes.fields import OptimRecipe, Recipe
+from cispbench.harness.recipes.layers import load_recipe
+from cispbench.harness.registry import load_method
 from cispbench.harness.training.job import TrainingJob, TrainingLog
 from cispbench.harness.training.loop import StepTraining
-from cispbench.splits.settings import Setting, Step
+from cispbench.splits.settings import Setting, Step, parse_setting
 from tests.methods.conftest import TURN, RecordedBatches, _deeplab, _formula
 from tests.methods.test_golden import recorded as read
 
@@ -102,16 +106,26 @@ class Loader(RecordedBatches):
         self.batches = batches
 
 
+def recipe_of(name: str, *overrides: str) -> Recipe:
+    """Return the recipe of the paper, under which the released code took the recorded steps."""
+    return load_recipe(load_method(name), parse_setting("overlapped-15-1"), "paper", overrides=overrides)
+
+
+def phase_of(recipe: Recipe, step: int, recorded: Mapping[str, Any]) -> OptimRecipe:
+    """Return the recipe of a step with the recorded rate, batch and length, in single precision."""
+    phase = recipe.phase(step)
+    assert (phase.schedule, phase.nesterov) == ("poly", True)
+    for ours, name in ((phase.momentum, "momentum"), (phase.weight_decay, "weight_decay"), (phase.power, "poly_power")):
+        assert ours == pytest.approx(float(recorded[name]))
+    lr, batch, epochs = float(recorded["lr"]), int(recorded["batch"]), float(recorded["epochs"])
+    return dataclasses.replace(phase, lr=lr, batch=batch, epochs=epochs, precision="fp32")
+
+
 def train(
-    method: Method, context: StepContext, trajectory: BasicTrajectory, scratch: Path, **changes: Any
+    method: Method, context: StepContext, trajectory: BasicTrajectory, recipe: Recipe, scratch: Path
 ) -> TrainingLog:
-    """Train a step, its initialisation included, for one epoch; ``changes``: of the optimisation."""
-    recorded, batches = trajectory.recorded, trajectory.batches(context.step)
-    phase = OptimRecipe(
-        lr=float(recorded["lr"]), momentum=float(recorded["momentum"]), nesterov=True,
-        weight_decay=float(recorded["weight_decay"]), schedule="poly", power=float(recorded["poly_power"]),
-        batch=int(recorded["batch"]), epochs=float(recorded["epochs"]), **changes,
-    )  # fmt: skip
+    """Train a step, its initialisation included."""
+    batches, phase = trajectory.batches(context.step), phase_of(recipe, context.step, trajectory.recorded)
     job = TrainingJob(
         method=method, context=context, loader=lambda _: Loader(batches),  # type: ignore[arg-type, return-value]
         phases={"train": phase}, device=torch.device("cpu"), seed=0,

@@ -90,6 +90,7 @@ def test_memory_over_three_steps(golden: Path) -> None:
         assert class_order == d[f"step{step}.class_order"].tolist()
         kept = ssul.select_exemplars(presence[:, :old], order, class_order, size)
         assert kept == d[f"step{step}.selected"].tolist()
+        assert ssul.select_exemplars(presence[:, :old], torch.tensor(order), torch.tensor(class_order), size) == kept
         selected = d[f"step{step}.selected_presence"].bool()
         assert torch.equal(presence[kept][:, 1:old], selected[:, 1:])
 

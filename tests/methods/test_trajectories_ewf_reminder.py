@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cispbench.harness.method import Method, StepContext
-from cispbench.methods.ewf import EWF, EWFOptions, fusion_weight
-from cispbench.methods.mib import MiB
-from cispbench.methods.plop import PLOP
-from cispbench.methods.reminder import REMINDER, REMINDEROptions
-from tests.methods.basic_trajectories import BasicTrajectory, train, wave
+from cispbench.harness.method import StepContext
+from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.registry import make_method
+from cispbench.methods.ewf import EWF, fusion_weight
+from cispbench.methods.reminder import REMINDER
+from tests.methods.basic_trajectories import BasicTrajectory, recipe_of, train, wave
 from tests.methods.test_golden import largest
 
 pytestmark = pytest.mark.golden
@@ -28,12 +28,15 @@ class Run:
 
     def __init__(self, golden: Path, name: str, scratch: Path) -> None:
         self.trajectory = trajectory = BasicTrajectory(golden, name)
-        self.method = self._method()
+        recipe = self._recipe(name)
+        self.method = make_method({"reminder": REMINDER}.get(name, EWF), recipe.method)
+        if name == "reminder":
+            shape = trajectory.old, int(trajectory.recorded["hidden"])
+            self.method.load_state_dict({"prototypes": wave(shape, 900).float()})
         self.context = trajectory.step(1, trajectory.network())
         self.start, self.before = dict[str, Tensor](), dict[str, Tensor]()
         self._look()
-        frozen = {} if name == "reminder" else {"rates": {"old": 0.0}}
-        self.terms = train(self.method, self.context, trajectory, scratch, **frozen).terms
+        self.terms = train(self.method, self.context, trajectory, recipe, scratch).terms
 
     def _look(self) -> None:
         """Let two hooks of the method copy the network: the first one after its work, the last one before it."""
@@ -49,14 +52,11 @@ class Run:
 
         self.method.initialise, self.method.after_training = first, last  # type: ignore[method-assign]
 
-    def _method(self) -> Method:
-        if self.trajectory.name == "reminder":
-            method = REMINDER(REMINDEROptions(delta=0.9))
-            shape = self.trajectory.old, int(self.trajectory.recorded["hidden"])
-            method.load_state_dict({"prototypes": wave(shape, 900).float()})
-            return method
-        base = self.trajectory.name.removeprefix("ewf_")
-        return EWF(EWFOptions(base=base), {"mib": MiB, "plop": PLOP}[base]())
+    @staticmethod
+    def _recipe(name: str) -> Recipe:
+        if name == "reminder":
+            return recipe_of(name, "method.delta=0.9")
+        return recipe_of("ewf", f"method.base={name.removeprefix('ewf_')}")
 
 
 @pytest.fixture(scope="module")

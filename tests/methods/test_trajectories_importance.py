@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from cispbench.harness.method import StepContext
-from cispbench.harness.registry import load_method
+from cispbench.harness.recipes.fields import Recipe
+from cispbench.harness.registry import load_method, make_method
 from cispbench.methods.importance import ImportanceMethod
-from tests.methods.basic_trajectories import NAMES, BasicTrajectory, train, wave
+from tests.methods.basic_trajectories import NAMES, BasicTrajectory, recipe_of, train, wave
 from tests.methods.test_golden import largest
 
 pytestmark = pytest.mark.golden
@@ -30,22 +31,22 @@ class Steps:
 
     def __init__(self, golden: Path, name: str, scratch: Path) -> None:
         self.trajectory = BasicTrajectory(golden, name)
-        first, second = self._method(name), self._method(name)
+        recipe = recipe_of(name, *(["method.interval=2"] if name == "rw" else []))
+        first, second = self._method(name, recipe), self._method(name, recipe)
         model = self.trajectory.network()
-        log = train(first, self.trajectory.step(0, model), self.trajectory, scratch)
+        log = train(first, self.trajectory.step(0, model), self.trajectory, recipe, scratch)
         self.base_terms = {**log.terms, **log.notes}
         self.saved = first.state_dict()
         self.context = self.trajectory.step(1, model)
         start_new_classifier(self.context)
         second.load_state_dict(dict(reversed(self.saved.items())))  # a stored state comes back in another order
-        log = train(second, self.context, self.trajectory, scratch)
+        log = train(second, self.context, self.trajectory, recipe, scratch)
         self.terms = {**log.terms, **log.notes}
         self.state = second.state_dict()
 
     @staticmethod
-    def _method(name: str) -> ImportanceMethod:
-        cls = load_method(name)
-        method = cls(cls.Options(interval=2)) if name == "rw" else cls()
+    def _method(name: str, recipe: Recipe) -> ImportanceMethod:
+        method = make_method(load_method(name), recipe.method)
         assert isinstance(method, ImportanceMethod)
         return method
 

@@ -1,4 +1,7 @@
-"""An incremental step of RCIL, iteration by iteration, as its released code took it (tests/golden/trajectory_rcil)."""
+"""An incremental step of RCIL, iteration by iteration, as its released code took it (tests/golden/trajectory_rcil).
+
+The project's network, loop and recipe take it: the recipe is that of the paper, in single precision.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from cispbench.harness.models.encoders import ResNetEncoder, leaky_relu
 from cispbench.harness.models.merging import merge_branches
 from cispbench.harness.models.released import load_released, translate
 from cispbench.harness.models.two_branches import Draws, TwoBranchDeepLabV3, TwoBranches
-from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.training.job import TrainingLog
-from cispbench.methods.rcil import RCIL
+from cispbench.methods.rcil import RCIL, RCILOptions
 from cispbench.splits.settings import Setting, Step
+from tests.methods.basic_trajectories import phase_of, recipe_of
 from tests.methods.conftest import TURN, RecordedBatches, _formula, _train
 from tests.methods.test_golden import largest
 
@@ -115,7 +118,8 @@ def reproduce(golden: Path, scratch: Path) -> Reproduced:
         "overlapped-3-2", "voc", "overlapped", "3-2", "natural",
         (Step(0, tuple(range(1, old))), Step(1, tuple(range(old, old + new)))),
     )  # fmt: skip
-    method, context = RCIL(), StepContext(setting, 1, old, new, model, previous)
+    recipe = recipe_of("rcil")
+    method, context = RCIL(RCILOptions(**recipe.method)), StepContext(setting, 1, old, new, model, previous)
     method.initialise(context)
     with torch.no_grad():
         model.class_groups()[-1].bias.copy_(torch.from_numpy(recorded["new_bias"]))
@@ -126,11 +130,7 @@ def reproduce(golden: Path, scratch: Path) -> Reproduced:
     loader = RecordedBatches(recorded)
     first = loader.batches[0].images
     old_logits, first_logits = small_logits(previous, first), small_logits(model, first)
-    phase = OptimRecipe(
-        lr=float(recorded["lr"]), momentum=float(recorded["momentum"]), nesterov=True,
-        weight_decay=float(recorded["weight_decay"]), schedule="poly", power=float(recorded["poly_power"]),
-        batch=int(recorded["batch"]), epochs=1,
-    )  # fmt: skip
+    phase = phase_of(recipe, 1, recorded)
     log = _train(method, context, loader, phase, scratch)
     assert draws.read == draws.codes.numel()
     last_logits, end = small_logits(model, first), dict(model.state_dict())
