@@ -1,0 +1,109 @@
+"""Every method learns on two processes, and from micro-batches, what it learns from whole batches, or refuses.
+
+Nothing is drawn within the networks (no dropout), and batch norms that see a part of the batch are frozen: both would
+differ, and must. Scenes of several scales, padded with void, and a batch of 5: the parts hold unequally much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cispbench.harness.distributed.group import joined
+from cispbench.harness.distributed.launcher import start
+from cispbench.harness.registry import load_method, method_names
+from cispbench.harness.runs.execute import execute
+from cispbench.harness.runs.method_code import is_built_in
+from cispbench.harness.runs.plan import RunPlan
+from cispbench.results.record import StepRecord
+from cispbench.splits.errors import UsageError
+from tests.methods.short_runs import options, plan
+
+BUILT_IN = [name for name in method_names() if is_built_in(load_method(name))]
+RUNS = [*(name for name in BUILT_IN if name != "ewf"), "ewf mib", "ewf plop"]
+WHOLE_BATCHES = {"rcil", "reminder"}
+UNEVEN = ("optim.batch=5", "later.batch=5", "data.resize=scale", "data.scale=[0.5, 1.5]", "data.pad_label=255")
+SURE = ("optim.lr=0.003", "later.lr=0.003", "optim.clip=null", "optim.frozen_dropout=[all]")
+IDLE = {"triplet"}  # BARM's: its margin is kept from the start
+TOLERANCE = 1e-4  # relative, of every term of the loss in every iteration
+CPU = torch.device("cpu")
+
+
+def planned(name: str, norms: bool = True, **more: Any) -> RunPlan:
+    changes = [*UNEVEN, *SURE, *([] if norms else ["optim.frozen_norms=[all]", "later.frozen_norms=[all]"])]
+    if name.split()[-1] in ("plop", "reminder"):
+        # Their thresholds are a bin's width apart: wide ones let none of these predictions through.
+        changes.append("method.bins=1000" if " " not in name else "method.base_options.bins=1000")
+    return plan(name, changes=changes, **more)
+
+
+def train(name: str, made: RunPlan, folder: Path, **more: Any) -> list[StepRecord]:
+    places = replace(options(folder), until=min(1, len(made.steps) - 1), **more)
+    return execute(made, places).records
+
+
+def on_two(folder: str) -> None:
+    """Train all methods in one of two processes; the first one keeps the records."""
+    with joined(CPU) as group:
+        found = {}
+        for name in RUNS:
+            found[name] = train(name, planned(name, devices=2), Path(folder) / name, group=group)
+        if group.first:
+            torch.save(found, Path(folder) / "records.pt")
+
+
+@pytest.fixture(scope="module")
+def twos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[StepRecord]]:
+    """The records of all methods on two processes, which are started once."""
+    folder = tmp_path_factory.mktemp("two")
+    start(2, on_two, {"folder": str(folder)})
+    found: dict[str, list[StepRecord]] = torch.load(folder / "records.pt", weights_only=False)
+    return found
+
+
+def require_same(name: str, ours: list[StepRecord], theirs: list[StepRecord]) -> None:
+    assert len(ours) == len(theirs) == (1 if name == "joint" else 2)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.key == other.key
+        assert one.losses.iterations == other.losses.iterations and one.losses.iterations
+        assert one.losses.terms.keys() == other.losses.terms.keys()
+        for term, values in one.losses.terms.items():
+            assert any(values) or term in IDLE, f"{term} is 0 throughout: nothing is compared"
+            assert values == pytest.approx(other.losses.terms[term], rel=TOLERANCE, abs=1e-7), f"{term}, {one.step}"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_learn_what_one_does(tmp_path: Path, twos: dict[str, list[StepRecord]], name: str) -> None:
+    assert [record.execution.devices for record in twos[name]] == [2] * len(twos[name])
+    require_same(name, train(name, planned(name), tmp_path), twos[name])
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in WHOLE_BATCHES])
+def test_micro_batches_learn_what_whole_batches_do(tmp_path: Path, name: str) -> None:
+    whole = train(name, planned(name, norms=False), tmp_path / "whole")
+    parts = train(name, planned(name, norms=False, micro_batch=3), tmp_path / "parts")
+    assert [record.execution.micro_batch for record in parts] == [3] * len(parts)
+    require_same(name, whole, parts)
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE_BATCHES))
+def test_methods_that_need_whole_batches_refuse_micro_batches(name: str) -> None:
+    with pytest.raises(UsageError) as error:
+        planned(name, micro_batch=3)
+    assert error.value.message == (
+        f"{name} has terms of the loss that need the whole batch: --micro-batch would give other results without an "
+        "error."
+    )
+    assert error.value.hint == "Leave --micro-batch out."
+
+
+def test_no_method_is_left_out() -> None:
+    assert len(BUILT_IN) >= 19 and {name.split()[0] for name in RUNS} == set(BUILT_IN)
+    classes = [load_method(name) for name in BUILT_IN]
+    assert {cls.name for cls in classes if not cls.micro_batches} == WHOLE_BATCHES
+    assert all(cls.devices for cls in classes)
