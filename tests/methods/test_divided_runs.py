@@ -1,11 +1,13 @@
 """Every method learns on two processes, and from micro-batches, what it learns from whole batches, or refuses.
 
 Nothing is drawn within the networks (no dropout), and batch norms that see a part of the batch are frozen: both would
-differ, and must. Scenes of several scales, padded with void, and a batch of 5: the parts hold unequally much.
+differ, and must. Scenes of several scales, padded with void, and a batch of 5: the parts hold unequally much. Four
+methods are in the suite, all others run with ``pytest -m slow tests/methods/test_divided_runs.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from tests.methods.short_runs import options, plan
 
 BUILT_IN = [name for name in method_names() if is_built_in(load_method(name))]
 RUNS = [*(name for name in BUILT_IN if name != "ewf"), "ewf mib", "ewf plop"]
+FAST = ("pi", "ssul_m", "dkd", "ewf plop")
+OTHERS = tuple(name for name in RUNS if name not in FAST)
 WHOLE_BATCHES = {"rcil", "reminder"}
 UNEVEN = ("optim.batch=5", "later.batch=5", "data.resize=scale", "data.scale=[0.5, 1.5]", "data.pad_label=255")
 SURE = ("optim.lr=0.003", "later.lr=0.003", "optim.clip=null", "optim.frozen_dropout=[all]")
-IDLE = {"triplet"}  # BARM's: its margin is kept from the start
+IDLE = {"triplet"}  # BARM's: with norms that are frozen, its margin is kept from the start
 TOLERANCE = 1e-4  # relative, of every term of the loss in every iteration
 CPU = torch.device("cpu")
 
@@ -46,23 +50,12 @@ def train(name: str, made: RunPlan, folder: Path, **more: Any) -> list[StepRecor
     return execute(made, places).records
 
 
-def on_two(folder: str) -> None:
-    """Train all methods in one of two processes; the first one keeps the records."""
+def on_two(names: Sequence[str], folder: str) -> None:
+    """Train methods in one of two processes; the first one keeps the records."""
     with joined(CPU) as group:
-        found = {}
-        for name in RUNS:
-            found[name] = train(name, planned(name, devices=2), Path(folder) / name, group=group)
+        found = {name: train(name, planned(name, devices=2), Path(folder) / name, group=group) for name in names}
         if group.first:
             torch.save(found, Path(folder) / "records.pt")
-
-
-@pytest.fixture(scope="module")
-def twos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[StepRecord]]:
-    """The records of all methods on two processes, which are started once."""
-    folder = tmp_path_factory.mktemp("two")
-    start(2, on_two, {"folder": str(folder)})
-    found: dict[str, list[StepRecord]] = torch.load(folder / "records.pt", weights_only=False)
-    return found
 
 
 def require_same(name: str, ours: list[StepRecord], theirs: list[StepRecord]) -> None:
@@ -72,19 +65,27 @@ def require_same(name: str, ours: list[StepRecord], theirs: list[StepRecord]) ->
         assert one.losses.iterations == other.losses.iterations and one.losses.iterations
         assert one.losses.terms.keys() == other.losses.terms.keys()
         for term, values in one.losses.terms.items():
-            assert any(values) or term in IDLE, f"{term} is 0 throughout: nothing is compared"
-            assert values == pytest.approx(other.losses.terms[term], rel=TOLERANCE, abs=1e-7), f"{term}, {one.step}"
+            where = f"{term} of step {one.step} of {name}"
+            assert any(values) or term in IDLE, f"{where} is 0 throughout: nothing is compared"
+            assert values == pytest.approx(other.losses.terms[term], rel=TOLERANCE, abs=1e-7), where
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", RUNS)
-def test_two_processes_learn_what_one_does(tmp_path: Path, twos: dict[str, list[StepRecord]], name: str) -> None:
-    assert [record.execution.devices for record in twos[name]] == [2] * len(twos[name])
-    require_same(name, train(name, planned(name), tmp_path), twos[name])
+# All methods of a group, for the processes take longer to start than to train.
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("names", [FAST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["fast", "others"])
+def test_two_processes_learn_what_one_does(tmp_path: Path, names: Sequence[str]) -> None:
+    start(2, on_two, {"names": names, "folder": str(tmp_path)})
+    twos: dict[str, list[StepRecord]] = torch.load(tmp_path / "records.pt", weights_only=False)
+    assert twos.keys() == set(names)
+    for name, records in twos.items():
+        assert [record.execution.devices for record in records] == [2] * len(records)
+        require_same(name, train(name, planned(name), tmp_path / "one" / name), records)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in WHOLE_BATCHES])
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_micro_batches_learn_what_whole_batches_do(tmp_path: Path, name: str) -> None:
+    if name in WHOLE_BATCHES:
+        pytest.skip("refused, as another test shows")
     whole = train(name, planned(name, norms=False), tmp_path / "whole")
     parts = train(name, planned(name, norms=False, micro_batch=3), tmp_path / "parts")
     assert [record.execution.micro_batch for record in parts] == [3] * len(parts)
