@@ -53,10 +53,10 @@ def options(folder: Path) -> RunOptions:
     )  # fmt: skip
 
 
-def kept(made: RunPlan, folder: Path) -> list[dict[str, Tensor]]:
-    """Return the weights and the method's state after each step."""
+def kept(made: RunPlan, folder: Path, steps: int | None = None) -> list[dict[str, Tensor]]:
+    """Return the weights and the method's state after each of the first ``steps`` steps, by default of all."""
     store = StepStore(folder / "steps")
-    return [dict(store.load(step.key, *part)) for step in made.steps for part in ((), (METHOD,))]
+    return [dict(store.load(step.key, *part)) for step in made.steps[:steps] for part in ((), (METHOD,))]
 
 
 def memories(made: RunPlan, folder: Path) -> list[Any]:
