@@ -130,7 +130,7 @@ class StepContext:
     channels are therefore background, the other old classes, then the new classes from ``old_classes`` on, unless the
     method has a ``layout`` of its own. ``model`` is trained; ``previous`` is the frozen model of the step before, None
     in step 0. ``phase``: which of ``Method.phases`` is being trained. ``generator``: random numbers that are the same
-    on all devices, on the CPU; None outside a training.
+    on all devices, on the CPU; every device must draw as many of them. None outside a training.
     """
 
     setting: Setting
@@ -165,7 +165,7 @@ class StepContext:
         """Return the sum of a tensor over the devices that share the batch, with gradients; all must call it.
 
         On one device it is the tensor itself. For terms that need the whole batch, such as a mean over all its pixels
-        of a class.
+        of a class. Such a method sets ``micro_batches = False``: MethodError where a device sees a part at a time.
         """
         return tensor if self.services is None else self.services.batch_sum(tensor)
 

@@ -51,7 +51,7 @@ class PhaseTraining:
 
         The result stays on the device: reading it here would make a GPU wait in every iteration.
         """
-        with self.services.iteration():
+        with self.services.iteration(self.division.micro_batches):
             return self._iterate(batch)
 
     def _iterate(self, batch: Batch) -> DeviceLosses:

@@ -111,6 +111,7 @@ class TermWeights:
             )
         if self._group.size > 1:
             self._require_all_gradients(self._context.model)
+            self._require_same_draws(self._context.generator)
 
     def _require_all_gradients(self, model: nn.Module) -> None:
         # DDP waits for the gradient of every parameter: without one it would fail, or hang, in the next iteration.
@@ -119,6 +120,16 @@ class TermWeights:
             raise MethodError(
                 f"the loss of {self._method.name} reaches {len(idle)} parameters not at all ({idle[0]}).",
                 hint="Train it without --devices, or take requires_grad from what is not learnt.",
+            )
+
+    def _require_same_draws(self, generator: torch.Generator | None) -> None:
+        # As many numbers as there are images in a share, for example: from there on all devices would draw others.
+        first, *others = self._group.gather(None if generator is None else generator.get_state().numpy().tobytes())
+        if any(state != first for state in others):
+            raise MethodError(
+                f"the method {self._method.name} has drawn other numbers from context.generator on one device than on "
+                "another.",
+                hint="Draw as many of them on every device, whatever its share of the batch is.",
             )
 
     @torch.no_grad()

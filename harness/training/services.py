@@ -25,13 +25,14 @@ class StepServices:
     def __init__(self, job: TrainingJob, loader: TrainLoader) -> None:
         self._job, self._loader = job, loader
         self._iterating = False
+        self._micro_batches = 1
         self._notes: dict[str, list[Tensor]] = {}
 
     @contextmanager
-    def iteration(self) -> Iterator[None]:
-        """Run an iteration, which begins with no notes."""
+    def iteration(self, micro_batches: int = 1) -> Iterator[None]:
+        """Run an iteration, which begins with no notes; ``micro_batches``: how many each device works on."""
         self._notes = {}
-        self._iterating = True
+        self._iterating, self._micro_batches = True, micro_batches
         try:
             yield
         finally:
@@ -58,6 +59,12 @@ class StepServices:
 
     def batch_sum(self, tensor: Tensor) -> Tensor:
         """See ``StepContext.batch_sum``."""
+        if self._iterating and self._micro_batches > 1:
+            raise MethodError(
+                f"the method {self._job.method.name} sums over the batch (context.batch_sum), and is given one of "
+                f"{self._micro_batches} micro-batches at a time.",
+                hint="Set micro_batches = False in its class: --micro-batch is then refused.",
+            )
         # Outside the iterations the hooks run on one device, which sees all images.
         return sum_over_all(tensor) if self._iterating and self._job.group.size > 1 else tensor
 

@@ -8,30 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from cispbench.harness.data.synthetic import SyntheticSource
-from cispbench.harness.machine.progress import ProgressView
-from cispbench.harness.recipes.layers import load_recipe
-from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.execute import execute
-from cispbench.harness.runs.options import RunOptions
-from cispbench.harness.runs.plan import RunPlan, plan_run
-from cispbench.harness.runs.step_store import METHOD, StepStore
 from cispbench.harness.training.job import StoppedError
-from cispbench.results.store import Store
-from cispbench.splits.settings import parse_setting
+from tests.methods.short_runs import kept, options, plan
 
-SETTING = parse_setting("overlapped-10-5")
-SHORT = (
-    "optim.iterations=4",
-    "later.iterations=3",
-    "optim.warmup=0",
-    "later.warmup=0",
-    "optim.batch=4",
-    "data.crop=24",
-)
-SCENES = SyntheticSource("voc", train=60, val=12, size=24)
 TERMS = {
     "ewc": {"cross_entropy"},
     "pi": {"cross_entropy"},
@@ -41,28 +22,6 @@ TERMS = {
     "reminder": {"cross_entropy", "pod", "class_similarity"},
 }
 STATE = {"ewc": "fisher.", "pi": "score.", "rw": "score.", "ewf plop": "base.thresholds", "reminder": "prototypes"}
-
-
-def plan(name: str, model: str) -> RunPlan:
-    method, _, base = name.partition(" ")
-    changes = [*SHORT, *([f"method.base={base}"] if base else []), *(["method.interval=2"] if name == "rw" else [])]
-    cls = load_method(method)
-    recipe = load_recipe(cls, SETTING, "quick", model, changes)
-    worker = make_method(cls, recipe.method)
-    return plan_run(setting=SETTING, method=worker, recipe=recipe, profile="quick", seed=0, source=SCENES)
-
-
-def options(folder: Path) -> RunOptions:
-    return RunOptions(
-        records=Store(folder / "out"), steps=StepStore(folder / "steps"), device=torch.device("cpu"),
-        view=ProgressView(), source=SCENES,
-    )  # fmt: skip
-
-
-def kept(made: RunPlan, folder: Path) -> list[dict[str, Tensor]]:
-    """Return the weights and the method's state after each step."""
-    store = StepStore(folder / "steps")
-    return [dict(store.load(step.key, *part)) for step in made.steps for part in ((), (METHOD,))]
 
 
 @pytest.mark.parametrize("model", ["segmenter-tiny", "deeplabv3-tiny"])
