@@ -82,6 +82,10 @@ def test_data_hold_the_numbers(mixed: Store) -> None:
     assert (run["exemplar_images"], run["exemplar_bytes"], run["supervision"]) == (100, 3 * 2**20, "saliency")
     assert (cells["mib"]["memory"], cells["mib"]["runs"][0]["exemplar_images"]) == ("no", None)
     assert cells["other"]["memory"] is None
+    totals = {row["method"]: row for row in csv.DictReader(io.StringIO(render_store(mixed, "csv", "strict")))}
+    for line in (cells["ssul_m"], totals["ssul_m"]):
+        assert (str(line["exemplar_images"]), str(line["exemplar_bytes"])) == ("100", str(3 * 2**20))
+    assert (cells["mib"]["exemplar_bytes"], totals["mib"]["exemplar_bytes"]) == (None, "")
     lines = {row["method"]: row for row in csv.DictReader(io.StringIO(render_store(mixed, "csv", "strict", each=True)))}
     assert (lines["ssul_m"]["exemplar_bytes"], lines["mib"]["exemplar_bytes"]) == (str(3 * 2**20), "")
 
@@ -91,6 +95,8 @@ def test_seeds_of_different_sizes_show_their_range(plain: Store, make_record: Ma
         write(plain, make_record, f"{seed}", method="ssul_m", seed=seed, exemplars=ExemplarsUsed(100, size))
     _, found = rows(render_store(plain, "markdown", "strict", options=TableOptions()))
     assert found["ssul_m"][2] == "100 images, 1.0 MiB to 2.0 MiB"
+    cells = {cell["method"]: cell for cell in json.loads(render_store(plain, "json", "strict"))}
+    assert cells["ssul_m"]["exemplar_bytes"] == 2**21  # the most that a run keeps
 
 
 def entry_of(found: Leaderboard, method: str, dataset: str = "voc", run_by: str = "") -> Entry:
