@@ -26,7 +26,6 @@ myst_heading_anchors = 3
 smartquotes = False  # would turn "--set" into a dash
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
 
 html_theme = "furo"
 html_title = "cispbench"

@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHOWN_SETTINGS = ("overlapped-15-1", "overlapped-100-10")  # a recipe is printed for one setting of each data set
 LISTS = {
     "settings": "Any legal `X-Y` works, too; these are the settings with published counts of images.",
-    "models": "A family is a decoder. `-` means that the encoder starts from random weights.",
+    "models": "A family is a decoder. `-` means that the encoder starts from random weights. Some methods need what "
+    "not all networks offer: *linear*, a linear classifier for each group of classes; *branches*, layers of its own "
+    "for each group; *branch_features*, what these layers compute; *two_branches*, RCIL's pairs of convolutions.",
     "profiles": "A profile says how big a run is.",
     "protocols": "Each switch is explained in [Protocols](../protocols.md).",
     "weights": "Pre-trained encoders by name.",
@@ -82,7 +84,9 @@ def method_page(row: dict[str, Any]) -> str:
     name = row["method"]
     (entry,) = metadata.entry_points(group="cispbench.methods", name=name)
     cls = entry.load()
-    parts = [f"# {name}", inspect.getdoc(inspect.getmodule(cls)) or "", f"Version {row['version']}. {row['what']}"]
+    facts = [("Published", row["published"]), ("Needs", row["needs"]), ("Version", row["version"])]
+    parts = [f"# {name}", inspect.getdoc(inspect.getmodule(cls)) or "", row["what"]]
+    parts[2] += "".join(f" {what}: {cell(value)}." for what, value in facts if value)
     parts += ["```bash", f"cispbench run --method {name} --setting overlapped-15-1", "```"]
     page = ["\n\n".join(parts[:3]), "\n".join(parts[3:])]
     page += _options(cls.Options)
@@ -99,7 +103,10 @@ def _options(options: type[Any]) -> Iterator[str]:
     if not listed:
         yield "This method has no options of its own."
         return
-    yield inspect.getdoc(options) or ""
+    # Options that extend others say only what they add; dataclasses without a text of their own get a signature.
+    for cls in options.__mro__[:-1]:
+        if not (text := inspect.cleandoc(vars(cls).get("__doc__") or "")).startswith(f"{cls.__name__}("):
+            yield text
     yield "The defaults of the code; the recipe may set others. Change one with `--set method.NAME=VALUE`."
     defaults = options()
     yield table(("option", "default"), [(f"`{entry.name}`", f"`{getattr(defaults, entry.name)}`") for entry in listed])
@@ -110,7 +117,7 @@ def _ablation(name: str) -> Iterator[str]:
     done = CliRunner().invoke(main, ["show", name, "--ablation", "--json"])
     if done.exit_code == 0:
         yield "## Parts"
-        yield "Each row is a run with one part switched off."
+        yield "Each row is a run with one part switched off, or changed."
         rows = json.loads(done.output).items()
         yield table(
             ("run", "options"), [(cell(what), " ".join(f"`--set {word}`" for word in words)) for what, words in rows]

@@ -21,7 +21,8 @@ def import_() -> None:
 @collected(
     ImportRequest, "request",
     click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True)),
-    click.option("--from", "code", required=True, help="Code base that wrote it: mib, plop, mbs, ssul, barm or dkd."),
+    click.option("--from", "code", required=True,
+                 help="Code base that wrote it: mib, plop, rcil, mbs, ssul, barm or dkd."),
     click.option("--setting", required=True, help="<scenario>-<task> that it was trained on."),
     click.option("--model", help="Model that it fills. [the code base's usual one]"),
     click.option("--crop", type=click.IntRange(min=16), default=512, show_default=True,

@@ -7,6 +7,7 @@ where it was published stands in ``results/published_methods.yaml`` under the pu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
 
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import MODELS
@@ -38,7 +39,7 @@ def needs_of(cls: type[Method]) -> list[str]:
     kept: dict[str, int] = {}
     maps: dict[str, list[str]] = {}
     # What a wrapper needs beyond this is its base's: only a run says which that is.
-    words = ["another method"] if issubclass(cls, Wrapper) else []
+    words = [_another_method(cls)] if issubclass(cls, Wrapper) else []
     if not words:
         made = {name: method_for(cls, name) for name in SHORT_NAMES}
         for name, (method, setting) in made.items():
@@ -49,10 +50,16 @@ def needs_of(cls: type[Method]) -> list[str]:
         words += [f"memory ({_by_data_set(kept, str)} images)"] if kept else []
         words += [f"{companion} maps{_only_on(names)}" for companion, names in maps.items()]
         words += _families(made.values())
-    words += sorted(cls.needs)
+    words += [f"a network that offers {', '.join(sorted(cls.needs))}"] if cls.needs else []
     if not cls.devices:
         return [*words, "one device"]
     return words if cls.micro_batches else [*words, "whole batches"]
+
+
+def _another_method(cls: type[Method]) -> str:
+    """Return what a wrapper needs, with the base that its options name where nothing else does."""
+    usual = next(entry.default for entry in fields(cls.Options) if entry.name == "base")
+    return "another method" if usual is MISSING else f"another method ({usual}, if no other is named)"
 
 
 def method_for(cls: type[Method], name: str) -> tuple[Method, Setting]:

@@ -109,7 +109,7 @@ def lacking(name: str, needs: frozenset[str]) -> str | None:
     if not missing:
         return None
     fitting = [spec.name for spec in MODELS.load_all() if needs <= spec.offers]
-    others = f"these offer it: {', '.join(fitting)}" if fitting else "no installed network offers it"
+    others = f"choose one by --model: {', '.join(fitting)}" if fitting else "no installed network offers it"
     return f"it needs a network that offers {', '.join(sorted(missing))}; {others}"
 
 

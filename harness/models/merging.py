@@ -37,7 +37,7 @@ def merge_branches(
 ) -> tuple[Tensor, Tensor]:
     """Return the weight and bias of the one convolution that computes the mean of two branches.
 
-    Norms are those of evaluation, with running mean and variance. Their scale is in-place ABN's, |gamma| + ``eps``, or
+    Norms are those of evaluation, with running mean and variance. Their scale is in-place ABN's, ``|gamma| + eps``, or
     with ``plain_scale`` batch norm's own, gamma. Source: RCIL, equation 3; the release's run.py:395-440.
     """
     weights, biases = zip(*(_without_norm(branch, eps, plain_scale) for branch in (first, second)), strict=True)

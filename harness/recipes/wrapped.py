@@ -15,7 +15,7 @@ from cispbench.harness.method import Method
 from cispbench.harness.recipes.recipe_files import conditions_hold, read_layers, recipe_file
 from cispbench.harness.registry import load_method
 from cispbench.harness.wrapper import Wrapper
-from cispbench.splits.errors import RecipeError
+from cispbench.splits.errors import RecipeError, UsageError
 from cispbench.splits.settings import Setting
 
 Layers = list[dict[str, Any]]
@@ -28,20 +28,29 @@ def layers_with_bases(
     """Return the layers of a method's file below those of its base, and the classes: itself, its base, and so on.
 
     ``asked``: the options that ``--set`` gives. Layers whose ``base_is`` does not hold are left out.
-    Raises RecipeError for a wrapper without a base, UsageError for a base that is not installed.
+    Raises RecipeError for a wrapper without a base, or with one that is not installed.
     """
     own = read_layers(recipe_file(method), profile, method.Options)
     if not issubclass(method, Wrapper):
         return _of_base(own, NO_BASE), [method]
     base = _base_of(method, own, setting, asked)
     below = asked.get("base_options")
-    layers, classes = layers_with_bases(load_method(base), profile, setting, below if isinstance(below, dict) else {})
+    layers, classes = layers_with_bases(
+        _load_base(method, base), profile, setting, below if isinstance(below, dict) else {}
+    )
     return [*map(_as_base_options, layers), *_of_base(own, base)], [method, *classes]
 
 
 def base_class(method: type[Method], options: Mapping[str, Any]) -> type[Method] | None:
     """Return the class of the base that a wrapper's options name, None for a method that is no wrapper."""
     return load_method(options["base"]) if issubclass(method, Wrapper) else None
+
+
+def _load_base(method: type[Method], name: str) -> type[Method]:
+    try:
+        return load_method(name)
+    except UsageError as error:  # it names no option, and ``--method`` was another name
+        raise RecipeError(f"method.base of {method.name}: {error.message}", hint=error.hint) from error
 
 
 def _of_base(layers: Layers, base: str) -> Layers:

@@ -29,13 +29,13 @@ from cispbench.harness.runs.published import PublishedLists, PublishedSource
 from cispbench.harness.runs.request import RunRequest
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.runs.weights_choice import WeightsChoice, check_weights, choose_weights
-from cispbench.splits.errors import MethodError, SettingError, UsageError
+from cispbench.splits.errors import SettingError, UsageError
 from cispbench.splits.settings import Setting, parse_setting
 
 LOST_PARTITION = "the partition was drawn with a seed that is lost, and its image lists are not shipped"
 
 
-class UnservedError(MethodError):
+class UnservedError(UsageError):
     """A method that declines a setting or a model; ``reason`` in its own words."""
 
     def __init__(self, method: str, setting: str, model: str, reason: str) -> None:

@@ -21,7 +21,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 def cell_data(cell: Cell) -> dict[str, Any]:
     """Return a cell as JSON holds it: its key, means (``old``) and deviations (``old_std``), runs and published rows.
 
-    ``seed`` and ``run_key`` are null where there are several runs: ``runs`` has them all.
+    ``seed`` and ``run_key`` are null where there are several runs: ``runs`` has them all. ``exemplar_images`` and
+    ``exemplar_bytes`` are the most that one of the runs keeps.
     """
     runs = [
         {
@@ -92,10 +93,19 @@ def _cell_numbers(cell: Cell) -> dict[str, Any]:
         "setting": cell.setting, "joint": cell.joint, "protocol": cell.runs[0].protocol,
         "seeds": len(cell.runs), "seed": only and only.seed, "run_key": only and only.run_key,
         "superseded": cell.superseded, "comparable": cell.group.comparable,
-        **measured_extras(cell.runs)._asdict(),
+        **measured_extras(cell.runs)._asdict(), **_most_exemplars(cell.runs),
         **{name: json_number(cell.numbers[name].mean) for name in NUMBERS},
         **{f"{name}_std": json_number(cell.numbers[name].std) for name in NUMBERS},
     }  # fmt: skip
+
+
+def _most_exemplars(runs: Sequence[Run]) -> dict[str, int | None]:
+    """Return the most images and bytes that one of the runs keeps; None where none keeps any."""
+    kept = [run.facts.exemplars for run in runs if run.facts.exemplars is not None]
+    return {
+        "exemplar_images": max((one.images for one in kept), default=None),
+        "exemplar_bytes": max((one.bytes for one in kept), default=None),
+    }
 
 
 def _extras(run: Run) -> dict[str, Any]:

@@ -13,7 +13,7 @@ NO, NOT_KNOWN = "no", "not known"
 
 
 class Extras(NamedTuple):
-    """Texts such as ``100 images, 3.1 MiB`` and ``saliency``; ``no`` where nothing was used, None where not known."""
+    """Texts such as ``100 images, 3.1 MiB`` and ``saliency maps``; ``no`` for nothing used, None where not known."""
 
     memory: str | None
     supervision: str | None
@@ -53,7 +53,7 @@ def recorded_texts(records: Sequence[StepFacts]) -> tuple[str, str]:
     kept = [record.exemplars for record in records if record.exemplars is not None]
     sizes = _range(str, (one.images for one in kept)), _range(_size, (one.bytes for one in kept))
     maps = dict.fromkeys(name for record in records for name in record.supervision)
-    return f"{sizes[0]} images, {sizes[1]}" if kept else "", ", ".join(maps)
+    return f"{sizes[0]} images, {sizes[1]}" if kept else "", f"{', '.join(maps)} maps" if maps else ""
 
 
 def extra_columns(rows: Sequence[Extras]) -> tuple[list[str], list[list[str]]]:

@@ -87,8 +87,8 @@ def test_what_a_built_in_method_declares_is_what_is_published_of_it(name: str) -
 
 def test_needs_are_asked_of_the_method() -> None:
     assert needs_of(Greedy) == [
-        "memory (100 images)", "saliency maps on voc", "proposal maps", "a deeplabv3 network", "branches",
-        "whole batches",
+        "memory (100 images)", "saliency maps on voc", "proposal maps", "a deeplabv3 network",
+        "a network that offers branches", "whole batches",
     ]  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_a_wrapper_needs_another_method() -> None:
         devices = False
 
     assert needs_of(Fused) == ["another method", "one device"]
+    assert needs_of(load_method("ewf")) == ["another method (mib, if no other is named)"]
 
 
 def test_a_method_that_fails_to_say_it_is_named_and_the_list_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

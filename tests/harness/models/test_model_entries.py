@@ -128,8 +128,8 @@ def test_a_network_that_lacks_what_a_method_needs_is_refused_with_those_that_hav
     assert lacking("segmenter-tiny", frozenset()) is None
     reason = lacking(TINY, needs)
     assert reason is not None
-    assert reason.startswith("it needs a network that offers branch_features, branches; these offer it: ")
-    assert reason.partition("these offer it: ")[2].split(", ") == [
+    assert reason.startswith("it needs a network that offers branch_features, branches; choose one by --model: ")
+    assert reason.partition("choose one by --model: ")[2].split(", ") == [
         name for name in MODELS.names() if name.endswith("-branches")
     ]
     assert str(lacking(TINY, frozenset({"attentions"}))).endswith("no installed network offers it")

@@ -24,7 +24,7 @@ from cispbench.harness.runs.plan import PlannedStep, plan_run
 from cispbench.harness.runs.prepare import Preparer
 from cispbench.harness.runs.request import RunRequest
 from cispbench.harness.runs.step_store import StepStore
-from cispbench.splits.errors import RecipeError, RunError, UsageError
+from cispbench.splits.errors import RecipeError, RunError
 from cispbench.splits.settings import parse_setting
 
 SETTING = parse_setting("overlapped-15-1")
@@ -143,7 +143,7 @@ def test_options_of_the_base_are_set_and_checked_as_the_bases_own() -> None:
 
 
 def test_a_base_that_is_unknown_or_not_named_is_an_error() -> None:
-    with pytest.raises(UsageError, match=r"unknown method 'mibb'. Did you mean 'mib'"):
+    with pytest.raises(RecipeError, match=r"^method.base of \w+: unknown method 'mibb'. Did you mean 'mib'"):
         sourced("method.base=mibb")
     with pytest.raises(RecipeError, match="nameless changes another method, and no recipe says which"):
         sourced(method="nameless")

@@ -61,7 +61,7 @@ def test_json_is_one_document_with_every_step(run):
 def test_a_method_that_declines_says_why(run, monkeypatch):
     monkeypatch.setattr(MBS, "unsupported", lambda self, setting, model: f"{model} has no class tokens.")
     result = run("--method", "mbs", "--setting", "overlapped-19-1", "--profile", "quick")
-    assert result.exit_code == 1
+    assert result.exit_code == 2  # a method, setting or network that do not go together: wrong usage
     assert "mbs cannot run overlapped-19-1 with segmenter-tiny: segmenter-tiny has no class tokens." in result.stderr
 
 

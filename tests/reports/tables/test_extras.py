@@ -67,7 +67,7 @@ def test_a_table_shows_what_its_rows_used(mixed: Store) -> None:
     text = render_store(mixed, "markdown", "strict", options=TableOptions())
     header, found = rows(text)
     assert header[1:4] == ["model", "memory", "supervision"]
-    assert found["ssul_m"][1:4] == ["segmenter-tiny", "100 images, 3.0 MiB", "saliency"]
+    assert found["ssul_m"][1:4] == ["segmenter-tiny", "100 images, 3.0 MiB", "saliency maps"]
     assert found["mib"][2:4] == ["no", "no"]
     # What was not trained here may have used what its record does not name.
     assert found["other (submitted)"][2:4] == ["not known", "not known"]
@@ -77,11 +77,15 @@ def test_a_table_shows_what_its_rows_used(mixed: Store) -> None:
 
 def test_data_hold_the_numbers(mixed: Store) -> None:
     cells = {cell["method"]: cell for cell in json.loads(render_store(mixed, "json", "strict"))}
-    assert (cells["ssul_m"]["memory"], cells["ssul_m"]["supervision"]) == ("100 images, 3.0 MiB", "saliency")
+    assert (cells["ssul_m"]["memory"], cells["ssul_m"]["supervision"]) == ("100 images, 3.0 MiB", "saliency maps")
     (run,) = cells["ssul_m"]["runs"]
     assert (run["exemplar_images"], run["exemplar_bytes"], run["supervision"]) == (100, 3 * 2**20, "saliency")
     assert (cells["mib"]["memory"], cells["mib"]["runs"][0]["exemplar_images"]) == ("no", None)
     assert cells["other"]["memory"] is None
+    totals = {row["method"]: row for row in csv.DictReader(io.StringIO(render_store(mixed, "csv", "strict")))}
+    for line in (cells["ssul_m"], totals["ssul_m"]):
+        assert (str(line["exemplar_images"]), str(line["exemplar_bytes"])) == ("100", str(3 * 2**20))
+    assert (cells["mib"]["exemplar_bytes"], totals["mib"]["exemplar_bytes"]) == (None, "")
     lines = {row["method"]: row for row in csv.DictReader(io.StringIO(render_store(mixed, "csv", "strict", each=True)))}
     assert (lines["ssul_m"]["exemplar_bytes"], lines["mib"]["exemplar_bytes"]) == (str(3 * 2**20), "")
 
@@ -91,6 +95,8 @@ def test_seeds_of_different_sizes_show_their_range(plain: Store, make_record: Ma
         write(plain, make_record, f"{seed}", method="ssul_m", seed=seed, exemplars=ExemplarsUsed(100, size))
     _, found = rows(render_store(plain, "markdown", "strict", options=TableOptions()))
     assert found["ssul_m"][2] == "100 images, 1.0 MiB to 2.0 MiB"
+    cells = {cell["method"]: cell for cell in json.loads(render_store(plain, "json", "strict"))}
+    assert cells["ssul_m"]["exemplar_bytes"] == 2**21  # the most that a run keeps
 
 
 def entry_of(found: Leaderboard, method: str, dataset: str = "voc", run_by: str = "") -> Entry:
@@ -107,17 +113,17 @@ def entry_of(found: Leaderboard, method: str, dataset: str = "voc", run_by: str 
 def test_the_leaderboard_shows_them_of_what_is_measured_and_published(mixed: Store) -> None:
     found = load_leaderboard(mixed)
     here = entry_of(found, "ssul_m", run_by="here")
-    assert here.extras == Extras("100 images, 3.0 MiB", "saliency")
+    assert here.extras == Extras("100 images, 3.0 MiB", "saliency maps")
     assert [badge.why for badge in here.badges if badge.name == "memory"] == [
         "It keeps training images of earlier steps: 100 images, 3.0 MiB."
     ]
     assert {badge.name for badge in here.badges} == {"memory", "extra supervision", "no pre-training"}
     told = dict(here.by_setting["overlapped-15-5"][0].provenance)
-    assert (told["Exemplar memory"], told["Extra supervision"]) == ("100 images, 3.0 MiB", "saliency")
+    assert (told["Exemplar memory"], told["Extra supervision"]) == ("100 images, 3.0 MiB", "saliency maps")
     assert entry_of(found, "mib", run_by="here").extras == Extras("no", "no")
     assert entry_of(found, "other").extras == Extras(None, None)
     markdown = leaderboard_markdown(found)
-    assert re.search(r"\| 100 images, 3.0 MiB +\| saliency +\|", markdown)
+    assert re.search(r"\| 100 images, 3.0 MiB +\| saliency maps +\|", markdown)
     assert re.search(r"\| 100 images on VOC, 300 on ADE20K +\| saliency maps +\|", markdown)
     pages = render_pages(found)
     assert '"memory":"100 images, 3.0 MiB"' in pages["mini.html"] and '"keeps":"yes"' in pages["mini.html"]
@@ -131,7 +137,7 @@ def test_a_page_without_any_has_no_column(plain: Store) -> None:
 
 def test_the_table_of_a_run_names_them(make_record: Maker) -> None:
     record = make_record(**LAST, exemplars=KEPT, supervision=("saliency",))
-    assert "profile paper, seed 0, memory 100 images, 3.0 MiB, supervision saliency |" in run_table([record])
+    assert "profile paper, seed 0, memory 100 images, 3.0 MiB, supervision saliency maps |" in run_table([record])
     assert "memory" not in run_table([make_record(**LAST)])
 
 
