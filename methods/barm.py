@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Group, Method, Output, StepContext
 from cispbench.methods.losses import VOID, Probability, Weight, bce_with_ignore, labelled_pixels
+from cispbench.methods.ssul import pseudo_labels
 from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
@@ -103,12 +104,7 @@ def _cross_entropy(heads: Sequence[Tensor], old_heads: Sequence[Tensor], target:
     old_logits = _upsampled(join_heads(old_heads, training=False).float(), target.shape[-2:])
     new = heads[-1].shape[1] - 1
     logits = torch.cat([logits[:, :1], logits[:, 1:-new].detach(), logits[:, -new:]], 1)
-    return bce_with_ignore(logits, _pseudo_labels(target, old_logits, threshold))
-
-
-def _pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float) -> Tensor:
-    best, label = old_logits.sigmoid().max(1)
-    return torch.where((target == 0) & (label > 0) & (best >= threshold), label, target)
+    return bce_with_ignore(logits, pseudo_labels(target, old_logits, threshold, background=0))
 
 
 def _feature_distance(features: Sequence[Tensor], old_features: Sequence[Tensor], where: Tensor) -> Tensor:
