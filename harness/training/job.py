@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from cispbench.harness.data.loader import TrainLoader
-from cispbench.harness.data.passes import Passes
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
-from cispbench.harness.method import Method, StepContext
+from cispbench.harness.method import Batch, Method, StepContext
 from cispbench.harness.recipes.fields import OptimRecipe
-from cispbench.harness.step import TRAIN
+from cispbench.harness.step import TRAIN, View
 from cispbench.splits.errors import RunError
+
+Passes = Callable[[View, int | None, Sequence[str] | None], Iterable[Batch]]  # see ``StepContext.batches``
 
 
 @dataclass(frozen=True)

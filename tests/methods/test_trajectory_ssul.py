@@ -58,12 +58,12 @@ def network() -> BranchedDeepLabV3:
     return BranchedDeepLabV3(TwoConvolutions(), PyramidHead(6, width=6, rates=(1, 2, 3)), 6, dropout=0.0)
 
 
-def state(recorded: Recording, part: str) -> dict[str, Tensor]:
-    """Return a recorded state by our names."""
+def state(recorded: Recording, part: str, layout: str = "ssul") -> dict[str, Tensor]:
+    """Return a recorded state by our names; ``layout`` is the code base that named it."""
     found, start = {}, 0
     for name, shape in json.loads(str(recorded[f"{part}.layout"])):
         values = recorded[f"{part}.values"][start : start + math.prod(shape)]
-        found[our_name(name, "ssul")] = torch.from_numpy(values).view(shape)
+        found[our_name(name, layout)] = torch.from_numpy(values).view(shape)
         start += math.prod(shape)
     return found
 
