@@ -45,7 +45,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """Take and return (B, C, h, w)."""
         if not self.training:
             return super().forward(x)
-        values = x.float()
+        values = x.to(torch.promote_types(x.dtype, torch.float32))  # float64 stays as it is
         count = sum_over_all(values.new_tensor(values.numel() // values.shape[1]))
         # Mean first, then the squared distances: E[x^2] - E[x]^2 would cancel for large means.
         mean = sum_over_all(values.sum((0, 2, 3))) / count
