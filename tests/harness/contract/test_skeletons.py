@@ -74,5 +74,5 @@ def test_the_written_files_are_formatted(tmp_path):
     for name, parts, base in (("plain_one", (), None), ("full_one", tuple(PARTS), None), ("around_one", (), "mib")):
         for path in write_skeleton(name, tmp_path, parts, base):
             text = path.read_text()
-            assert "$" not in text.replace("$name", "") and text.endswith("\n") and not text.endswith("\n\n")
+            assert "$" not in text and text.endswith("\n") and not text.endswith("\n\n")
             assert "\n\n\n\n" not in text and max(map(len, text.splitlines())) <= 120
