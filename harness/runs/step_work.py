@@ -140,7 +140,7 @@ class StepWork:
 
     def _trained_method(self, step: int) -> Method:
         """Return what trains a step: the method, or the harness itself where methods share the base."""
-        return self.method if self.plan.method.trains(step) else SharedBase()
+        return SharedBase() if step == 0 and self.method.shared_base else self.method
 
     def state_after(self, step: int) -> dict[str, torch.Tensor]:
         """Return the state to publish with a step that was trained last."""
