@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from cispbench.harness.recipes.layers import load_recipe
-from cispbench.harness.registry import load_method, make_method
 from cispbench.harness.runs.execute import execute
-from cispbench.harness.runs.plan import RunPlan, plan_run
 from cispbench.harness.training import iteration
-from tests.methods.short_runs import SCENES, SETTING, kept, options, plan
-
-# What of the mini recipe needs real images, or minutes.
-SMALL = (
-    "weights=none", "data.resize_short=null", "data.crop=33", "optim.iterations=1", "later.epochs=null",
-    "later.iterations=2", "optim.batch=2", "later.batch=2", "evaluation.resize_short=null",
-)  # fmt: skip
+from tests.methods.short_runs import kept, options, plan
 
 
-def mini(name: str, changes: Sequence[str]) -> RunPlan:
-    cls = load_method(name)
-    recipe = load_recipe(cls, SETTING, "mini", None, changes)
-    assert recipe.model == "deeplabv3-mobilenetv2-branches"
-    method = make_method(cls, recipe.method)
-    return plan_run(setting=SETTING, method=method, recipe=recipe, profile="mini", seed=0, source=SCENES)
-
-
-@pytest.mark.parametrize("profile", ["quick", "mini"])
+@pytest.mark.parametrize("model", ["deeplabv3-tiny-branches", "deeplabv3-mobilenetv2-branches"])
 @pytest.mark.parametrize("name", ["ssul", "ssul_m"])
 def test_later_steps_share_their_trunk_to_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, profile: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, model: str
 ) -> None:
-    made = plan(name) if profile == "quick" else mini(name, SMALL)
+    made = plan(name, model)
     shared: list[bool] = []
     asked = iteration.shares_trunk
     monkeypatch.setattr(iteration, "shares_trunk", lambda *given: shared.append(asked(*given)) or shared[-1])
