@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from cispbench.harness.runs import step_work
+from cispbench.harness.runs import exemplar_choice
 from cispbench.harness.runs.execute import execute
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.training import monitor
@@ -30,8 +30,8 @@ STATEFUL = ("ewc", "rw", "pi", "ssul_m", "dkd_m", "reminder", "rcil", "ewf mib",
 # Where a process dies: whose function, which, before or after it, at which call.
 Moment = tuple[Any, str, str, int]
 MOMENTS: tuple[Moment, ...] = (
-    (step_work, "save_chosen", "before", 1),
-    (step_work, "save_chosen", "after", 1),
+    (exemplar_choice, "save_chosen", "before", 1),
+    (exemplar_choice, "save_chosen", "after", 1),
     (Hooks, "initialise", "after", 1),
     (Hooks, "before_training", "before", 1),
     (Hooks, "before_training", "after", 1),
