@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # As wide as where there is no terminal; the workers of pytest-xdist say 80, and commands wrap their texts to it.
 os.environ["COLUMNS"] = "100"
+
+# Processes that tests start find the modules of the tests by name. Last: the package comes from where it is installed.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script; the processes that tests start would inherit it, and no Ctrl-C would reach them.
