@@ -52,6 +52,9 @@ def load_table(path: Path | None = None) -> dict[str, WeightsEntry]:
             raise WeightsError(f"{place} lack {', '.join(lacking)}.", hint="Add what is missing.")
         if not row.keys() & {"sha256", "sha256_prefix"}:
             raise WeightsError(f"{place} lack a checksum.", hint="Add sha256 (null if unknown) or sha256_prefix.")
+        for key in ("sha256", "sha256_prefix"):
+            if not isinstance(row.get(key), str | None):  # digits alone are a number in YAML
+                raise WeightsError(f"{place} have {key}: {row[key]!r}, which is no text.", hint="Quote it.")
         if row["normalise"] not in ("imagenet", "half") or not row["url"].startswith(("http:", "https:", "file:")):
             hint = "The URL is one of http, https or file; normalise is imagenet or half."
             raise WeightsError(f"{place} have url: {row['url']}, normalise: {row['normalise']}.", hint=hint)

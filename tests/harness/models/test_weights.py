@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import os
 import re
 import threading
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cispbench.harness.models import weights_download, weights_table
 from cispbench.harness.models.weight_files import file_sha256
@@ -96,7 +96,7 @@ def offer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits
     def offer(url: str | None = None, **row: object) -> None:
         url = f"http://127.0.0.1:{server.server_port}/net-1f2e.pth" if url is None else url
         row = {"url": url, "architecture": "net", "normalise": "half", "source": "s", "licence": "MIT"} | row
-        (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"net": row}))
+        (tmp_path / "weights.yaml").write_text(json.dumps({"net": row}))  # YAML, all words quoted
         monkeypatch.setattr(weights_table, "TABLE", tmp_path / "weights.yaml")
 
     offer(sha256=SHA256)
@@ -338,3 +338,11 @@ def test_two_processes_fetch_once(offer, server: Server, tmp_path: Path) -> None
         thread.join()
     assert (tmp_path / "net-1f2e.pth").read_bytes() == CONTENT
     assert len(server.requests) == 1
+
+
+def test_a_checksum_of_digits_alone_that_is_not_quoted_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "weights.yaml"
+    row = "{url: 'https://a/net.pth', architecture: net, normalise: half, source: s, licence: MIT, sha256_prefix: 12345678}"
+    table.write_text(f"net: {row}")
+    with pytest.raises(WeightsError, match="sha256_prefix: 12345678, which is no text"):
+        weights_table.load_table(table)
