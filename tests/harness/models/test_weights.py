@@ -342,7 +342,7 @@ def test_two_processes_fetch_once(offer, server: Server, tmp_path: Path) -> None
 
 def test_a_checksum_of_digits_alone_that_is_not_quoted_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "weights.yaml"
-    row = "{url: 'https://a/net.pth', architecture: net, normalise: half, source: s, licence: MIT, sha256_prefix: 12345678}"
+    row = "{url: 'https://a/net', architecture: net, normalise: half, source: s, licence: MIT, sha256_prefix: 12345678}"
     table.write_text(f"net: {row}")
     with pytest.raises(WeightsError, match="sha256_prefix: 12345678, which is no text"):
         weights_table.load_table(table)
