@@ -21,7 +21,8 @@ In each step the harness builds the network as the step before left it, keeps a 
 
 ``scores(output)`` gives the prediction, for tests and wherever masks are made.
 
-The calls 1 and 2 are in ``harness/runs/step_work.py``, those of 3 and 4 in ``harness/training/``. A step that is
+The call 1 is in ``harness/runs/step_work.py``, 2 in ``harness/runs/exemplar_choice.py``, 3 and those around the
+iterations of 4 in ``harness/training/hooks.py``, those within them in ``harness/training/iteration.py``. A step that is
 resumed from a checkpoint has a new instance: it is given the state of the checkpoint, and no hook that is finished is
 called again. All that lasts must therefore be in ``state_dict``.
 

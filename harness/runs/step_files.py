@@ -59,10 +59,8 @@ class Manifest:
     imported: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        named, counted = (
-            len({(one.id, one.step) for one in self.memory}),
-            self.exemplars.images if self.exemplars else 0,
-        )
+        named = len({(one.id, one.step) for one in self.memory})
+        counted = self.exemplars.images if self.exemplars else 0
         if not named == counted == len(self.memory):
             raise ValueError(f"its memory names {named} exemplars, and it counts {counted}")
 
