@@ -15,6 +15,7 @@ from cispbench.harness.method import StepContext
 from cispbench.harness.wrapper import Wrapper, WrapperOptions
 from cispbench.methods.losses import Probability
 from cispbench.splits.errors import MethodError
+from cispbench.splits.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,12 @@ class EWF(Wrapper):
     name = "ewf"
     Options = EWFOptions
     options: EWFOptions
+
+    def unsupported(self, setting: Setting, model: str) -> str | None:
+        """Decline a base that learns all classes at once; else return the base's reason."""
+        if self.base.joint:
+            return f"{self.base.name} learns all classes in a single step, and EWF fuses the networks of two."
+        return self.base.unsupported(setting, model)
 
     def after_training(self, context: StepContext) -> None:
         """Fuse both networks after the last phase, running statistics included."""

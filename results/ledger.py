@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cispbench.results.ledger_row import NUMBERS, LedgerRow
+from cispbench.results.record_fields import OVER
 from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.strict_fields import read_fields
@@ -59,16 +60,20 @@ def ledger_rows() -> list[dict[str, Any]]:
 def reported_rows(setting_name: str, method: str) -> list[dict[str, Any]]:
     """Return the published rows of a method on a setting, in the ledger's order, None where nothing is printed.
 
-    ``method``: a published or a registry name; capitals and punctuation do not count. Reads only the file of the
+    ``method``: a published or a registry name; capitals and punctuation do not count. Of "ewf over mib" these are the
+    rows of EWF+MiB or, where there is none, of EWF, which do not say what it was based on. Reads only the file of the
     setting's data set and scenario. Raises SettingError on an unknown setting, StoreError on a broken file.
     """
     setting = parse_setting(setting_name)
     path = _FOLDER / f"{setting.dataset}-{setting.scenario}.yaml"
     if not path.exists():  # nothing published, as for the partitioned scenario
         return []
-    wanted = _plain_name(method)
-    rows = (row for row in _read_file(path) if row["setting"] == setting.name)
-    return [dict(row) for row in rows if _plain_name(row["method"]) == wanted]
+    here = [dict(row) for row in _read_file(path) if row["setting"] == setting.name]
+    for wanted in _names_of(method):
+        found = [row for row in here if _plain_name(row["method"]) == wanted]
+        if found:
+            return found
+    return []
 
 
 def published_name(method: str) -> str:
@@ -76,18 +81,19 @@ def published_name(method: str) -> str:
 
     Raises UsageError with the nearest names.
     """
-    names, plain = _published_names(), _plain_name(method)
-    if plain not in names:
+    found = find_published_name(method)
+    if found is None:
+        names, plain = _published_names(), _plain_name(method)
         close = " or ".join(repr(names[name]) for name in difflib.get_close_matches(plain, names, n=3, cutoff=0.55))
         known = ", ".join(sorted(names.values(), key=str.lower))
         hint = f"Did you mean {close}?" if close else f"Known: {known}."
         raise UsageError(f"the ledger holds no method {method!r}.", hint=hint)
-    return names[plain]
+    return found
 
 
 def find_published_name(method: str) -> str | None:
     """Return the ledger's name of a method as ``published_name`` does, None where it holds no such method."""
-    return _published_names().get(_plain_name(method))
+    return next((_published_names()[name] for name in _names_of(method) if name in _published_names()), None)
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,12 @@ def _printed(row: RowLike, name: str) -> tuple[Fraction, Fraction] | None:
     digits = Decimal(repr(float(value)))
     exponent = min(-1, int(digits.as_tuple().exponent))
     return Fraction(digits), Fraction(10) ** exponent / 2
+
+
+def _names_of(method: str) -> tuple[str, ...]:
+    """Return the plain names that a method can have in the ledger: "ewf over mib" that of EWF+MiB, then of EWF."""
+    name, over, base = method.partition(OVER)
+    return (_plain_name(name + base), _plain_name(name)) if over else (_plain_name(method),)
 
 
 def _plain_name(method: str) -> str:

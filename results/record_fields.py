@@ -23,6 +23,9 @@ _FILLED = (
 )  # fmt: skip
 
 
+OVER = " over "  # between a method and the one that it changes
+
+
 @dataclass(frozen=True)
 class MethodUsed:
     """The method with its version and the options it ran with.
@@ -38,6 +41,12 @@ class MethodUsed:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", plain(self.options, "method.options"))
+
+    @property
+    def title(self) -> str:
+        """The name in tables: "mib"; of a method that changes another one "ewf over mib"."""
+        base = self.options.get("base")
+        return f"{self.name}{OVER}{base}" if isinstance(base, str) and "base_options" in self.options else self.name
 
 
 @dataclass(frozen=True)

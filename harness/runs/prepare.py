@@ -1,8 +1,8 @@
 """The one road from what was asked for to a plan: ``run``, ``sweep`` and ``show`` all take it.
 
 The order of the steps is the order in which mistakes are reported: names first (setting, method, profile, recipe),
-then whether the method serves the setting, then the name of the weights, and only then what takes time: reading the
-masks of the data set, and fetching weights.
+then whether method, recipe, network and setting fit each other, then the name of the weights, and only then what takes
+time: reading the masks of the data set, and fetching weights.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cispbench.harness.recipes.fields import Recipe
 from cispbench.harness.recipes.layers import SourcedRecipe, resolve_recipe
 from cispbench.harness.recipes.overrides import parse_override
 from cispbench.harness.registry import load_method, make_method
+from cispbench.harness.runs.declared import check_declared, plan_method, plan_phases
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import IMPORTED, ImportedStep, find_imported
 from cispbench.harness.runs.inputs import open_source
@@ -117,10 +118,9 @@ class Preparer:
         return tuple(source.dataset for source in opened if isinstance(source, PublishedSource))
 
     def _prepare(self, request: RunRequest) -> Prepared:
-        setting, method, profile, recipe = _recipe_of(request)
-        reason = lacking(recipe.model, method.needs) or method.unsupported(setting, recipe.model)
-        if reason is not None:
-            raise UnservedError(request.method, setting.name, recipe.model, reason)
+        setting, profile = served_setting(request.setting), chosen_profile(request)
+        method, sourced = _method_and_recipe(request, setting, profile)
+        recipe = sourced.recipe
         start = _start(request, self._steps, setting, method, recipe)
         if start is not None:
             with self._in_turn():
@@ -169,29 +169,38 @@ def served_setting(name: str) -> Setting:
     return setting
 
 
-def chosen_profile(request: RunRequest, setting: Setting) -> str:
+def chosen_profile(request: RunRequest) -> str:
     """Return the profile that was asked for, or the one that fits: quick where the data set is not found."""
     if request.profile is not None:
         return request.profile
-    missing = request.data_root is None and locate(setting.dataset, None) is None
+    dataset = parse_setting(request.setting).dataset
+    missing = request.data_root is None and locate(dataset, None) is None
     return "quick" if missing else "paper"
 
 
 def recipe_with_sources(request: RunRequest) -> SourcedRecipe:
     """Return the recipe as it would run, with the source of every value: what ``cispbench show`` prints.
 
-    Nothing is fitted to data or weights yet. Raises UsageError, RecipeError or MethodError.
+    Nothing is fitted to data or weights yet. Raises what ``Preparer.prepare`` does, except for data, weights and lost
+    partitions.
     """
-    setting = parse_setting(request.setting)
-    profile = chosen_profile(request, setting)
-    return resolve_recipe(load_method(request.method), setting, profile, request.model, request.overrides)
+    return _method_and_recipe(request, parse_setting(request.setting), chosen_profile(request))[1]
 
 
-def _recipe_of(request: RunRequest) -> tuple[Setting, Method, str, Recipe]:
-    setting, cls = served_setting(request.setting), load_method(request.method)
-    profile = chosen_profile(request, setting)
-    recipe = resolve_recipe(cls, setting, profile, request.model, request.overrides).recipe
-    return setting, make_method(cls, recipe.method), profile, recipe
+def _method_and_recipe(request: RunRequest, setting: Setting, profile: str) -> tuple[Method, SourcedRecipe]:
+    """Return the method and its recipe, which fit each other, the setting, and the devices that were asked for."""
+    cls = load_method(request.method)
+    sourced = resolve_recipe(cls, setting, profile, request.model, request.overrides)
+    recipe = sourced.recipe
+    method = make_method(cls, recipe.method)
+    reason = lacking(recipe.model, method.needs) or method.unsupported(setting, recipe.model)
+    if reason is not None:
+        raise UnservedError(request.method, setting.name, recipe.model, reason)
+    learnt = setting.joint() if method.joint else setting
+    check_declared(method, learnt, request.devices or 1, request.micro_batch)
+    plan_method(method, learnt, recipe)
+    plan_phases(method, learnt, recipe)
+    return method, sourced
 
 
 def _start(

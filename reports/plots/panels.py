@@ -71,7 +71,7 @@ def draw_panels(rows: Sequence[PanelRow], records: Sequence[StepRecord], *captio
 
 
 def _words(last: StepRecord, caption: Sequence[str]) -> Words:
-    title = f"Predictions{'' if last.joint else ' after each step'}: {last.method.name}, {last.setting}"
+    title = f"Predictions{'' if last.joint else ' after each step'}: {last.method.title}, {last.setting}"
     subtitle = f"{last.dataset}, {last.data.kind} data, profile {last.profile}, {last.model.name}, seed {last.seed}"
     brackets = "" if last.joint else "In brackets: the step that learns a class."
     warnings = Group(last.data.kind, last.profile, last.dataset).warnings

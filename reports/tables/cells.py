@@ -17,9 +17,9 @@ from cispbench.reports.tables.runs import NUMBERS, Group, Run, setting_order
 class CellKey(NamedTuple):
     """What the runs of a cell share. ``kind`` of data: full, mini or synthetic; ``order`` of classes: ``a`` natural.
 
-    ``variant``: "" for the recipe that came first, else the digest of another recipe, version, weights or data;
-    ``origin``: measured, submitted or predictions; ``imported``: whether the runs continue an imported step;
-    ``devices``: on how many devices the steps were trained, each number once.
+    ``method``: its title, "mib" or "ewf over mib". ``variant``: "" for the recipe that came first, else the digest of
+    another recipe, version, weights or data; ``origin``: measured, submitted or predictions; ``imported``: whether the
+    runs continue an imported step; ``devices``: on how many devices the steps were trained, each number once.
     """
 
     dataset: str
@@ -164,5 +164,5 @@ def _key(run: Run) -> CellKey:
     facts = run.facts
     return CellKey(
         facts.dataset, facts.scenario, facts.task, facts.order, facts.data.kind, facts.profile,
-        facts.method.name, facts.model.name, "", facts.origin, run.imported, run.devices,
+        facts.method.title, facts.model.name, "", facts.origin, run.imported, run.devices,
     )  # fmt: skip

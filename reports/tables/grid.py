@@ -74,14 +74,14 @@ def run_sections(runs: Sequence[Run], protocol: str, options: TableOptions) -> l
     order = setting_order(run.facts.setting for run in runs)
     found = []
     for group, members in by_group(runs).items():
-        shown = sorted(members, key=lambda run: (order[run.facts.setting], run.facts.method.name, run.facts.seed))
+        shown = sorted(members, key=lambda run: (order[run.facts.setting], run.facts.method.title, run.facts.seed))
         extra, extras = extra_columns([measured_extras([run]) for run in shown])
         columns = [Column(name) for name in ("setting", "method", "model", *extra, "seed", "run", "origin")]
         columns += [Column(TITLES.get(name, name), right=True) for name in names]
         rows = []
         for run, used in zip(shown, extras, strict=True):
             facts = run.facts
-            words = [facts.setting, facts.method.name, facts.model.name, *used, str(facts.seed), facts.run_key[:10]]
+            words = [facts.setting, facts.method.title, facts.model.name, *used, str(facts.seed), facts.run_key[:10]]
             numbers = [number_text(run.number(name), options.decimals) for name in names]
             rows.append(plain([*words, facts.origin, *numbers]))
         found.append(Section(_heading(group), intro, Table(columns, rows), group.warnings))

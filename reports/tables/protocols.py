@@ -38,7 +38,7 @@ def protocols_table(store: Store, selection: Selection | None = None, terminal: 
         parts.append(_heading(2, f"{group.dataset}, {group.kind} data, profile {group.profile}", terminal))
         order = setting_order(cell.setting for cell in members)
         runs = [(run, cell.key.variant) for cell in members for run in cell.runs]
-        runs.sort(key=lambda pair: (order[pair[0].facts.setting], pair[0].facts.method.name, pair[0].facts.seed))
+        runs.sort(key=lambda pair: (order[pair[0].facts.setting], pair[0].facts.method.title, pair[0].facts.seed))
         parts += [_run_text(run, variant, protocols, terminal) for run, variant in runs]
         parts += group.warnings
     superseded = sum(cell.superseded for cell in found)
@@ -90,7 +90,7 @@ def _run_text(run: Run, variant: str, protocols: Sequence[Protocol], terminal: b
     for protocol in protocols:
         numbers = [number_text(getattr(scores[protocol.name], name), 2) for name in SCORES]
         rows.append([protocol.name, *numbers, ", ".join(unmet(facts, protocol)) or "-"])
-    name = f"{facts.method.name} on {facts.setting}{f' (variant {variant})' if variant else ''}"
+    name = f"{facts.method.title} on {facts.setting}{f' (variant {variant})' if variant else ''}"
     model = facts.model.name if terminal else escape(facts.model.name)
     tested = f"{model}, seed {facts.seed}, run {facts.run_key[:10]}; tested on: {', '.join(_evaluation(facts))}."
     table = table_text(["protocol", *SCORES, "asked for, not met"], rows, SCORES, terminal=terminal)

@@ -47,23 +47,23 @@ def run_table(records: Sequence[StepRecord], protocol: str = "strict", terminal:
     memory, supervision = recorded_texts([last])
     used = [f"memory {memory}"] * bool(memory) + [f"supervision {supervision}"] * bool(supervision)
     rows = [
-        [f"{last.method.name} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
+        [f"{last.method.title} ({last.origin})", *(number_text(getattr(scores, name), 2) for name in SCORES),
          f"{last.data.kind} data", last.model.name, ", ".join([f"profile {last.profile}", f"seed {last.seed}", *used])]
     ]  # fmt: skip
-    published = sorted(reported_rows(last.setting, last.method.name), key=lambda row: list(KINDS).index(row["kind"]))
+    published = sorted(reported_rows(last.setting, last.method.title), key=lambda row: list(KINDS).index(row["kind"]))
     for row in published:
         source = row["source"]
         if len(source) > _SOURCE_WIDTH:
             source = source[: _SOURCE_WIDTH - 1].rstrip(" ,(:") + "…"
         rows.append([row["method"], *printed_texts(row), kind_text(row), row["backbone"], source])
     lines = [
-        f"{last.method.name} on {last.setting} after step {last.step}/{last.steps - 1}"
+        f"{last.method.title} on {last.setting} after step {last.step}/{last.steps - 1}"
         f"{'' if last.finished else ' (not finished)'}, mIoU in percent, protocol {protocol}",
         "",
         table_text(["result", *SCORES, "kind", "backbone", "source"], rows, SCORES, terminal=terminal),
     ]
     if not published:
-        lines += ["", f"The ledger holds no published numbers for {last.method.name} on {last.setting}."]
+        lines += ["", f"The ledger holds no published numbers for {last.method.title} on {last.setting}."]
     for warning in group_of(last).warnings:
         lines += ["", warning]
     return "\n".join(lines)

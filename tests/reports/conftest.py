@@ -46,11 +46,14 @@ def matrix(old: int, new: int) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, rows))
 
 
-def put_run(store: Store, method: str, setting: str, *scores: tuple[int, int], **changes: Any) -> None:
+def put_run(store: Store, method: str, setting: str, /, *scores: tuple[int, int], **changes: Any) -> None:
     """Write the last step of a run on VOC for each (old, new), seeds from 0 on; on full data unless said otherwise."""
     like, plan = StepRecord.from_json(LIKE.read_bytes(), str(LIKE)), parse_setting(setting)
     step = plan.last_step
-    fields: dict[str, Any] = {"profile": "paper", "data": FULL, "model": RESNET, "recipe": like.recipe | VIEW} | changes
+    fields: dict[str, Any] = {
+        "profile": "paper", "data": FULL, "model": RESNET, "recipe": like.recipe | VIEW,
+        "method": MethodUsed(method, 1, {"alpha": 1.0}),
+    } | changes  # fmt: skip
     lists = golden_steps(plan)
     if fields["data"] == FULL and lists is not None:
         fields["data"] = replace(FULL, train_images=lists[step][0], list_sha256=lists[step][1])
@@ -59,7 +62,7 @@ def put_run(store: Store, method: str, setting: str, *scores: tuple[int, int], *
         record: StepRecord = replace(
             like, setting=plan.name, dataset=plan.dataset, scenario=plan.scenario, task=plan.task, order=plan.order,
             learning_order=plan.learning_order, step=step, steps=len(plan.steps), classes=plan.steps[step].classes,
-            method=MethodUsed(method, 1, {"alpha": 1.0}), seed=seed, run_key=run_key, key=f"{run_key}-{step}",
+            seed=seed, run_key=run_key, key=f"{run_key}-{step}",
             confusion=matrix(old, new), **fields,
         )  # fmt: skip
         store.write(record)

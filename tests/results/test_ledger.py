@@ -35,8 +35,17 @@ def test_rows_without_pandas_are_those_of_the_frame() -> None:
 
 
 def test_a_published_name_by_either_name_and_the_nearest_of_an_unknown_one() -> None:
-    names = ("mbs", "MBS", "lwf_mc", "finetune", "ssul-m", "mib+nest")
-    assert [published_name(name) for name in names] == ["MBS", "MBS", "LwF-MC", "FT", "SSUL-M", "MiB+NeST"]
+    names = ("mbs", "MBS", "lwf_mc", "finetune", "ssul-m", "mib+nest", "ewf over mib", "ewf over plop")
+    assert [published_name(name) for name in names] == [
+        "MBS",
+        "MBS",
+        "LwF-MC",
+        "FT",
+        "SSUL-M",
+        "MiB+NeST",
+        "EWF+MiB",
+        "EWF",
+    ]
     with pytest.raises(UsageError, match=r"'mbss'.*'MBS' or 'MiB'"):
         published_name("mbss")
     with pytest.raises(UsageError, match=r"Known: .*MBS.*PLOP"):
@@ -54,6 +63,10 @@ def test_rows_of_a_method_by_either_name() -> None:
     assert {row["method"] for row in reported_rows("disjoint-15-1", "lwf_mc")} == {"LwF-MC"}
     assert {row["method"] for row in reported_rows("overlapped-15-1", "ssul-m")} == {"SSUL-M"}
     assert {row["method"] for row in reported_rows("overlapped-100-10", "mbs")} == {"MBS"}
+    assert {row["method"] for row in reported_rows("overlapped-15-1", "ewf over mib")} == {"EWF+MiB"}
+    assert {row["method"] for row in reported_rows("overlapped-15-1", "ewf over plop")} == {"EWF"}
+    assert {row["method"] for row in reported_rows("overlapped-100-10", "ewf over mib")} == {"EWF"}
+    assert reported_rows("overlapped-15-1", "plop+mine") == []  # its own name, not PLOP's
     assert reported_rows("overlapped-100-10", "joint")
     assert reported_rows("overlapped-15-1-b", "mib") == []
     assert reported_rows("partitioned-100-10", "mib") == []

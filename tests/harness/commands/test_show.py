@@ -56,6 +56,21 @@ def test_changes_and_defaults_are_told_in_place(commands):
     assert re.search(r"^  momentum: 0.9 +# default$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["ssul_m", "--model", "segmenter-tiny"], "it needs a network that offers branches"),
+        (["mib", "--set", "later.rates.foo=2"], "rates of step 1 names 'foo'"),
+        (["mib", "--set", "phases.more.lr=2"], "mib has no such phase"),
+        (["ewf", "--set", "method.base=joint"], "joint learns all classes in a single step"),
+    ],
+)
+def test_what_run_refuses_is_not_shown(commands, words, text):
+    common = ["--setting", "overlapped-15-1", "--profile", "quick"]
+    told = commands.refused(2, ["show", *words, *common], text)
+    assert commands.refused(2, ["run", "--method", *words, *common]) == told
+
+
 def test_the_json_holds_the_recipe_and_a_source_for_each_leaf(commands):
     shown = json.loads(commands.succeed(["show", "mib", "--set", "optim.lr=0.5", "--json"]).stdout)
     sources, quirks = shown.pop("sources"), shown.pop("quirks")
