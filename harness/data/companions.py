@@ -20,7 +20,7 @@ from PIL import Image
 
 from cispbench.harness.data.decode import COLOUR_TYPES, as_data_error, check_digest, read_regular_file, sha256
 from cispbench.harness.data.index_file import stamp_of_file
-from cispbench.harness.data.parallel import in_parallel, without_errors
+from cispbench.harness.data.parallel import Progress, in_parallel, without_errors
 from cispbench.harness.data.png import SIGNATURE, check_png
 from cispbench.harness.machine.lazy import torch
 from cispbench.harness.step import Companion
@@ -80,10 +80,13 @@ class FolderMaps:
         return torch.from_numpy(np.array(_decode(path, content)))
 
 
-def open_maps(root: Path, companion: Companion, masks: Mapping[str, Path], cache: Path) -> FolderMaps:
+def open_maps(
+    root: Path, companion: Companion, masks: Mapping[str, Path], cache: Path, progress: Progress | None = None
+) -> FolderMaps:
     """Return the maps of the images with these ``masks``, by id, below the data set's folder ``root``.
 
-    New and changed files are read to their end and checked; ``cache``: the folder that keeps the digests of the others.
+    New and changed files are read to their end and checked, and ``progress`` is called with (done, total) meanwhile;
+    ``cache``: the folder that keeps the digests of the others.
     Raises DataError for a missing folder, and for a file that is missing, is no 8-bit grey PNG or has not the size of
     its image; StoreError for a cache that cannot be written.
     """
@@ -101,7 +104,7 @@ def open_maps(root: Path, companion: Companion, masks: Mapping[str, Path], cache
     path = cache / "index" / f"maps-{sha256(place.encode())}.json"
     stored = _load(path)
     unread = [one for one in ids if stored.get(one, ("", ""))[0] != stamps[one]]
-    read = in_parallel(lambda one: _check(folder / f"{one}.png", masks[one]), unread)
+    read = in_parallel(lambda one: _check(folder / f"{one}.png", masks[one]), unread, progress)
     fresh = dict(zip(unread, without_errors(read, len(unread), "maps"), strict=True))
     if fresh:
         stored |= {one: (stamps[one], digest) for one, digest in fresh.items()}

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cispbench.harness.data.companions import Maps, open_maps
 from cispbench.harness.data.decode import Digests, Pair, read_pair
@@ -67,7 +67,8 @@ class Source(Protocol):
 class FolderSource:
     """Real data in a folder; made by ``find_source``, which has checked every file. Keeps the protocol ``Source``.
 
-    ``cache``: the folder that keeps what is known of files.
+    ``cache``: the folder that keeps what is known of files. ``progress`` is called with (done, total) while maps are
+    read.
     """
 
     dataset: str
@@ -78,6 +79,11 @@ class FolderSource:
     classes: Presence
     digests: Mapping[str, Mapping[str, Digests]]
     cache: Path
+    progress: Progress | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave ``progress`` behind: processes that load images are sent the source, and show nothing."""
+        return {**vars(self), "progress": None}
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Return the split's image names, sorted."""
@@ -97,7 +103,7 @@ class FolderSource:
     def maps(self, companion: Companion, split: str, ids: Sequence[str]) -> Maps:
         """Return the maps of a companion for these images. Raises as ``companions.open_maps`` does."""
         masks = {image_id: self._pair(split, image_id).mask for image_id in ids}
-        return open_maps(self.folder, companion, masks, self.cache)
+        return open_maps(self.folder, companion, masks, self.cache, self.progress)
 
     def _pair(self, split: str, image_id: str) -> Pair:
         pair = self.pairs[split].get(image_id)
@@ -112,9 +118,9 @@ class FolderSource:
 def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Progress | None = None) -> FolderSource:
     """Open the data set where ``locate`` finds it, and index it (read from ``cache`` if nothing has changed).
 
-    ``progress`` is called with (done, total) while files are read. Raises DataError where nothing is found, listing
-    what was looked for and how to get the data, for any list, image or mask that breaks a rule, and for an image on
-    both lists. Warns of training images that are test images under another id: published data may hold some.
+    ``progress`` is called with (done, total) while files are read, maps too. Raises DataError where nothing is found,
+    listing what was looked for and how to get the data, for any list, image or mask that breaks a rule, and for an
+    image on both lists. Warns of training images that are test images under another id: published data may hold some.
     """
     folder, pairs = list_data(dataset, data_root)
     index = build_index(dataset, pairs, cache, progress)
@@ -130,7 +136,9 @@ def find_source(dataset: str, data_root: Path | None, cache: Path, progress: Pro
     if note is not None:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     kind = _kind(dataset, pairs)
-    return FolderSource(dataset, kind, index.fingerprint, folder, pairs, index.presence, index.digests, cache)
+    return FolderSource(
+        dataset, kind, index.fingerprint, folder, pairs, index.presence, index.digests, cache, progress
+    )  # fmt: skip
 
 
 def same_images_note(index: Index) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,17 @@ def test_what_was_checked_is_not_read_again(maps: Path, monkeypatch: pytest.Monk
     with pytest.warns(UserWarning, match="all maps are read again"):
         opened(maps)
     assert len(read) == 2 * everything + 1
+
+
+def test_the_reading_of_maps_is_shown_and_loaders_can_be_sent_the_source(maps: Path) -> None:
+    told: list[tuple[int, int]] = []
+    source = find_source("voc", maps, maps / "cache", lambda done, total: told.append((done, total)))
+    told.clear()
+    ids = source.ids("train")
+    source.maps(SALIENCY, "train", ids)
+    assert told[-1] == (len(ids), len(ids))
+    sent = pickle.loads(pickle.dumps(source))
+    assert sent.progress is None and sent == replace(source, progress=None)
 
 
 def test_a_missing_folder_is_named_with_where_maps_are_had(own_voc: Path) -> None:
