@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cispbench.results.ledger_row import NUMBERS, LedgerRow
-from cispbench.results.record_fields import OVER
 from cispbench.splits.errors import CispbenchError, StoreError, UsageError
 from cispbench.splits.settings import parse_setting
 from cispbench.splits.strict_fields import read_fields
@@ -60,20 +59,17 @@ def ledger_rows() -> list[dict[str, Any]]:
 def reported_rows(setting_name: str, method: str) -> list[dict[str, Any]]:
     """Return the published rows of a method on a setting, in the ledger's order, None where nothing is printed.
 
-    ``method``: a published or a registry name; capitals and punctuation do not count. Of "ewf over mib" these are the
-    rows of EWF+MiB or, where there is none, of EWF, which do not say what it was based on. Reads only the file of the
-    setting's data set and scenario. Raises SettingError on an unknown setting, StoreError on a broken file.
+    ``method``: a published or a registry name, or a title, "ewf over mib"; capitals and punctuation do not count. Reads
+    only the file of the setting's data set and scenario. Raises SettingError on an unknown setting, StoreError on a
+    broken file.
     """
     setting = parse_setting(setting_name)
     path = _FOLDER / f"{setting.dataset}-{setting.scenario}.yaml"
     if not path.exists():  # nothing published, as for the partitioned scenario
         return []
-    here = [dict(row) for row in _read_file(path) if row["setting"] == setting.name]
-    for wanted in _names_of(method):
-        found = [row for row in here if _plain_name(row["method"]) == wanted]
-        if found:
-            return found
-    return []
+    wanted = _plain_name(method, setting.dataset)
+    rows = (row for row in _read_file(path) if row["setting"] == setting.name)
+    return [dict(row) for row in rows if _plain_name(row["method"]) == wanted]
 
 
 def published_name(method: str) -> str:
@@ -91,9 +87,12 @@ def published_name(method: str) -> str:
     return found
 
 
-def find_published_name(method: str) -> str | None:
-    """Return the ledger's name of a method as ``published_name`` does, None where it holds no such method."""
-    return next((_published_names()[name] for name in _names_of(method) if name in _published_names()), None)
+def find_published_name(method: str, dataset: str | None = None) -> str | None:
+    """Return the ledger's name of a method as ``published_name`` does, None where it holds no such method.
+
+    ``dataset``: where a method has another name on each data set (``aliases.yaml``), that of this one, else the first.
+    """
+    return _published_names().get(_plain_name(method, dataset))
 
 
 @dataclass(frozen=True)
@@ -171,15 +170,16 @@ def _printed(row: RowLike, name: str) -> tuple[Fraction, Fraction] | None:
     return Fraction(digits), Fraction(10) ** exponent / 2
 
 
-def _names_of(method: str) -> tuple[str, ...]:
-    """Return the plain names that a method can have in the ledger: "ewf over mib" that of EWF+MiB, then of EWF."""
-    name, over, base = method.partition(OVER)
-    return (_plain_name(name + base), _plain_name(name)) if over else (_plain_name(method),)
+def _plain_name(method: str, dataset: str | None = None) -> str:
+    plain = _letters(method)
+    known = _aliases().get(method.lower()) or _aliases().get(plain, plain)
+    if not isinstance(known, str):
+        known = known.get(dataset or next(iter(known)), plain)
+    return _letters(known)
 
 
-def _plain_name(method: str) -> str:
-    plain = re.sub(r"[^a-z0-9]", "", method.lower())
-    return _aliases().get(plain, plain)
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 @cache
@@ -188,8 +188,9 @@ def _published_names() -> dict[str, str]:
 
 
 @cache
-def _aliases() -> dict[str, str]:
-    return {name: published.lower() for name, published in load_yaml(Path(__file__).parent / "aliases.yaml").items()}
+def _aliases() -> dict[str, str | dict[str, str]]:
+    found: dict[str, str | dict[str, str]] = load_yaml(Path(__file__).parent / "aliases.yaml")
+    return found
 
 
 @cache

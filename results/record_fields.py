@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +25,24 @@ _FILLED = (
 )  # fmt: skip
 
 
-OVER = " over "  # between a method and the one that it changes
+OVER = " over "  # in titles, between a method and the one that it changes
+_BASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]{0,63}")
+
+
+def method_title(name: str, options: Mapping[str, Any]) -> str:
+    """Return the name of a method in tables: "mib"; of one that changes another one, its base, "ewf over mib".
+
+    Options that name no base leave the name as it is; records of others may hold anything.
+    """
+    base, below = options.get("base"), options.get("base_options")
+    if not isinstance(base, str) or not isinstance(below, Mapping) or _BASE.fullmatch(base) is None:
+        return name
+    return f"{name}{OVER}{method_title(base, below)}"
+
+
+def has_title(title: str, pattern: str) -> bool:
+    """Whether a title, or the method's name alone, fits a pattern: "ewf" and "ewf over *" fit "ewf over mib"."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (title, title.partition(OVER)[0]))
 
 
 @dataclass(frozen=True)
@@ -44,9 +63,8 @@ class MethodUsed:
 
     @property
     def title(self) -> str:
-        """The name in tables: "mib"; of a method that changes another one "ewf over mib"."""
-        base = self.options.get("base")
-        return f"{self.name}{OVER}{base}" if isinstance(base, str) and "base_options" in self.options else self.name
+        """The name in tables, see ``method_title``."""
+        return method_title(self.name, self.options)
 
 
 @dataclass(frozen=True)

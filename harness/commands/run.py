@@ -153,7 +153,7 @@ def _as_json(result: RunResult, plan: RunPlan, protocol: str) -> str:
         numbers = {name: _without_nan(getattr(scores, name)) for name in ("old", "new", "all", "harmonic")}
         steps.append({"step": record.step, "key": record.key, **numbers})
     return json.dumps(
-        {"method": plan.method.name, "setting": plan.setting.name, "seed": plan.seed, "profile": plan.profile,
+        {"method": plan.method.title, "setting": plan.setting.name, "seed": plan.seed, "profile": plan.profile,
          "data": plan.data.kind, "protocol": protocol, "run_key": plan.run_key, "trained": result.trained,
          "steps": steps}
     )  # fmt: skip

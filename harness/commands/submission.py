@@ -160,7 +160,7 @@ def score(
 
 
 def _named(record: StepRecord) -> str:
-    return f"{record.method.name} on {record.setting}, seed {record.seed}"
+    return f"{record.method.title} on {record.setting}, seed {record.seed}"
 
 
 def _warnings(record: StepRecord) -> str:

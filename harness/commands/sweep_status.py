@@ -17,6 +17,7 @@ from cispbench.harness.sweep.matrix import PAPER_TABLE, SweepRequest
 from cispbench.harness.sweep.showing import TableWriter
 from cispbench.harness.sweep.slurm.notes import SlurmNotes
 from cispbench.results.record import StepRecord
+from cispbench.results.record_fields import has_title
 from cispbench.results.store import Store
 from cispbench.splits.settings import paper_table, parse_setting
 
@@ -117,7 +118,7 @@ def read_status(records: Store, steps: StepStore, request: SweepRequest) -> Stat
 def _run_status(records: list[StepRecord]) -> RunStatus:
     last = max(records, key=lambda record: record.step)
     return RunStatus(
-        last.method.name, last.setting, last.seed, last.profile, last.model.name, last.data.kind, len(records),
+        last.method.title, last.setting, last.seed, last.profile, last.model.name, last.data.kind, len(records),
         last.steps, max(record.created for record in records), last.run_key[:10],
     )  # fmt: skip
 
@@ -151,17 +152,13 @@ def _on_cluster(steps: StepStore) -> list[StepOnCluster]:
 
 def _selected(record: StepRecord, request: SweepRequest) -> bool:
     tests = (
-        request.methods is None or _matches(record.method.name, request.methods),
+        request.methods is None or any(has_title(record.method.title, word) for word in request.methods),
         request.settings is None or any(_is_setting(record.setting, word) for word in request.settings),
         request.seeds is None or record.seed in request.seeds,
         request.profile is None or record.profile == request.profile,
         request.model is None or record.model.name == request.model,
     )
     return all(tests)
-
-
-def _matches(name: str, words: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, word) for word in words)
 
 
 def _is_setting(name: str, word: str) -> bool:

@@ -14,6 +14,7 @@ from cispbench.harness.recipes.selectors import check_selectors
 from cispbench.harness.runs.method_code import code_of, is_built_in
 from cispbench.harness.step import TRAIN
 from cispbench.harness.wrapper import overrides
+from cispbench.results.record_fields import method_title
 from cispbench.splits.errors import MethodError, RecipeError, UsageError, nearest
 from cispbench.splits.settings import Setting
 from cispbench.splits.strict_fields import check_ranges
@@ -36,6 +37,11 @@ class PlannedMethod:
     built_in: bool
     companions: tuple[Companion, ...] = ()
     memory: Memory | None = None
+
+    @property
+    def title(self) -> str:
+        """The name in tables: "mib", or "ewf over mib"."""
+        return method_title(self.name, self.options)
 
     def trains(self, step: int) -> bool:
         """Whether the method itself trains a step: a step 0 that methods share is trained by the harness."""

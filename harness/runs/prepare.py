@@ -25,6 +25,7 @@ from cispbench.harness.runs.declared import check_declared, plan_method, plan_ph
 from cispbench.harness.runs.image_lists import ImageLists
 from cispbench.harness.runs.imported import IMPORTED, ImportedStep, find_imported
 from cispbench.harness.runs.inputs import open_source
+from cispbench.harness.runs.keys import division_part
 from cispbench.harness.runs.plan import PlannedWeights, RunPlan, parts_note, plan_run
 from cispbench.harness.runs.published import PublishedLists, PublishedSource
 from cispbench.harness.runs.request import RunRequest
@@ -118,8 +119,8 @@ class Preparer:
         return tuple(source.dataset for source in opened if isinstance(source, PublishedSource))
 
     def _prepare(self, request: RunRequest) -> Prepared:
-        setting, profile = served_setting(request.setting), chosen_profile(request)
-        method, sourced = _method_and_recipe(request, setting, profile)
+        setting = served_setting(request.setting)
+        method, profile, sourced = _method_and_recipe(request, setting)
         recipe = sourced.recipe
         start = _start(request, self._steps, setting, method, recipe)
         if start is not None:
@@ -169,38 +170,40 @@ def served_setting(name: str) -> Setting:
     return setting
 
 
-def chosen_profile(request: RunRequest) -> str:
+def chosen_profile(request: RunRequest, setting: Setting) -> str:
     """Return the profile that was asked for, or the one that fits: quick where the data set is not found."""
     if request.profile is not None:
         return request.profile
-    dataset = parse_setting(request.setting).dataset
-    missing = request.data_root is None and locate(dataset, None) is None
+    missing = request.data_root is None and locate(setting.dataset, None) is None
     return "quick" if missing else "paper"
 
 
 def recipe_with_sources(request: RunRequest) -> SourcedRecipe:
     """Return the recipe as it would run, with the source of every value: what ``cispbench show`` prints.
 
-    Nothing is fitted to data or weights yet. Raises what ``Preparer.prepare`` does, except for data, weights and lost
-    partitions.
+    Nothing is fitted to data or weights yet. Raises what ``Preparer.prepare`` raises before it looks at data and
+    weights themselves; settings whose image lists are lost are shown.
     """
-    return _method_and_recipe(request, parse_setting(request.setting), chosen_profile(request))[1]
+    _, _, sourced = _method_and_recipe(request, parse_setting(request.setting))
+    check_weights(request.weights or sourced.recipe.weights, sourced.recipe.model)
+    return sourced
 
 
-def _method_and_recipe(request: RunRequest, setting: Setting, profile: str) -> tuple[Method, SourcedRecipe]:
-    """Return the method and its recipe, which fit each other, the setting, and the devices that were asked for."""
-    cls = load_method(request.method)
+def _method_and_recipe(request: RunRequest, setting: Setting) -> tuple[Method, str, SourcedRecipe]:
+    """Return the method, the profile and the recipe, which fit each other, the setting and the devices asked for."""
+    cls, profile = load_method(request.method), chosen_profile(request, setting)
     sourced = resolve_recipe(cls, setting, profile, request.model, request.overrides)
     recipe = sourced.recipe
     method = make_method(cls, recipe.method)
     reason = lacking(recipe.model, method.needs) or method.unsupported(setting, recipe.model)
     if reason is not None:
         raise UnservedError(request.method, setting.name, recipe.model, reason)
-    learnt = setting.joint() if method.joint else setting
-    check_declared(method, learnt, request.devices or 1, request.micro_batch)
+    learnt, devices = setting.joint() if method.joint else setting, request.devices or 1
+    check_declared(method, learnt, devices, request.micro_batch)
     plan_method(method, learnt, recipe)
-    plan_phases(method, learnt, recipe)
-    return method, sourced
+    for step, phases in enumerate(plan_phases(method, learnt, recipe)):
+        division_part(recipe, step, phases, devices, request.micro_batch)
+    return method, profile, sourced
 
 
 def _start(

@@ -68,7 +68,7 @@ class Node:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods of the runs that need it."""
-        return tuple(dict.fromkeys(need.run.method.name for need in self.needs))
+        return tuple(dict.fromkeys(need.run.method.title for need in self.needs))
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Node:
     def name(self) -> str:
         """Its name for people: ``mib overlapped-15-1 seed 0 step 2/5``, or ``3 methods ...`` if they share it."""
         first = self.needs[0]
-        method = first.run.method.name if len(self.methods) == 1 else f"{len(self.methods)} methods"
+        method = first.run.method.title if len(self.methods) == 1 else f"{len(self.methods)} methods"
         setting = first.run.setting.name if len(self.settings) == 1 else f"{len(self.settings)} settings"
         last = {need.run.steps[-1].step for need in self.needs}
         step = f"{self.step}/{last.pop()}" if len(last) == 1 else f"{self.step}"

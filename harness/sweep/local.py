@@ -123,7 +123,7 @@ class LocalSweep:
             payload = pickle.dumps(job)  # here, because multiprocessing's own pickling would share tensors' memory
         except Exception as error:  # noqa: BLE001 - the options of a user's method may hold anything
             self._free_slots.append(slot)
-            name = job.runs[0].method.name
+            name = job.runs[0].method.title
             self._open.fail(node, f"the plan of {name} cannot be sent to a process of its own: {error}", None)
             return
         ours, theirs = self._context.Pipe(duplex=False)

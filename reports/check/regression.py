@@ -22,6 +22,7 @@ from cispbench.reports.tables.runs import SCORES, Selection
 from cispbench.reports.tables.scoring import load_runs
 from cispbench.results.baselines_files import BaselineCell, Baselines, Figure
 from cispbench.results.protocols import load_protocol
+from cispbench.results.record_fields import has_title
 from cispbench.results.store import Store
 from cispbench.results.submission_text import content_digest
 from cispbench.splits.errors import StoreError
@@ -97,7 +98,7 @@ def check_store(
     checked = [_against_published(cell, options) for cell in measured if cell.group.comparable]
     checked += [_against_baseline(cell, references, options.floor) for cell in measured if not cell.group.comparable]
     for identity, (group, cell) in references.items():
-        named = fnmatch.fnmatchcase(cell.method, selection.method or "*")
+        named = has_title(cell.method, selection.method or "*")
         if identity not in small and named and fnmatch.fnmatchcase(cell.setting, selection.setting or "*"):
             checked.append(_missing(group, cell))
     return CheckResult(tuple(checked), left_out)

@@ -114,7 +114,7 @@ def _lines(found: Leaderboard, method: str) -> Iterator[Line]:
         for entry in board.entries:
             for setting, numbers in entry.by_setting.items():
                 for shown in (numbers, *entry.others.get(setting, ())):
-                    if shown[0].kind in _ORDER and find_published_name(entry.method) == method:
+                    if shown[0].kind in _ORDER and find_published_name(entry.method, board.group.dataset) == method:
                         order = position, board.settings.index(setting), _ORDER.index(shown[0].kind)
                         yield Line(setting, entry, shown, order)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from cispbench.reports.tables.layout import Section, Table, Text, one_line, plain
 from cispbench.results.ledger import find_published_name
+from cispbench.results.record_fields import OVER
 from cispbench.splits.datasets import NATURAL_ORDER
 from cispbench.splits.errors import SettingError
 from cispbench.splits.settings import parse_setting
@@ -88,7 +89,8 @@ def _as_printed(table: Table) -> Table:
 def _method(text: str) -> str:
     """Return ``MiB (variant 12ab34)`` for ``mib (variant 12ab34)``; a method that no paper names stays as it is."""
     name, bracket, remark = text.partition(" (")
-    return f"{_METHODS.get(name) or find_published_name(name) or name}{bracket}{remark}"
+    parts = (_METHODS.get(part) or find_published_name(part) or part for part in name.split(OVER))
+    return f"{OVER.join(parts)}{bracket}{remark}"
 
 
 def _setting(name: str) -> str:

@@ -144,7 +144,7 @@ def group_of(record: StepFacts) -> Group:
 def run_json(record: StepFacts) -> dict[str, Any]:
     """Return what identifies a run, as JSON holds it, and whether its numbers may stand beside published ones."""
     return {
-        "dataset": record.dataset, "setting": record.setting, "method": record.method.name,
+        "dataset": record.dataset, "setting": record.setting, "method": record.method.title,
         "model": record.model.name, "profile": record.profile, "data": record.data.kind, "seed": record.seed,
         "comparable": group_of(record).comparable, "run_key": record.run_key,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from cispbench.reports.tables.processes import in_order
 from cispbench.reports.tables.runs import Run, ScoredStep, Selection
 from cispbench.results.continual import METRICS, Continual, continual_metrics
 from cispbench.results.protocols import load_protocol
+from cispbench.results.record_fields import has_title
 from cispbench.results.scan import scan_finished, scan_record, scan_steps
 from cispbench.results.scores import Scores, score
 from cispbench.results.store import Store
@@ -58,7 +59,7 @@ def _selected(runs: list[Run], selection: Selection, place: Path) -> list[Run]:
         asked.append(f"--{option} {pattern}")
         names = {_name(run, option) for run in runs}
         whole = f"{pattern}*" if option == "run" else pattern
-        runs = [run for run in runs if fnmatch.fnmatchcase(_name(run, option), whole)]
+        runs = [run for run in runs if _fits(run, option, whole)]
         if not runs:
             known = {name[:10] for name in names} if option == "run" else names
             raise UsageError(f"no finished run in {place} has {' '.join(asked)}.", hint=nearest(pattern, known))
@@ -66,7 +67,12 @@ def _selected(runs: list[Run], selection: Selection, place: Path) -> list[Run]:
 
 
 def _name(run: Run, option: str) -> str:
-    return {"method": run.facts.method.name, "setting": run.facts.setting, "run": run.facts.run_key}[option]
+    return {"method": run.facts.method.title, "setting": run.facts.setting, "run": run.facts.run_key}[option]
+
+
+def _fits(run: Run, option: str, pattern: str) -> bool:
+    name = _name(run, option)
+    return has_title(name, pattern) if option == "method" else fnmatch.fnmatchcase(name, pattern)
 
 
 def _load(protocol: str, paths: Sequence[Path]) -> list[Run]:

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 from cispbench.results import ledger
-from cispbench.results.ledger import ledger_rows, load_reported, published_name, reported_rows
+from cispbench.results.ledger import (
+    find_published_name,
+    ledger_rows,
+    load_reported,
+    published_name,
+    reported_rows,
+)
 from cispbench.splits.errors import SettingError, StoreError, UsageError
 from cispbench.splits.settings import paper_table
 
@@ -36,16 +42,10 @@ def test_rows_without_pandas_are_those_of_the_frame() -> None:
 
 def test_a_published_name_by_either_name_and_the_nearest_of_an_unknown_one() -> None:
     names = ("mbs", "MBS", "lwf_mc", "finetune", "ssul-m", "mib+nest", "ewf over mib", "ewf over plop")
-    assert [published_name(name) for name in names] == [
-        "MBS",
-        "MBS",
-        "LwF-MC",
-        "FT",
-        "SSUL-M",
-        "MiB+NeST",
-        "EWF+MiB",
-        "EWF",
-    ]
+    found = [published_name(name) for name in names]
+    assert found == ["MBS", "MBS", "LwF-MC", "FT", "SSUL-M", "MiB+NeST", "EWF+MiB", "EWF"]
+    assert find_published_name("ewf over mib", "ade") == "EWF"
+    assert find_published_name("ewf over plop", "ade") is find_published_name("ewf over lwf") is None
     with pytest.raises(UsageError, match=r"'mbss'.*'MBS' or 'MiB'"):
         published_name("mbss")
     with pytest.raises(UsageError, match=r"Known: .*MBS.*PLOP"):
@@ -66,7 +66,9 @@ def test_rows_of_a_method_by_either_name() -> None:
     assert {row["method"] for row in reported_rows("overlapped-15-1", "ewf over mib")} == {"EWF+MiB"}
     assert {row["method"] for row in reported_rows("overlapped-15-1", "ewf over plop")} == {"EWF"}
     assert {row["method"] for row in reported_rows("overlapped-100-10", "ewf over mib")} == {"EWF"}
-    assert reported_rows("overlapped-15-1", "plop+mine") == []  # its own name, not PLOP's
+    for nobodys in ("ewf over lwf", "plop over mine", "ssul over m", "mi over b", "plop+mine"):
+        assert reported_rows("overlapped-15-1", nobodys) == []
+    assert reported_rows("overlapped-19-1", "ewf over mib") == [] != reported_rows("overlapped-19-1", "ewf over plop")
     assert reported_rows("overlapped-100-10", "joint")
     assert reported_rows("overlapped-15-1-b", "mib") == []
     assert reported_rows("partitioned-100-10", "mib") == []

@@ -137,6 +137,15 @@ def test_a_switched_off_part_is_the_same_cell_and_another_recipe_is_not(put: Put
     assert only(check(other, folder, Selection(method="plop"))).status == "no reference"
 
 
+def test_each_base_of_a_method_has_its_own_baseline(put: Put, later: Store, tmp_path: Path) -> None:
+    over = {base: {"method": "ewf", "options": {"base": base, "base_options": {}}} for base in ("mib", "plop")}
+    first = put(put(Store(tmp_path / "first"), (62, 54), **over["mib"]), (20, 20), **over["plop"])
+    update_baselines(first, tmp_path / "b", ANY, Update("first"))
+    put(later, (62, 54), **over["mib"])
+    for pattern, states in (("ewf", ["ok", "missing"]), ("ewf over mib", ["ok"]), ("ewf*", ["ok", "missing"])):
+        assert [row.status for row in check(later, tmp_path / "b", Selection(method=pattern)).cells] == states
+
+
 def test_only_what_was_measured_here_is_compared(put: Put, folder: Path, later: Store) -> None:
     put(later, (62, 54))
     put(later, (1, 1), origin="submitted", created="2025-03-01T00:00:00+00:00")
