@@ -181,12 +181,10 @@ def chosen_profile(request: RunRequest, setting: Setting) -> str:
 def recipe_with_sources(request: RunRequest) -> SourcedRecipe:
     """Return the recipe as it would run, with the source of every value: what ``cispbench show`` prints.
 
-    Nothing is fitted to data or weights yet. Raises what ``Preparer.prepare`` raises before it looks at data and
-    weights themselves; settings whose image lists are lost are shown.
+    Nothing is fitted to data or weights yet. Raises what ``Preparer.prepare`` raises before it looks for weights and
+    data; settings whose image lists are lost are shown.
     """
-    _, _, sourced = _method_and_recipe(request, parse_setting(request.setting))
-    check_weights(request.weights or sourced.recipe.weights, sourced.recipe.model)
-    return sourced
+    return _method_and_recipe(request, parse_setting(request.setting))[2]
 
 
 def _method_and_recipe(request: RunRequest, setting: Setting) -> tuple[Method, str, SourcedRecipe]:
