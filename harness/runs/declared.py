@@ -106,6 +106,10 @@ def check_declared(method: Method, learnt: Setting, devices: int, micro_batch: i
     memory: object = method.memory()
     if memory is not None and not isinstance(memory, Memory):
         raise MethodError(f"the memory of {method.name} is no Memory, but {memory!r}.", hint="Correct `memory`.")
+    if memory is not None and not overrides(method, "select_exemplars"):
+        raise MethodError(
+            f"{method.name} has a memory, and nothing says which images are kept.", hint="Write `select_exemplars`."
+        )
     for step in range(len(learnt.steps)):
         _check_step(method, learnt, step)
 

@@ -123,6 +123,7 @@ class Preparer:
         method, profile, sourced = _method_and_recipe(request, setting)
         recipe = sourced.recipe
         start = _start(request, self._steps, setting, method, recipe)
+        _check_batches(request, setting, method, recipe, first=0 if start is None else start.step + 1)
         if start is not None:
             with self._in_turn():
                 self._open(setting, profile, request.data_root)
@@ -184,7 +185,10 @@ def recipe_with_sources(request: RunRequest) -> SourcedRecipe:
     Nothing is fitted to data or weights yet. Raises what ``Preparer.prepare`` raises before it looks for weights and
     data; settings whose image lists are lost are shown.
     """
-    return _method_and_recipe(request, parse_setting(request.setting))[2]
+    setting = parse_setting(request.setting)
+    method, _, sourced = _method_and_recipe(request, setting)
+    _check_batches(request, setting, method, sourced.recipe)
+    return sourced
 
 
 def _method_and_recipe(request: RunRequest, setting: Setting) -> tuple[Method, str, SourcedRecipe]:
@@ -196,12 +200,19 @@ def _method_and_recipe(request: RunRequest, setting: Setting) -> tuple[Method, s
     reason = lacking(recipe.model, method.needs) or method.unsupported(setting, recipe.model)
     if reason is not None:
         raise UnservedError(request.method, setting.name, recipe.model, reason)
-    learnt, devices = setting.joint() if method.joint else setting, request.devices or 1
-    check_declared(method, learnt, devices, request.micro_batch)
+    learnt = setting.joint() if method.joint else setting
+    # The plan checks all this again; here it is told before data are read, which can take minutes.
+    check_declared(method, learnt, request.devices or 1, request.micro_batch)
     plan_method(method, learnt, recipe)
-    for step, phases in enumerate(plan_phases(method, learnt, recipe)):
-        division_part(recipe, step, phases, devices, request.micro_batch)
+    plan_phases(method, learnt, recipe)
     return method, profile, sourced
+
+
+def _check_batches(request: RunRequest, setting: Setting, method: Method, recipe: Recipe, first: int = 0) -> None:
+    """Raise RecipeError where a step from ``first`` on has batches that are too small for the network."""
+    phases = plan_phases(method, setting.joint() if method.joint else setting, recipe)
+    for step in range(first, len(phases)):
+        division_part(recipe, step, phases[step], request.devices or 1, request.micro_batch)
 
 
 def _start(

@@ -62,6 +62,7 @@ def test_changes_and_defaults_are_told_in_place(commands):
         (["ssul_m", "--model", "segmenter-tiny"], "it needs a network that offers branches"),
         (["mib", "--set", "later.rates.foo=2"], "rates of step 1 names 'foo'"),
         (["mib", "--set", "phases.more.lr=2"], "mib has no such phase"),
+        (["mib", "--model", "deeplabv3-tiny", "--set", "optim.batch=1"], "step 0 trains on 1 image at once"),
         (["ewf", "--set", "method.base=joint"], "joint learns all classes in a single step"),
     ],
 )

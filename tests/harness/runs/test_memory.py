@@ -351,13 +351,13 @@ def published_until(folder: Path, plan: RunPlan, last: int) -> list[tuple[Any, A
     return published(folder, replace(plan, steps=plan.steps[: last + 1]))
 
 
-def test_a_method_that_says_nothing_of_its_choice_is_told(tmp_path: Path) -> None:
+def test_a_method_that_says_nothing_of_its_choice_is_refused_before_step_0(tmp_path: Path) -> None:
     class Silent(FineTune):
         def memory(self) -> Memory | None:
             return Memory(3)
 
-    with pytest.raises(NotImplementedError, match="finetune has a memory and must say what is kept in it"):
-        run(Silent(), tmp_path, until=1)
+    with pytest.raises(MethodError, match="finetune has a memory, and nothing says which images are kept"):
+        run(Silent(), tmp_path, until=0)
 
 
 def test_passes_are_there_in_every_hook(tmp_path: Path) -> None:
