@@ -150,15 +150,30 @@ def pseudo_labels(
 def local_pod_embedding(x: Tensor, scales: Sequence[int] = (1, 2, 4)) -> Tensor:
     """Pool (B, D, H, W) over the columns and over the rows of s x s blocks, for every scale s; returns (B, .).
 
-    A block's side is W // s, which must be at least 1. Source: PLOP, equation 6.
+    A block's side is W // s, which must be at least 1; blocks that reach below the map are cut. Source: PLOP, equation 6.
     """
+    finest, width = max(scales), x.shape[3]
+    # Means of large blocks are means of the means of small ones, where the small ones fill them.
+    if width % finest or any(finest % scale for scale in scales) or x.shape[2] < width:
+        return torch.cat([_pooled_blocks(x, scale) for scale in scales], 1)
+    square = x[:, :, :width]
+    over_columns = square.unflatten(3, (finest, -1)).mean(4)  # (B, D, W, blocks)
+    over_rows = square.unflatten(2, (finest, -1)).mean(3)  # (B, D, blocks, W)
     parts = []
     for scale in scales:
-        side = x.shape[3] // scale
-        for i in range(scale):
-            for j in range(scale):
-                block = x[..., i * side : (i + 1) * side, j * side : (j + 1) * side]
-                parts += [block.mean(3).flatten(1), block.mean(2).flatten(1)]
+        columns = over_columns.unflatten(3, (scale, -1)).mean(4).unflatten(2, (scale, -1))  # (B, D, i, side, j)
+        rows = over_rows.unflatten(2, (scale, -1)).mean(3).unflatten(3, (scale, -1))  # (B, D, i, j, side)
+        pair = torch.stack([columns.permute(0, 2, 4, 1, 3), rows.permute(0, 2, 3, 1, 4)], 3)
+        parts.append(pair.flatten(1))
+    return torch.cat(parts, 1)
+
+
+def _pooled_blocks(x: Tensor, scale: int) -> Tensor:
+    side, parts = x.shape[3] // scale, []
+    for i in range(scale):
+        for j in range(scale):
+            block = x[..., i * side : (i + 1) * side, j * side : (j + 1) * side]
+            parts += [block.mean(3).flatten(1), block.mean(2).flatten(1)]
     return torch.cat(parts, 1)
 
 
@@ -183,9 +198,9 @@ def pod_loss(
     weights = [factor] * len(features) + [logits_factor]
     losses = []
     for (new, old), weight in zip(pairs, weights, strict=True):
-        a = local_pod_embedding(new.float() ** 2, scales)
-        b = local_pod_embedding(old.float() ** 2, scales)
-        losses.append(weight * torch.linalg.vector_norm(a - b, dim=1).mean())
+        # Pooling is linear: the difference of the squared maps is pooled once.
+        difference = local_pod_embedding(new.float() ** 2 - old.float() ** 2, scales)
+        losses.append(weight * torch.linalg.vector_norm(difference, dim=1).mean())
     return torch.stack(losses).mean() * math.sqrt((old_classes + new_classes) / new_classes)
 
 
