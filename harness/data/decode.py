@@ -68,7 +68,7 @@ def read_pair(pair: Pair, dataset: str, digests: Digests | None = None) -> tuple
     else:
         check_digest("image", pair.image, content, digests.image)
         check_digest("mask", pair.mask, mask_content, digests.mask)
-        mask, _ = _decode_mask(pair.mask, mask_content, dataset)
+        mask = _open_mask(pair.mask, mask_content)
     image = decode_image(pair.image, content)
     check_sizes(pair, (image.shape[1], image.shape[2]), (mask.height, mask.width))
     return image, torch.from_numpy(np.array(mask))
@@ -142,9 +142,7 @@ def missing(what: str, path: Path) -> DataError:
 
 def _decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image, frozenset[int]]:
     _check_header(path, content)
-    with as_data_error("mask", path):
-        mask = Image.open(io.BytesIO(content), formats=("PNG",))
-        mask.load()
+    mask = _open_mask(path, content)
     # Pillow counts in C: a sixth of what numpy.unique costs.
     values = frozenset(value for value, count in enumerate(mask.histogram()) if count)
     home = find_dataset(dataset)
@@ -152,6 +150,13 @@ def _decode_mask(path: Path, content: bytes, dataset: str) -> tuple[Image.Image,
     if illegal:
         raise _no_class(path, mask, sorted(illegal), home.title, home.classes)
     return mask, values - {0, VOID}
+
+
+def _open_mask(path: Path, content: bytes) -> Image.Image:
+    with as_data_error("mask", path):
+        mask = Image.open(io.BytesIO(content), formats=("PNG",))
+        mask.load()
+    return mask
 
 
 def _open_image(path: Path, content: bytes) -> Image.Image:

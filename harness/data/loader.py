@@ -15,6 +15,7 @@ from torch import Tensor
 from cispbench.harness.data.companions import Maps
 from cispbench.harness.data.exemplars import ExemplarSet
 from cispbench.harness.data.labels import to_table
+from cispbench.harness.data.normalise import Normalisation
 from cispbench.harness.data.order import Draw, Order, order_of
 from cispbench.harness.data.samples import EvalSet, TrainSet, split_planes
 from cispbench.harness.data.source import Source
@@ -35,8 +36,8 @@ class TrainLoader:
     Fewer images than a batch: the permutation is repeated until one batch is full, which is then the whole epoch.
     ``workers``: processes that decode ahead (0: none); after a whole epoch they go on with the next one, until
     ``close`` or the end of the loader. ``pin_memory``: page-locked batches; by default exactly where CUDA is
-    available. ``exemplars``: None for a method without a memory. Other arguments as in ``TrainSet``. Raises DataError
-    if there are no images.
+    available. ``device``: where the batches lie; by default on the CPU. ``exemplars``: None for a method without a
+    memory. Other arguments as in ``TrainSet``. Raises DataError if there are no images.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TrainLoader:
         workers: int = 0,
         cache: bool = False,
         pin_memory: bool | None = None,
+        device: torch.device | None = None,
         exemplars: ExemplarSet | None = None,
         companions: Sequence[Maps] = (),
     ) -> None:
@@ -64,6 +66,7 @@ class TrainLoader:
         self._own, self._order = len(ids), order_of(len(ids), batch_size, seed, exemplars)
         self._division: tuple[Division, int] | None = None
         self._workers, self._pin_memory = workers, pin_memory
+        self._normalise = Normalisation(recipe.normalise, device)
         self._kept: tuple[int, Iterator[Labelled]] | None = None
 
     def __len__(self) -> int:
@@ -150,9 +153,9 @@ class TrainLoader:
             yield self._batch(labelled)
 
     def _batch(self, labelled: Labelled) -> Batch:
-        images, planes, places = labelled
-        target, companions = split_planes(planes, self._names)
-        origin = None if self._origins is None else self._origins[list(places)]
+        pixels, planes, places = labelled
+        images, target, companions = _on_device(pixels, planes, self._names, self._normalise)
+        origin = None if self._origins is None else self._origins[list(places)].to(target.device)
         return Batch(images, target, tuple(self._set.ids[place] for place in places), origin, companions)
 
 
@@ -177,10 +180,12 @@ class EvalLoader:
         rank: int = 0,
         devices: int = 1,
         companions: Sequence[Maps] = (),
+        device: torch.device | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self.ids = tuple(ids)
+        self._normalise = Normalisation(view.normalise, device)
         self._rank, self._devices = rank, devices
         self._set = EvalSet(source, split, to_table(table), view, companions)
         self._names = tuple(maps.companion.name for maps in companions)
@@ -190,9 +195,17 @@ class EvalLoader:
         plan = [list(self.ids[start : start + self._batch_size]) for start in range(0, len(self.ids), self._batch_size)]
         own = plan[self._rank :: self._devices]
         for groups in batches_of(self._set, own, stack_by_size, self._workers, None):
-            for images, planes, ids in groups:
-                target, companions = split_planes(planes, self._names)
+            for pixels, planes, ids in groups:
+                images, target, companions = _on_device(pixels, planes, self._names, self._normalise)
                 yield Batch(images, target, tuple(ids), companions=companions)
+
+
+def _on_device(
+    pixels: Tensor, planes: Tensor, names: Sequence[str], normalise: Normalisation
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return normalised images, targets and companions by name on the device. All were 8-bit on the way to it."""
+    target, companions = split_planes(planes.to(normalise.device, non_blocking=True).long(), names)
+    return normalise(pixels), target, companions
 
 
 def _shares(order: Order, epoch: int, start: int, division: tuple[Division, int] | None) -> Iterator[list[Draw]]:

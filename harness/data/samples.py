@@ -33,7 +33,7 @@ class _LabelledImages(Dataset[Sample]):
 
 
 class TrainSet(_LabelledImages):
-    """Augmented samples by ``Draw``: image float32 (3, H, W), target uint8 (H, W), the image's place.
+    """Augmented samples by ``Draw``: image uint8 (3, H, W), target uint8 (H, W), the image's place.
 
     The places are those of ``ids``, then those of ``exemplars``, which have label tables of their own. With K
     ``companions`` the target is (1 + K, H, W). ``table``: 256 labels, see ``labels.to_table``, applied before the

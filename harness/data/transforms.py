@@ -3,15 +3,15 @@
 Companions (``step.Companion``) are moved with them: a mask is then uint8 (1 + K, H, W), the labels and K companions,
 whose ``fills`` are what each is padded with.
 
-Geometry works on raw 8-bit pixels and labels, normalisation comes last. Padding is therefore black before
-normalisation, as in the released code, and ``pad_label`` in the mask.
+Images stay 8-bit pixels here: they are normalised on the device that trains or tests (``normalise.py``), so that a
+loading process hands over a quarter of the bytes. Padding is therefore black before normalisation, as in the released
+code, and ``pad_label`` in the mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,19 +22,13 @@ from cispbench.harness.data.geometry import (
     ImageAndMask,
     area_box,
     short_side_size,
-    torchvision,
     uniform,
     whole,
 )
+from cispbench.harness.data.normalise import STATISTICS, Statistics
 from cispbench.harness.recipes.fields import DataRecipe
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import VOID
-
-Normalise = Literal["imagenet", "half"]
-_MEAN_STD = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class EvalView:
 
     resize_short: int | None = None
     crop: int | None = None
-    normalise: Normalise = "imagenet"
+    normalise: Statistics = "imagenet"
 
     def __post_init__(self) -> None:
         problems = [
@@ -55,8 +49,8 @@ class EvalView:
             for name, value in (("crop", self.crop), ("resize_short", self.resize_short))
             if value is not None and value < SMALLEST
         ]
-        if self.normalise not in _MEAN_STD:
-            problems.append(f"normalise is {' or '.join(_MEAN_STD)}, not {self.normalise!r}")
+        if self.normalise not in STATISTICS:
+            problems.append(f"normalise is {' or '.join(STATISTICS)}, not {self.normalise!r}")
         if problems:
             raise RecipeError(
                 f"the test view is wrong: {'; '.join(problems)}.", hint="Correct the recipe's data section."
@@ -64,56 +58,47 @@ class EvalView:
 
 
 class TrainTransform:
-    """What training sees of an image, at random: the augmentation of a recipe.
-
-    Making one imports torchvision, once for all worker processes, unless the recipe only crops: images that have the
-    crop's size already do not need it.
-    """
+    """What training sees of an image, at random: the augmentation of a recipe."""
 
     def __init__(self, recipe: DataRecipe, fills: Sequence[int] = ()) -> None:
+        self._recipe, self._fills = recipe, tuple(fills)
         # Images keep their scale: those of the crop's size are then only mirrored.
         self._crops_only = recipe.resize == "none" and recipe.resize_short is None
-        if not self._crops_only:
-            torchvision()
-        self._recipe, self._fills = recipe, tuple(fills)
-        self.mean, self.deviation = _statistics(recipe.normalise)
 
     def __call__(self, image: Tensor, mask: Tensor, generator: Generator = None) -> tuple[Tensor, Tensor]:
-        """Return float32 (3, crop, crop) and uint8 (crop, crop) of uint8 (3, H, W) and uint8 (H, W).
+        """Return uint8 (3, crop, crop) and uint8 (crop, crop) of uint8 (3, H, W) and uint8 (H, W).
 
         Where the image is smaller than the crop, it is padded as ``pad`` says: with black, the mask with ``pad_label``.
-        Random numbers come from ``generator`` alone, or from torch's global one if it is None. The result's mask may
-        share memory with ``mask``. Raises TypeError or ValueError for anything else than such tensors.
+        Random numbers come from ``generator`` alone, or from torch's global one if it is None. The result may share
+        memory with what is given. Raises TypeError or ValueError for anything else than such tensors.
         """
         recipe = self._recipe
         _check(image, mask, self._fills)
-        # Images that have the crop's size, such as synthetic scenes, need no torchvision, which is slow to import.
         if not (self._crops_only and mask.shape[-2:] == (recipe.crop, recipe.crop)):
-            image, mask = _random_crop(ImageAndMask.wrap(image, mask), recipe, generator, self._fills).unwrap()
+            both = _random_crop(ImageAndMask(image, mask), recipe, generator, self._fills)
+            image, mask = both.image, both.mask
         if recipe.flip > 0 and uniform(0, 1, generator) < recipe.flip:
             image, mask = image.flip(-1), mask.flip(-1)
-        return _normalised(image, self.mean, self.deviation), mask
+        return image, mask
 
 
 class EvalTransform:
-    """A test view at work; torchvision is imported when one is made, if the view resizes."""
+    """A test view at work."""
 
     def __init__(self, view: EvalView, fills: Sequence[int] = ()) -> None:
-        if view.resize_short is not None:
-            torchvision()
         self._view, self._fills = view, tuple(fills)
-        self.mean, self.deviation = _statistics(view.normalise)
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 (3, h, w) and uint8 (h, w) of uint8 (3, H, W) and uint8 (H, W). Raises as TrainTransform."""
+        """Return uint8 (3, h, w) and uint8 (h, w) of uint8 (3, H, W) and uint8 (H, W). Raises as TrainTransform."""
         _check(image, mask, self._fills)
         size = (mask.shape[-2], mask.shape[-1])
         resized = short_side_size(size, self._view.resize_short)
         crop = self._view.crop
         if size != resized or (crop is not None and resized != (crop, crop)):
-            both = ImageAndMask.wrap(image, mask).resize(resized)
-            image, mask = (both if crop is None else _centre(both, crop, self._fills)).unwrap()
-        return _normalised(image, self.mean, self.deviation), mask
+            both = ImageAndMask(image, mask).resize(resized)
+            both = both if crop is None else _centre(both, crop, self._fills)
+            image, mask = both.image, both.mask
+        return image, mask
 
 
 def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator, fills: Sequence[int]) -> ImageAndMask:
@@ -126,25 +111,18 @@ def _random_crop(both: ImageAndMask, recipe: DataRecipe, generator: Generator, f
         low, high = recipe.scale
         factor = uniform(low, high, generator)
         size = max(SMALLEST, int(size[0] * factor)), max(SMALLEST, int(size[1] * factor))
-    both = both.resize(size).pad(recipe.crop, recipe.pad_label, recipe.pad, fills)
-    top, left = (whole(side - recipe.crop, generator) for side in both.size)
-    return both.cut(top, left, recipe.crop, recipe.crop)
+    both, crop = both.resize(size), recipe.crop
+    left, top, right, bottom = both.padding(crop, recipe.pad)
+    down = whole(top + both.size[0] + bottom - crop, generator)
+    along = whole(left + both.size[1] + right - crop, generator)
+    return both.cut(down - top, along - left, crop, crop, (recipe.pad_label, *fills))
 
 
 def _centre(both: ImageAndMask, crop: int, fills: Sequence[int]) -> ImageAndMask:
-    both = both.pad(crop, VOID, fills=fills)
-    top, left = (round((side - crop) / 2) for side in both.size)
-    return both.cut(top, left, crop, crop)
-
-
-def _normalised(image: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    return image.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(deviation)
-
-
-def _statistics(name: str) -> tuple[Tensor, Tensor]:
-    # Times 255: the pixels are normalised as they are, without a division by 255 first.
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) * 255 for values in _MEAN_STD[name])
-    return mean, deviation
+    left, top, right, bottom = both.padding(crop)
+    height, width = both.size
+    down, along = round((top + height + bottom - crop) / 2), round((left + width + right - crop) / 2)
+    return both.cut(down - top, along - left, crop, crop, (VOID, *fills))
 
 
 def _check(image: Tensor, mask: Tensor, fills: Sequence[int]) -> None:

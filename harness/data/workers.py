@@ -69,9 +69,13 @@ def batches_of(
 
 
 def stack(samples: list[Sample]) -> Labelled:
-    """Stack samples of one size: float32 (B, 3, H, W), int64 (B, H, W), or (1 + K, B, H, W) with companions, names."""
+    """Stack samples of one size: uint8 (B, 3, H, W), uint8 (B, H, W), or (1 + K, B, H, W) with companions, names.
+
+    The images are in the memory format of channels_last, as they were decoded.
+    """
     images, targets, names = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets, dim=targets[0].ndim - 2).long(), names
+    pixels = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return pixels, torch.stack(targets, dim=targets[0].ndim - 2), names
 
 
 def stack_by_size(samples: list[Sample]) -> list[Labelled]:

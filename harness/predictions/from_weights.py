@@ -15,11 +15,12 @@ from torch import Tensor
 
 from cispbench.harness.data.companions import Maps
 from cispbench.harness.data.loader import EvalLoader
+from cispbench.harness.data.normalise import Normalisation
 from cispbench.harness.data.source import Source
-from cispbench.harness.data.transforms import EvalTransform, EvalView
+from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.evaluate import Prediction
-from cispbench.harness.machine.devices import autocast
+from cispbench.harness.machine.devices import autocast, to_device
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
@@ -146,7 +147,7 @@ class RunPredictor:
         done, total = 0, len(names) * len(self.run.records)
         for record in self.run.records:
             for name, image, target, prediction in self._predictions(record, names):
-                images[name] = self._pixels(image), _numpy(target)
+                images[name] = _numpy(image.permute(1, 2, 0)), _numpy(target)
                 predictions[name].append(_numpy(prediction))
                 done += 1
                 self._progress("predicting", done, total)
@@ -228,14 +229,14 @@ class RunPredictor:
         return maps
 
     def _predictions(self, record: StepRecord, names: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-        """Yield name, normalised image (3, H, W), and uint8 target and prediction (H, W) of every image."""
+        """Yield name, image as it looks, uint8 (3, H, W), and uint8 target and prediction (H, W) of every image."""
         # Batch, view and precision are those of the run's own evaluation. With others, sums are rounded differently,
         # and an arg-max may differ from what was scored.
         recipe = self.run.recipe
-        table = self.run.setting.test_table()
+        table, normalise = self.run.setting.test_table(), Normalisation(self.run.view().normalise, self._device)
         loader = EvalLoader(
             self._source, "val", names, table, self.run.view(), recipe.evaluation.batch, self._workers,
-            companions=self._maps,
+            companions=self._maps, device=self._device,
         )  # fmt: skip
         model = self._model(record)
         known, classes = self.run.trained.num_classes(record.step), len(self.run.trained.learning_order)
@@ -243,9 +244,10 @@ class RunPredictor:
         with torch.inference_mode(), explaining_lost_workers():
             for batch in loader:
                 with autocast(self._device, recipe.optim.precision):
-                    output = model(*batch.to(self._device).inputs)
+                    output = model(*batch.inputs)
                 predictions = predict(output).to("cpu", torch.uint8)
-                yield from zip(batch.ids, batch.images, batch.target.to(torch.uint8), predictions, strict=True)
+                pixels, target = normalise.pixels(batch.images).cpu(), batch.target.to("cpu", torch.uint8)
+                yield from zip(batch.ids, pixels, target, predictions, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""
@@ -262,12 +264,7 @@ class RunPredictor:
                 "version builds it.",
                 hint="Use the version of cispbench that trained them.",
             ) from error
-        return model.to(self._device).eval()
-
-    def _pixels(self, image: Tensor) -> Pixels:
-        """Return a normalised image as it looks, uint8 (H, W, 3)."""
-        transform = EvalTransform(self.run.view())
-        return _numpy((image * transform.deviation + transform.mean).round().clamp(0, 255).permute(1, 2, 0))
+        return to_device(model, self._device).eval()
 
 
 def _numpy(tensor: Tensor) -> Pixels:

@@ -48,6 +48,7 @@ class StepData:
             workers=self.options.workers,
             cache=self._fits_in_memory(planned.images[0], len(planned.images) + len(exemplars), len(maps)),
             pin_memory=self.options.device.type == "cuda",
+            device=self.options.device,
             exemplars=None if memory is None else exemplar_set(memory, exemplars, learnt, step),
             companions=maps,
         )

@@ -17,6 +17,7 @@ from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
 from cispbench.harness.evaluate import Prediction, evaluate
+from cispbench.harness.machine.devices import to_device
 from cispbench.harness.machine.seeds import derive_seed, seed_everything
 from cispbench.harness.method import Exemplar, Method, StepContext
 from cispbench.harness.models.catalogue import build_model, least_images
@@ -110,9 +111,9 @@ class StepWork:
 
     def _train_grown(self, planned: PlannedStep, context: StepContext, checkpoint: Path) -> tuple[TrainingLog, int]:
         plan, options = self.plan, self.options
-        context.model.to(options.device)
+        to_device(context.model, options.device)
         if context.previous is not None:
-            context.previous.to(options.device)
+            to_device(context.previous, options.device)
         method = self._trained_method(planned.step)
         shared = method is not self.method
         phases = {name: plan.recipe.phase(planned.step, name) for name in planned.phases}
@@ -169,13 +170,14 @@ class StepWork:
         loader = EvalLoader(
             self.source, "val", ids, plan.setting.test_table(), view, recipe.evaluation.batch, options.workers,
             rank=group.rank, devices=group.size, companions=planned_test_maps(plan, self.source),
+            device=options.device,
         )  # fmt: skip
         model = self.model_after(planned.step)
         what = f"{recipe.evaluation.batch} test images at once with {recipe.model}"
         hint = "Set fewer (--set evaluation.batch=1)."
         with explaining_memory(what, options.device, hint), explaining_lost_workers():
             matrix = evaluate(
-                model.to(options.device),
+                to_device(model, options.device),
                 loader,
                 plan.setting.num_foreground + 1,
                 options.device,

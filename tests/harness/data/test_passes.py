@@ -10,6 +10,7 @@ import torch
 
 from cispbench.harness.data.exemplars import exemplar_set
 from cispbench.harness.data.loader import TrainLoader
+from cispbench.harness.data.normalise import Normalisation
 from cispbench.harness.data.passes import Passes, centre_view
 from cispbench.harness.data.synthetic import SyntheticSource
 from cispbench.harness.data.transforms import EvalTransform, EvalView
@@ -79,11 +80,12 @@ def test_the_size_of_batches_changes_no_image() -> None:
 
 def test_the_centre_is_what_a_test_would_see_with_the_labels_of_the_step() -> None:
     transform, table = EvalTransform(CENTRE), torch.tensor(SETTING.label_table(1))
+    normalise = Normalisation(CENTRE.normalise)
     for found in (passes()("centre", 5), passes()("centre")):
         for batch in found:
             for name, image, target in zip(batch.ids, batch.images, batch.target, strict=True):
                 expected, mask = transform(*SCENES.read("train", name))
-                assert torch.equal(image, expected) and torch.equal(target, table[mask.long()])
+                assert torch.equal(image, normalise(expected[None])[0]) and torch.equal(target, table[mask.long()])
     assert [batch.ids for batch in passes()("centre")] == [batch.ids for batch in loader().epoch(0)]
 
 
