@@ -15,6 +15,8 @@ from cispbench.harness.step import Batch
 from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import VOID
 
+MAPPED_BYTES = 24 * 1024**2  # glibc maps larger pieces of memory anew each time, which costs more than filling them
+
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Count pixels by (target, prediction): int64 (C, C), rows = target, on the device of the inputs.
@@ -54,7 +56,13 @@ class Prediction:
                 f"{width} pixels, {self.known} classes known so far and {self.classes} of the setting.",
                 hint="Let `scores` return (B, K, H, W), K at least the classes known so far.",
             )
-        return scores.argmax(1)
+        return arg_max(scores)
+
+
+def arg_max(scores: Tensor) -> Tensor:
+    """Return the channel of the highest score, the first of equal ones: int64 (B, H, W), from (B, K, H, W)."""
+    # A pixel's scores side by side, and max, not argmax: together four times as fast on a CPU.
+    return scores.movedim(1, -1).contiguous().max(-1).indices
 
 
 @torch.inference_mode()
@@ -65,7 +73,7 @@ def evaluate(
     device: torch.device,
     precision: str,
     progress: Callable[[int], None] | None = None,
-    predict: Callable[[Output], Tensor] = lambda output: output.logits.argmax(1),
+    predict: Callable[[Output], Tensor] = lambda output: arg_max(output.logits),
 ) -> Tensor:
     """Return the confusion matrix, int64 (C, C) on the CPU, of a model over test batches.
 
@@ -78,13 +86,30 @@ def evaluate(
     done = 0
     for loaded in batches:
         batch = loaded.to(device)
-        with autocast(device, precision):
-            output = model(*batch.inputs)
-        total += _count(predict(output), batch.target, num_classes)
+        total += _count(predictions(model, batch, precision, predict), batch.target, num_classes)
         done += len(batch.ids)
         if progress is not None:
             progress(done)
     return total.cpu()
+
+
+def predictions(model: IncrementalModel, batch: Batch, precision: str, predict: Callable[[Output], Tensor]) -> Tensor:
+    """Return what ``predict`` makes of a network's outputs for a batch, int64 (B, H, W)."""
+    device = batch.images.device
+    with autocast(device, precision):
+        features = model.features(batch.images)
+    size = len(batch.ids)
+    # Logits that a CPU's allocator would map anew for each batch are made of fewer images at a time.
+    if device.type == "cpu":
+        logits = 4 * sum(group.channels for group in model.groups) * batch.target[0].numel()
+        size = min(size, max(1, MAPPED_BYTES // logits))
+    found = []
+    for start in range(0, len(batch.ids), size):
+        part = slice(start, start + size)
+        with autocast(device, precision):
+            output = model.from_features(features.part(part), batch.part(part).companions or None)
+        found.append(predict(output))
+    return torch.cat(found)
 
 
 def _count(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Exemplar, Group, Memory, Method, Output, Range, StepContext
 from cispbench.harness.models.groups import AUXILIARY
-from cispbench.methods.losses import VOID, Probability, Weight, labelled_pixels
+from cispbench.methods.losses import VOID, Probability, Weight, labelled_pixels, pixels_in_mean, sum_over_pixels
 from cispbench.methods.memory import list_candidates, presence, take_turns
 from cispbench.splits.settings import Setting
 
@@ -67,15 +67,17 @@ def classification(
     of the class is a negative, void ones too (``void_is_negative=False`` leaves them out, and is 0 where all are
     void). Positives weigh ``positive_weight``. Source: cvlab-yonsei/DKD, models/loss.py, WBCELoss.
     """
-    logits = logits.float()
-    positive = (target >= old_classes) & (target < old_classes + logits.shape[1]) & (target != VOID)
-    own = logits.gather(1, (target - old_classes).masked_fill(~positive, 0).unsqueeze(1)).squeeze(1)
-    # All as negatives, then the positives corrected: without a one-hot (B, N, H, W).
-    corrected = positive_weight * functional.softplus(-own) - functional.softplus(own)
-    cost = functional.softplus(logits).sum(1) + corrected.masked_fill(~positive, 0.0)
-    if void_is_negative:
-        return cost.mean()
-    return cost.masked_fill(target == VOID, 0.0).sum() / labelled_pixels(target).clamp(min=1)
+
+    def cost(logits: Tensor, target: Tensor) -> Tensor:
+        void = target == VOID
+        positive = (target >= old_classes) & (target < old_classes + logits.shape[1]) & ~void
+        own = logits.gather(1, (target - old_classes).masked_fill(~positive, 0).unsqueeze(1)).squeeze(1)
+        # All as negatives, then the positives corrected: without a one-hot (n, N).
+        corrected = positive_weight * functional.softplus(-own) - functional.softplus(own)
+        cost = functional.softplus(logits).sum(1) + corrected.masked_fill(~positive, 0.0)
+        return cost if void_is_negative else cost.masked_fill(void, 0.0)
+
+    return sum_over_pixels(cost, logits, target) / pixels_in_mean(target, void_is_negative)
 
 
 def memory_classification(logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:
@@ -92,8 +94,11 @@ def distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
     Both (B, F, h, w): foreground classes that the previous model knows. Source: cvlab-yonsei/DKD, models/loss.py,
     KDLoss.
     """
-    logits = logits.float()
-    return (functional.softplus(logits) - old_logits.float().sigmoid() * logits).sum(1).mean()
+
+    def cost(logits: Tensor, old_logits: Tensor) -> Tensor:
+        return (functional.softplus(logits) - old_logits.float().sigmoid() * logits).sum(1)
+
+    return sum_over_pixels(cost, logits, old_logits) / logits[:, 0].numel()
 
 
 def decomposed_logits(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import functional
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, Weight, bce_with_ignore, labelled_pixels
+from cispbench.methods.losses import VOID, Weight, bce_with_ignore, labelled_pixels, pixels_in_mean, sum_over_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,15 +41,17 @@ def lwf_mc_loss(logits: Tensor, target: Tensor, old_logits: Tensor, void_in_mean
     pixel is no new class and is distilled like any other, as released (``void_in_mean=False`` leaves void out).
     Source: iCaRL, algorithm 3; fcdl94/MiB, utils/loss.py, IcarlLoss.
     """
-    logits, soft = logits.float(), old_logits.float().sigmoid()
-    known, void = soft.shape[1], target == VOID
-    is_new = (target >= known) & ~void
-    own = logits.gather(1, target.masked_fill(~is_new, 0).unsqueeze(1)).squeeze(1).masked_fill(~is_new, 0.0)
-    # A class costs softplus(z) - t z.
-    loss = functional.softplus(logits).sum(1) - (soft * logits[:, :known]).sum(1) - own
-    if void_in_mean:
-        return loss.mean()
-    return loss.masked_fill(void, 0.0).sum() / (~void).sum().clamp(min=1)
+    known = old_logits.shape[1]
+
+    def cost(logits: Tensor, old_logits: Tensor, target: Tensor) -> Tensor:
+        soft, void = old_logits.float().sigmoid(), target == VOID
+        is_new = (target >= known) & ~void
+        own = logits.gather(1, target.masked_fill(~is_new, 0).unsqueeze(1)).squeeze(1).masked_fill(~is_new, 0.0)
+        # A class costs softplus(z) - t z.
+        cost = functional.softplus(logits).sum(1) - (soft * logits[:, :known]).sum(1) - own
+        return cost if void_in_mean else cost.masked_fill(void, 0.0)
+
+    return sum_over_pixels(cost, logits, old_logits, target) / pixels_in_mean(target, void_in_mean)
 
 
 def binary_distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
@@ -58,9 +60,13 @@ def binary_distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
     ``logits`` (B, C, H, W), of which the first O channels count; ``old_logits`` (B, O, H, W). Source: fcdl94/MiB,
     train.py, the combined form (O times the mean over all entries).
     """
-    soft = old_logits.float().sigmoid()
-    old = logits[:, : soft.shape[1]].float()
-    return (functional.softplus(old) - soft * old).sum(1).mean()
+    known = old_logits.shape[1]
+
+    def cost(logits: Tensor, old_logits: Tensor) -> Tensor:
+        old = logits[:, :known]
+        return (functional.softplus(old) - old_logits.float().sigmoid() * old).sum(1)
+
+    return sum_over_pixels(cost, logits, old_logits) / logits[:, 0].numel()
 
 
 class LwFMC(Method):

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, StepContext
-from cispbench.methods.losses import VOID, Probability, Weight, class_probabilities, cross_entropy, labelled_pixels
+from cispbench.methods.losses import (
+    VOID,
+    Probability,
+    Weight,
+    cross_entropy,
+    each_pixel,
+    labelled_pixels,
+    sum_over_pixels,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +54,16 @@ def selective_pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float
     background and its probability reaches ``threshold``; else it becomes void where the old classes together are
     more probable than background. Source: MBS, section 3.2.
     """
-    probabilities = class_probabilities(old_logits)
-    best, label = probabilities.max(1)
-    background = target == 0
-    sure = background & (label != 0) & (best >= threshold)
-    target = torch.where(sure, label, target)
-    uncertain = (target == 0) & (probabilities[:, 0] < probabilities[:, 1:].sum(1))
-    return target.masked_fill(uncertain, VOID)
+
+    def labels(old_logits: Tensor, target: Tensor) -> Tensor:
+        probabilities = old_logits.softmax(1)
+        best, label = probabilities.max(1)
+        sure = (target == 0) & (label != 0) & (best >= threshold)
+        target = torch.where(sure, label, target)
+        uncertain = (target == 0) & (probabilities[:, 0] < probabilities[:, 1:].sum(1))
+        return target.masked_fill(uncertain, VOID)
+
+    return each_pixel(labels, old_logits, target)
 
 
 def patch_weights(old_masks: Tensor, labels: Tensor, new_classes: Sequence[int]) -> Tensor:
@@ -94,17 +105,18 @@ def label_guided_output_distillation(logits: Tensor, old_logits: Tensor, target:
     target is padded with zeros to C; on pixels of a new class that class takes the background's probability. Mean
     over pixels and C classes. Source: MBS, equation 8.
     """
-    logits = logits.float()
-    soft = class_probabilities(old_logits)
-    known, classes = soft.shape[1], logits.shape[1]
-    is_new = (target >= known) & (target != VOID)
-    background = soft[:, 0]
-    log_total = logits.logsumexp(1)
-    # -sum_c q_c (z_c - log sum exp z), term by term, so that no (B, C, H, W) of log-probabilities is kept.
-    others = (soft[:, 1:] * logits[:, 1:known]).sum(1)
-    channel = torch.where(is_new, target, torch.zeros_like(target)).unsqueeze(1)
-    moved = background * logits.gather(1, channel).squeeze(1)
-    return (log_total * soft.sum(1) - others - moved).mean() / classes
+    known = old_logits.shape[1]
+
+    def cost(logits: Tensor, old_logits: Tensor, target: Tensor) -> Tensor:
+        soft = old_logits.float().softmax(1)
+        is_new = (target >= known) & (target != VOID)
+        # -sum_c q_c (z_c - log sum exp z), term by term, so that no (n, C) of log-probabilities is kept.
+        others = (soft[:, 1:] * logits[:, 1:known]).sum(1)
+        channel = torch.where(is_new, target, torch.zeros_like(target)).unsqueeze(1)
+        moved = soft[:, 0] * logits.gather(1, channel).squeeze(1)
+        return logits.logsumexp(1) * soft.sum(1) - others - moved
+
+    return sum_over_pixels(cost, logits, old_logits, target) / logits.numel()
 
 
 def orthogonality(class_tokens: Tensor, new_classes: Sequence[int], weight: float) -> Tensor:

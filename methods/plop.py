@@ -10,16 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cispbench.harness.machine.lazy import torch
+from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Method, Output, Range, StepContext
 from cispbench.methods.losses import (
     VOID,
     Probability,
     Weight,
-    class_probabilities,
+    cross_entropy,
+    each_pixel,
     labelled_pixels,
     new_in_background,
     pixel_cross_entropy,
+    pixels_in_mean,
+    sum_over_pixels,
 )
 from cispbench.methods.mib import start_from_background
 from cispbench.splits.errors import MethodError, RecipeError
@@ -58,7 +61,7 @@ class PLOPOptions:
 
 
 def entropy(probabilities: Tensor, over_classes: OverClasses = "mean") -> Tensor:
-    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W).
+    """Return -(1 / log K) mean_k p_k log(p_k + 1e-8) of (B, K, H, W) as (B, H, W), and of (n, K) as (n,).
 
     The released code has this mean over classes (CVPR2021_PLOP, train.py, entropy). ``over_classes="sum"`` sums
     instead, which is the normalised entropy, from 0 to 1.
@@ -85,15 +88,18 @@ def entropy_thresholds(
     """
     max_entropy = math.log(total_classes)
     histogram: Tensor | None = None
+
+    def cell(old_logits: Tensor, target: Tensor) -> Tensor:
+        probabilities = old_logits.softmax(1)
+        place = (entropy(probabilities, over_classes) / max_entropy * bins).long().clamp(max=bins - 1)
+        found = probabilities.max(1).indices * bins + place
+        return found.masked_fill(target != 0, total_classes * bins)  # a cell that is not counted
+
     for target, old_logits in batches:
         if histogram is None:
             histogram = torch.zeros(total_classes * bins, dtype=torch.int64, device=target.device)
-        probabilities = class_probabilities(old_logits)
-        background = target == 0
-        values = entropy(probabilities, over_classes)[background] / max_entropy
-        predicted = probabilities.argmax(1)[background]
-        cell = predicted * bins + (values * bins).long().clamp(max=bins - 1)
-        histogram += torch.bincount(cell, minlength=total_classes * bins)
+        cells = each_pixel(cell, old_logits, target)
+        histogram += torch.bincount(cells.flatten(), minlength=total_classes * bins + 1)[:-1]
     if histogram is None:
         raise ValueError("entropy thresholds need at least one batch")
     walk = _released_median if median == "released" else _true_median
@@ -137,12 +143,15 @@ def pseudo_labels(
     Returns the new target and, per image, the share of background pixels kept: kept / (background + 1e-6), (B,).
     Source: PLOP, section 3.3.
     """
-    probabilities = class_probabilities(old_logits)
-    predicted = probabilities.argmax(1)
-    background = target < old_classes
-    sure = entropy(probabilities, over_classes) / max_entropy < thresholds[predicted]
-    kept = background & sure
-    filled = torch.where(kept, predicted, target.masked_fill(background, VOID))
+
+    def labels(old_logits: Tensor, target: Tensor) -> Tensor:
+        probabilities = old_logits.softmax(1)
+        predicted = probabilities.max(1).indices
+        sure = entropy(probabilities, over_classes) / max_entropy < thresholds[predicted]
+        return torch.where(target >= old_classes, target, predicted.masked_fill(~sure, VOID))
+
+    filled, background = each_pixel(labels, old_logits, target), target < old_classes
+    kept = background & (filled != VOID)
     factor = kept.flatten(1).sum(1).float() / (background.flatten(1).sum(1).float() + 1e-6)
     return filled, factor
 
@@ -150,31 +159,38 @@ def pseudo_labels(
 def local_pod_embedding(x: Tensor, scales: Sequence[int] = (1, 2, 4)) -> Tensor:
     """Pool (B, D, H, W) over the columns and over the rows of s x s blocks, for every scale s; returns (B, .).
 
-    A block's side is W // s, which must be at least 1; blocks that reach below the map are cut. Source: PLOP, equation 6.
+    A block's side is W // s, which must be at least 1; blocks that reach below the map are cut. Source: PLOP,
+    equation 6.
     """
+    return torch.cat([part for scale in _pooled(x, scales) for part in _in_released_order(*scale)], 1)
+
+
+def _pooled(x: Tensor, scales: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the means over columns (B, D, H, s) and over rows (B, D, s, W) of each scale's blocks."""
     finest, width = max(scales), x.shape[3]
     # Means of large blocks are means of the means of small ones, where the small ones fill them.
-    if width % finest or any(finest % scale for scale in scales) or x.shape[2] < width:
-        return torch.cat([_pooled_blocks(x, scale) for scale in scales], 1)
-    square = x[:, :, :width]
-    over_columns = square.unflatten(3, (finest, -1)).mean(4)  # (B, D, W, blocks)
-    over_rows = square.unflatten(2, (finest, -1)).mean(3)  # (B, D, blocks, W)
-    parts = []
+    if width % finest == 0 and not any(finest % scale for scale in scales) and x.shape[2] >= width:
+        square, side = x[:, :, :width], width // finest
+        columns, rows = functional.avg_pool2d(square, (1, side)), functional.avg_pool2d(square, (side, 1))
+        for scale in scales:
+            blocks = finest // scale
+            yield functional.avg_pool2d(columns, (1, blocks)), functional.avg_pool2d(rows, (blocks, 1))
+        return
     for scale in scales:
-        columns = over_columns.unflatten(3, (scale, -1)).mean(4).unflatten(2, (scale, -1))  # (B, D, i, side, j)
-        rows = over_rows.unflatten(2, (scale, -1)).mean(3).unflatten(3, (scale, -1))  # (B, D, i, j, side)
-        pair = torch.stack([columns.permute(0, 2, 4, 1, 3), rows.permute(0, 2, 3, 1, 4)], 3)
-        parts.append(pair.flatten(1))
-    return torch.cat(parts, 1)
+        side = width // scale
+        square = x[:, :, : side * scale, : side * scale]
+        below = [square[:, :, i * side : (i + 1) * side] for i in range(scale)]
+        rows = torch.stack([block.mean(2) for block in below], 2)
+        yield functional.avg_pool2d(square, (1, side)), rows
 
 
-def _pooled_blocks(x: Tensor, scale: int) -> Tensor:
-    side, parts = x.shape[3] // scale, []
+def _in_released_order(columns: Tensor, rows: Tensor) -> Iterator[Tensor]:
+    scale = rows.shape[2]
+    side = rows.shape[3] // scale
     for i in range(scale):
         for j in range(scale):
-            block = x[..., i * side : (i + 1) * side, j * side : (j + 1) * side]
-            parts += [block.mean(3).flatten(1), block.mean(2).flatten(1)]
-    return torch.cat(parts, 1)
+            yield columns[:, :, i * side : (i + 1) * side, j].flatten(1)
+            yield rows[:, :, i, j * side : (j + 1) * side].flatten(1)
 
 
 def pod_loss(
@@ -198,9 +214,10 @@ def pod_loss(
     weights = [factor] * len(features) + [logits_factor]
     losses = []
     for (new, old), weight in zip(pairs, weights, strict=True):
-        # Pooling is linear: the difference of the squared maps is pooled once.
-        difference = local_pod_embedding(new.float() ** 2 - old.float() ** 2, scales)
-        losses.append(weight * torch.linalg.vector_norm(difference, dim=1).mean())
+        # Pooling is linear: the difference of the squared maps is pooled once. A norm does not ask for the order.
+        pooled = _pooled(new.float() ** 2 - old.float() ** 2, scales)
+        norms = [torch.linalg.vector_norm(part, dim=(1, 2, 3)) for scale in pooled for part in scale]
+        losses.append(weight * torch.linalg.vector_norm(torch.stack(norms), dim=0).mean())
     return torch.stack(losses).mean() * math.sqrt((old_classes + new_classes) / new_classes)
 
 
@@ -248,12 +265,13 @@ class PLOP(Method):
     ) -> Tensor:
         options = self.options
         target, factor = self._pseudo_labels(batch, previous, thresholds, context)
-        per_pixel = pixel_cross_entropy(output.logits, target, "none")
-        if options.adaptive_factor:
-            per_pixel = per_pixel * factor[:, None, None]
-        if options.void_in_mean:
-            return per_pixel.mean()
-        return per_pixel.sum() / labelled_pixels(target).clamp(min=1)
+        if not options.adaptive_factor:
+            return cross_entropy(output.logits, target, options.void_in_mean)
+        weights = factor[:, None, None].expand_as(target)
+        total = sum_over_pixels(
+            lambda logits, target, weight: weight * pixel_cross_entropy(logits, target), output.logits, target, weights
+        )
+        return total / pixels_in_mean(target, options.void_in_mean)
 
     def _pseudo_labels(
         self, batch: Batch, previous: Output, thresholds: Tensor, context: StepContext

@@ -27,7 +27,7 @@ from cispbench.harness.method import (
     Range,
     StepContext,
 )
-from cispbench.methods.losses import VOID, Probability, bce_with_ignore, labelled_pixels
+from cispbench.methods.losses import VOID, Probability, bce_with_ignore, each_pixel, labelled_pixels
 from cispbench.methods.memory import list_candidates, presence, take_turns
 from cispbench.splits.settings import Setting
 
@@ -81,9 +81,13 @@ def pseudo_labels(target: Tensor, old_logits: Tensor, threshold: float = 0.7, ba
     channel that is no class (0 in BARM, which has no unknown channel), takes the channel of the largest sigmoid if
     that is a class and its probability reaches ``threshold``. Source: clovaai/SSUL, main.py, train.
     """
-    probability, channel = old_logits.float().sigmoid().max(1)
-    sure = (target <= background) & (channel > background) & (probability >= threshold)
-    return torch.where(sure, channel, target)
+
+    def labels(old_logits: Tensor, target: Tensor) -> Tensor:
+        probability, channel = old_logits.sigmoid().max(1)
+        sure = (target <= background) & (channel > background) & (probability >= threshold)
+        return torch.where(sure, channel, target)
+
+    return each_pixel(labels, old_logits, target)
 
 
 def class_scores(logits: Tensor) -> Tensor:

@@ -63,7 +63,8 @@ def to_device(model: Network, device: Device) -> Network:
 
     Convolutions are fastest so, on CPUs and GPUs; images come in the same order (``data/loader.py``).
     """
-    return model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
+    return model
 
 
 def autocast(device: Device, precision: str) -> torch.autocast:

@@ -7,13 +7,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cispbench.harness.models.deeplab import DeepLab
 from cispbench.harness.models.groups import Group
 from cispbench.harness.models.head_branch import HeadBranch
 from cispbench.harness.models.interface import ClassGroup, Encoder
 from cispbench.harness.models.output import Features, Output
+from cispbench.harness.models.upsampling import upsample
 
 
 class BranchedDeepLabV3(DeepLab):
@@ -42,7 +42,7 @@ class BranchedDeepLabV3(DeepLab):
         masks = torch.cat(heads, 1)
         rows = torch.cat([branch.weight.flatten(1) for branch in branches])
         return Output(
-            logits=functional.interpolate(masks, size=features.size, mode="bilinear", align_corners=False),
+            logits=upsample(masks, features.size),
             masks=masks,
             heads=heads,
             patches=decoded.flatten(2).transpose(1, 2),

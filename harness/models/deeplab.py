@@ -13,6 +13,7 @@ from cispbench.harness.models.groups import AUXILIARY, Group
 from cispbench.harness.models.head_branch import start_kaiming
 from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
 from cispbench.harness.models.output import Features, Output
+from cispbench.harness.models.upsampling import upsample
 
 
 class DeepLabHead(nn.Module):
@@ -96,7 +97,7 @@ class LinearDeepLab(DeepLab):
         masks, heads = self._maps(features.decoded, groups, weight)
         rows = weight.flatten(1)
         return Output(
-            logits=functional.interpolate(masks, size=features.size, mode="bilinear", align_corners=False),
+            logits=upsample(masks, features.size),
             masks=masks,
             heads=heads,
             patches=features.decoded.flatten(2).transpose(1, 2),

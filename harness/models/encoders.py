@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cispbench.harness.models.interface import Encoder
-from cispbench.harness.models.transformer import as_map
+from cispbench.harness.models.transformer import as_map, fused_attention_pays
 
 
 def leaky_relu() -> nn.Module:
@@ -146,7 +146,7 @@ class TinyCNN(Encoder):
 
 
 class ViTEncoder(Encoder):
-    """A ViT of timm (``vit``: no head, no pooling, any image size), fused attention; stages are four of its blocks.
+    """A ViT of timm (``vit``: no head, no pooling, any image size); stages are four of its blocks.
 
     Its layer norms take 1e-5 as epsilon, as in Segmenter's and MBS's released code (segm/model/vit.py), not timm's
     1e-6: with small activations the difference shows in the fourth digit of the logits.
@@ -169,6 +169,9 @@ class ViTEncoder(Encoder):
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take (B, 3, H, W), sides multiples of 16; return the normalised tokens as a map and four blocks' outputs."""
         vit: Any = self.vit
+        fused = fused_attention_pays(images.device)
+        for block in vit.blocks:
+            block.attn.fused_attn = fused
         tokens, stages = vit.forward_intermediates(images, indices=self.taken, output_fmt="NCHW")
         height, width = stages[-1].shape[-2:]
         return as_map(tokens[:, vit.num_prefix_tokens :], height, width), tuple(stages)

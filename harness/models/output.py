@@ -24,6 +24,11 @@ class Features:
     stages: tuple[Tensor, ...]
     decoded: Tensor
 
+    def part(self, images: slice) -> Features:
+        """Return the features of some of the images."""
+        stages = tuple(stage[images] for stage in self.stages)
+        return Features(self.size, self.encoded[images], stages, self.decoded[images])
+
 
 @dataclass(frozen=True)
 class Output:

@@ -17,6 +17,7 @@ from cispbench.harness.models.groups import Group
 from cispbench.harness.models.interface import ClassGroup, Encoder, IncrementalModel
 from cispbench.harness.models.output import Features, Output
 from cispbench.harness.models.transformer import Block
+from cispbench.harness.models.upsampling import upsample
 
 
 class MaskNorm(nn.Module):
@@ -114,7 +115,7 @@ class Segmenter(IncrementalModel):
         masks, patches, class_features = self.decoder(encoded.flatten(2).transpose(1, 2))
         maps = masks.transpose(1, 2).unflatten(2, (height, width))
         padded = (side_h + -side_h % patch, side_w + -side_w % patch)
-        logits = functional.interpolate(maps, size=padded, mode="bilinear", align_corners=False)
+        logits = upsample(maps, padded)
         decoded = patches.transpose(1, 2).unflatten(2, (height, width))
         return Output(
             logits=logits[..., :side_h, :side_w],

@@ -1,6 +1,8 @@
-"""The transformer block of the decoder and of the small encoder, with fused attention."""
+"""The transformer block of the decoder and of the small encoder."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,24 @@ from torch.nn import functional
 from cispbench.harness.models.interface import Encoder
 
 
+@cache
+def _has_matrix_unit() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def fused_attention_pays(device: torch.device) -> bool:
+    """Whether ``scaled_dot_product_attention`` is the fastest way on a device at this place of the program.
+
+    On a CPU under bf16 autocast it is not: its backward pass takes up to four times as long as that of two products and
+    a softmax, and without AMX so does its forward pass.
+    """
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return True
+    return not torch.is_grad_enabled() and _has_matrix_unit()
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention through ``scaled_dot_product_attention``."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -24,7 +42,10 @@ class Attention(nn.Module):
         """Take and return (B, n, D)."""
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(q, k, v)
+        if fused_attention_pays(x.device):
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 

@@ -19,8 +19,8 @@ from cispbench.harness.data.normalise import Normalisation
 from cispbench.harness.data.source import Source
 from cispbench.harness.data.transforms import EvalView
 from cispbench.harness.data.workers import explaining_lost_workers
-from cispbench.harness.evaluate import Prediction
-from cispbench.harness.machine.devices import autocast, to_device
+from cispbench.harness.evaluate import Prediction, predictions
+from cispbench.harness.machine.devices import to_device
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.models.interface import IncrementalModel
@@ -243,11 +243,9 @@ class RunPredictor:
         predict = Prediction(self.run.method.scores, known, classes)
         with torch.inference_mode(), explaining_lost_workers():
             for batch in loader:
-                with autocast(self._device, recipe.optim.precision):
-                    output = model(*batch.inputs)
-                predictions = predict(output).to("cpu", torch.uint8)
+                found = predictions(model, batch, recipe.optim.precision, predict).to("cpu", torch.uint8)
                 pixels, target = normalise.pixels(batch.images).cpu(), batch.target.to("cpu", torch.uint8)
-                yield from zip(batch.ids, pixels, target, predictions, strict=True)
+                yield from zip(batch.ids, pixels, target, found, strict=True)
 
     def _model(self, record: StepRecord) -> IncrementalModel:
         """Build the model as it is after a step, with its published weights."""

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cispbench.harness.evaluate import confusion_matrix, evaluate
-from cispbench.harness.method import Batch, Output
+from cispbench.harness.method import Batch, Group, Output
+from cispbench.harness.models.output import Features
 
 
 @settings(max_examples=30, deadline=None)
@@ -51,8 +52,13 @@ def test_wrong_shapes_and_classes_are_refused():
 class Brightness(torch.nn.Module):
     """Predict a pixel's class from its own value, so that nothing but counting is tested."""
 
-    def forward(self, images):
-        level = (images[:, 0] * 3).round().long().clamp(0, 3)
+    groups = (Group(4),)
+
+    def features(self, images):
+        return Features(tuple(images.shape[-2:]), images, (), images)
+
+    def from_features(self, features, companions=None):
+        level = (features.encoded[:, 0] * 3).round().long().clamp(0, 3)
         logits = torch.nn.functional.one_hot(level, 4).movedim(-1, 1).float()
         empty = torch.empty(0)
         return Output(logits, empty, empty, empty, empty, empty)
@@ -69,7 +75,7 @@ def test_counts_do_not_depend_on_the_batch(batch):
     batches = [whole.part(slice(start, start + batch)) for start in range(0, 7, batch)]
     seen = []
     total = evaluate(Brightness(), batches, 4, torch.device("cpu"), "fp32", seen.append)
-    prediction = Brightness()(images).logits.argmax(1)
+    prediction = Brightness().from_features(Brightness().features(images)).logits.argmax(1)
     assert torch.equal(total, confusion_matrix(prediction, target, 4))
     assert total.sum() == 7 * 30
     assert seen[-1] == 7

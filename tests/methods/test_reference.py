@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cispbench.methods import losses, mbs, plop
+from cispbench.harness import pixel_bands
+from cispbench.methods import dkd, losses, lwf_mc, mbs, plop, ssul
 
 
 def scene(seed: int, classes: int, old: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -33,7 +34,12 @@ def pixels(logits, target):
 
 LOSSES = {
     "cross_entropy": lambda logits, old, target: losses.cross_entropy(logits, target),
-    "pixel_cross_entropy": lambda logits, old, target: losses.pixel_cross_entropy(logits, target, "none"),
+    "lwf_mc": lambda logits, old, target: lwf_mc.lwf_mc_loss(logits, target, old),
+    "binary_distillation": lambda logits, old, target: lwf_mc.binary_distillation(logits, old),
+    "dkd": lambda logits, old, target: dkd.classification(logits[:, old.shape[1] :], target, old.shape[1], 2.0, False),
+    "dkd_distillation": lambda logits, old, target: dkd.distillation(logits[:, : old.shape[1]], old),
+    "plop_labels": lambda logits, old, target: plop.pseudo_labels(target, old, torch.full((7,), 0.8), 1.9, 5)[0],
+    "ssul_labels": lambda logits, old, target: ssul.pseudo_labels(target, old, 0.6),
     "unbiased_cross_entropy": lambda logits, old, target: losses.unbiased_cross_entropy(logits, target, old.shape[1]),
     "unbiased_distillation": lambda logits, old, target: losses.unbiased_distillation(logits, old, 0.7),
     "distillation": lambda logits, old, target: losses.distillation(logits, old, 0.7),
@@ -60,15 +66,49 @@ def test_the_layout_in_memory_changes_no_loss_and_no_gradient(name):
     torch.testing.assert_close(other_gradient, its_gradient, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", LOSSES)
+def test_bands_of_pixels_change_no_loss_and_no_gradient(name, precision, monkeypatch):
+    results = []
+    for whole in (2**20, 0):
+        monkeypatch.setattr(pixel_bands, "WHOLE_BYTES", {"cpu": whole})
+        monkeypatch.setattr(
+            pixel_bands, "BAND_BYTES", {"cpu": 5 * 7 * 4, "cuda": 0}
+        )  # 5 pixels, which do not divide 24
+        logits, old_logits, target = scene(3, 7, 5)
+        logits = logits.to(precision).requires_grad_()
+        loss = LOSSES[name](logits, old_logits.to(precision), target)
+        if loss.requires_grad:
+            (3 * loss).sum().backward()
+        with torch.no_grad():
+            again = LOSSES[name](logits, old_logits.to(precision), target)
+        torch.testing.assert_close(again, loss.detach())
+        results.append((loss.detach(), logits.grad))
+    (plain, its_gradient), (banded, other_gradient) = results
+    torch.testing.assert_close(banded, plain)
+    torch.testing.assert_close(other_gradient, its_gradient)
+
+
+def test_a_loss_in_bands_can_be_differentiated_twice_over_its_graph(monkeypatch):
+    monkeypatch.setattr(pixel_bands, "WHOLE_BYTES", {"cpu": 0})
+    logits, _, target = scene(3, 7, 5)
+    logits.requires_grad_()
+    loss = losses.cross_entropy(logits, target)
+    first, second = (torch.autograd.grad(weight * loss, logits, retain_graph=True)[0] for weight in (2.0, 4.0))
+    assert torch.equal(2 * first, second)
+
+
 @settings(max_examples=25, deadline=None)
 @given(sizes)
 def test_unbiased_cross_entropy_is_minus_log_of_summed_probability(size):
     seed, old, new = size
     logits, _, target = scene(seed, old + new, old)
-    ours = losses.unbiased_cross_entropy(logits, target, old, "none")
-    for p, label, place in pixels(logits, target):
-        expected = 0.0 if label == 255 else -math.log(p[:old].sum() if label < old else p[label])
-        assert math.isclose(float(ours[place]), expected, rel_tol=1e-4, abs_tol=1e-5)
+    found = [
+        -math.log(p[:old].sum() if label < old else p[label]) for p, label, _ in pixels(logits, target) if label != 255
+    ]
+    for void_in_mean, count in ((True, target.numel()), (False, max(len(found), 1))):
+        ours = losses.unbiased_cross_entropy(logits, target, old, void_in_mean)
+        assert math.isclose(float(ours), sum(found) / count, rel_tol=1e-4, abs_tol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
