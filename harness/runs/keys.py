@@ -25,7 +25,7 @@ from cispbench.harness.wrapper import Wrapper, overrides
 from cispbench.splits.errors import RecipeError
 from cispbench.splits.settings import Setting
 
-TRAINING_VERSION = 2  # raised whenever the same plan would train to other weights
+TRAINING_VERSION = 3  # raised whenever the same plan would train to other weights
 
 
 def digest_of(content: Any) -> str:
