@@ -17,12 +17,16 @@ Activation = Literal["relu", "leaky_relu"]
 
 
 def _deeplabv3(
-    name: str, encoder: str, build: Callable[[int], IncrementalModel], weights: str | None = None
+    name: str,
+    encoder: str,
+    build: Callable[[int], IncrementalModel],
+    weights: str | None = None,
+    imports: tuple[str, ...] = ("torchvision",),
 ) -> ModelSpec:
     # The pooled branch's batch norm sees one value an image and channel: of a single image it can make nothing.
     return ModelSpec(
         name=name, family="deeplabv3", encoder=encoder, build=build, weights=weights, least_images=2,
-        batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}),
+        batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}), imports=imports,
     )  # fmt: skip
 
 
@@ -60,9 +64,14 @@ def _build_deeplabv3(
 
 
 def _two_branches(
-    name: str, encoder: str, build: Callable[[int], IncrementalModel], weights: str | None = None
+    name: str,
+    encoder: str,
+    build: Callable[[int], IncrementalModel],
+    weights: str | None = None,
+    imports: tuple[str, ...] = ("torchvision",),
 ) -> ModelSpec:
-    return replace(_deeplabv3(name, encoder, build, weights), offers=frozenset({"linear", "two_branches"}))
+    entry = _deeplabv3(name, encoder, build, weights, imports)
+    return replace(entry, offers=frozenset({"linear", "two_branches"}))
 
 
 def _rcil_on_resnet101(suffix: str, stem_activation: bool = False, second_branch: SecondBranch = "keep") -> ModelSpec:
@@ -135,7 +144,7 @@ DEEPLABV3_RESNET50_RELU = _on_resnet("resnet50", "relu", "-relu")
 DEEPLABV3_MOBILENETV2 = _deeplabv3(
     "deeplabv3-mobilenetv2", "mobilenetv2", _build_deeplabv3_on_mobilenet, "mobilenet_v2-imagenet"
 )
-DEEPLABV3_TINY = _deeplabv3("deeplabv3-tiny", "tiny-cnn", _build_deeplabv3_tiny)
+DEEPLABV3_TINY = _deeplabv3("deeplabv3-tiny", "tiny-cnn", _build_deeplabv3_tiny, imports=())
 DEEPLABV3_RESNET101_RCIL = _rcil_on_resnet101("")
 DEEPLABV3_RESNET101_RCIL_LEAKY_STEM = _rcil_on_resnet101("-leaky-stem", stem_activation=True)
 DEEPLABV3_RESNET101_RCIL_COPY_MERGED = _rcil_on_resnet101("-copy-merged", second_branch="copy_merged")
@@ -144,12 +153,12 @@ DEEPLABV3_MOBILENETV2_RCIL = _two_branches(
     "mobilenet_v2-imagenet",
 )  # fmt: skip
 DEEPLABV3_TINY_RCIL = _two_branches(
-    "deeplabv3-tiny-rcil", "tiny-cnn", partial(_build_deeplabv3_tiny, second_branch="keep")
+    "deeplabv3-tiny-rcil", "tiny-cnn", partial(_build_deeplabv3_tiny, second_branch="keep"), imports=()
 )
 SEGMENTER_VIT_B16 = _on_vit("segmenter-vit-b16", "vit_base_patch16_384", width=768, heads=12)
 SEGMENTER_VIT_TI16 = _on_vit("segmenter-vit-ti16", "vit_tiny_patch16_384", width=192, heads=3)
 SEGMENTER_MOBILENETV2 = ModelSpec(
     name="segmenter-mobilenetv2", family="segmenter", encoder="mobilenetv2", build=_build_segmenter_on_mobilenet,
-    weights="mobilenet_v2-imagenet", batch_norm_in=("encoder",),
+    weights="mobilenet_v2-imagenet", batch_norm_in=("encoder",), imports=("torchvision",),
 )  # fmt: skip
 SEGMENTER_TINY = ModelSpec(name="segmenter-tiny", family="segmenter", encoder="tiny-vit", build=_build_segmenter_tiny)

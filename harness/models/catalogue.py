@@ -64,7 +64,7 @@ class ModelSpec:
     of ``Output.stages`` and may be auxiliary (``groups.py``); "branches", if each group has layers of its own
     (``ClassGroup.branch``); the names in ``Output.extras``; and names of your own.
     ``version``: raised whenever the network's numbers change, so that steps of the old one are not taken for the new.
-    ``imports``: slow packages that ``build`` imports besides torch and torchvision; a sweep loads them once.
+    ``imports``: slow packages that ``build`` imports besides torch; a sweep loads them once.
     """
 
     name: str

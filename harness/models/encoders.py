@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cispbench.harness.models.interface import Encoder
-from cispbench.harness.models.transformer import as_map, fused_attention_pays
+from cispbench.harness.models.transformer import as_map, choose_attention
 
 
 def leaky_relu() -> nn.Module:
@@ -169,9 +169,7 @@ class ViTEncoder(Encoder):
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take (B, 3, H, W), sides multiples of 16; return the normalised tokens as a map and four blocks' outputs."""
         vit: Any = self.vit
-        fused = fused_attention_pays(images.device)
-        for block in vit.blocks:
-            block.attn.fused_attn = fused
+        choose_attention(vit, images.device)
         tokens, stages = vit.forward_intermediates(images, indices=self.taken, output_fmt="NCHW")
         height, width = stages[-1].shape[-2:]
         return as_map(tokens[:, vit.num_prefix_tokens :], height, width), tuple(stages)

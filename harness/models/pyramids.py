@@ -68,11 +68,12 @@ def _entries(
     branches = ModelSpec(
         name=f"deeplabv3-{short}-branches", family="deeplabv3", encoder=encoder, build=partial(on, with_branches),
         weights=weights, least_images=2, batch_norm_in=("encoder", "decoder", "classifier"),
-        offers=frozenset({"branches", "branch_features"}),
+        offers=frozenset({"branches", "branch_features"}), imports=("torchvision",),
     )  # fmt: skip
     classifiers = ModelSpec(
         name=f"deeplabv3-{short}-dkd", family="deeplabv3", encoder=encoder, build=partial(on, _with_classifiers),
         weights=weights, least_images=2, batch_norm_in=("encoder", "decoder"), offers=frozenset({"linear"}),
+        imports=("torchvision",),
     )  # fmt: skip
     return branches, classifiers
 

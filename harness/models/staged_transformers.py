@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cispbench.harness.models.interface import Encoder
+from cispbench.harness.models.transformer import choose_attention
 
 
 class SwinEncoder(Encoder):
@@ -32,6 +33,7 @@ class SwinEncoder(Encoder):
         """Take (B, 3, H, W); return (B, E, h, w), h = H / 32 rounded up, and four stages at strides 4 to 32."""
         height, width = images.shape[-2:]
         net: Any = self.net
+        choose_attention(net, images.device)
         padded = functional.pad(images, (0, -width % self.PATCH, 0, -height % self.PATCH))
         last, stages = net.forward_intermediates(padded)
         return last.permute(0, 3, 1, 2).contiguous(), tuple(stages)
@@ -68,6 +70,7 @@ class MiTEncoder(Encoder):
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take (B, 3, H, W); return (B, E, h, w), h = H / 32 rounded up, and four stages at strides 4 to 32."""
         net: Any = self.net
+        choose_attention(net, images.device)
         x, stages = net.patch_embed(images), []
         for stage in net.stages:
             x = stage(x)

@@ -29,7 +29,7 @@ from cispbench.harness.sweep.graph import Graph, Node
 from cispbench.harness.sweep.outcome import OpenSteps, SweepOutcome, sigterm_as_ctrl_c
 from cispbench.harness.sweep.worker import StepJob, work
 
-PRELOADED = ("torch", "torchvision", "cispbench.harness.sweep.worker")
+PRELOADED = ("torch", "cispbench.harness.sweep.worker")
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
 RETRY_SECONDS = 1.0  # between two looks at a lock that a process of another sweep holds

@@ -13,6 +13,7 @@ from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.recipes.selectors import check_selectors
 from cispbench.harness.training.guarded_update import GuardedUpdate
 from cispbench.harness.training.selected_parts import factor, frozen_modules, selectors_of_parameters
+from cispbench.harness.training.uncompiled import uncompiled
 from cispbench.splits.errors import RecipeError
 
 
@@ -74,16 +75,18 @@ def build_optimizer(context: StepContext, recipe: OptimRecipe, device: torch.dev
         for lr in [recipe.lr * rate]
     ] or [{"params": [], "base_lr": recipe.lr}]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
+        sgd: torch.optim.Optimizer = uncompiled(torch.optim.SGD)(
             described, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
         )  # fmt: skip
+        return sgd
     first, second = recipe.betas
     # Not capturable, AdamW would count its updates on the host, where an update cannot be taken back (GuardedUpdate).
-    return torch.optim.AdamW(
+    adamw: torch.optim.Optimizer = uncompiled(torch.optim.AdamW)(
         described, lr=recipe.lr, betas=(first, second), eps=recipe.eps, weight_decay=recipe.weight_decay,
         capturable=device.type == "cuda",
     )  # fmt: skip
+    return adamw
 
 
 class Stepper:

@@ -44,6 +44,7 @@ def plain_step(plan: RunPlan, source: SyntheticSource, base: dict[str, Tensor]) 
     previous = copy.deepcopy(model).eval().requires_grad_(False)
     seed_everything(derive_seed(SEED, "growth", 1))
     model.grow(10)
+    model, previous = (net.to(memory_format=torch.channels_last) for net in (model, previous))
     context = StepContext(SETTING, 1, 11, 10, model, previous)
     method.initialise(context)
     loader = TrainLoader(
