@@ -42,6 +42,7 @@ def print_plan(
 
     ``divisible``: whether the command lets several devices share a step.
     """
+    from cispbench.harness.machine.progress import make_view
     from cispbench.harness.sweep.showing import plan_json, plan_text
     from cispbench.reports.tables.terminal import table_text
 
@@ -53,7 +54,8 @@ def print_plan(
     from cispbench.harness.sweep.price_showing import price_json, price_text
     from cispbench.harness.sweep.pricing import price_graph
 
-    price = price_graph(graph, devices, by_step=len(plan.runs) == 1, divisible=divisible)
+    with make_view(quiet=printing.quiet or printing.as_json) as view:
+        price = price_graph(graph, devices, view, by_step=len(plan.runs) == 1, divisible=divisible)
     if printing.as_json:
         click.echo(plan_json(plan, graph, price_json(price)))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -62,7 +63,8 @@ class NetworkCounts:
             # With weights, unlike its copies: whether a trunk is shared is asked of real ones.
             self._real = build_model(model, crop)
         self._real.freeze_batch_norm = freeze_batch_norm
-        self._name, self._bare = model, on_meta(self._real)
+        self._name = model
+        self._networks: dict[Layouts, IncrementalModel] = {(): on_meta(self._real)}
         self._trunks: dict[tuple[object, ...], Trunk] = {}
         self._heads: dict[tuple[object, ...], PassCount] = {}
         self._forwards: dict[tuple[object, ...], Flops] = {}
@@ -72,7 +74,7 @@ class NetworkCounts:
         """Return the operations of a pass without gradients over an image of ``size`` (None: that of the training)."""
         key = (layouts, size or (self._crop, self._crop))
         if key not in self._forwards:
-            self._passes(self.grown(layouts).requires_grad_(False), layouts, key[1], "fp32", ())
+            self._passes(copy.deepcopy(self._grown(layouts)).requires_grad_(False), layouts, key[1], "fp32", ())
         return self._forwards[key]
 
     def training(
@@ -83,7 +85,7 @@ class NetworkCounts:
         ``layouts``: up to this step. ``previous``: how many passes of the previous network an image needs. Raises
         RunError for a network that cannot be counted.
         """
-        key = (layouts, step, setting.old_classes(step), setting.num_classes(0), repr(phase), previous)
+        key = (layouts, step, setting.old_classes(step), setting.num_classes(0), _what_counts(phase), previous)
         if key not in self._trainings:  # other seeds have the same
             self._trainings[key] = self._training(setting, step, layouts, phase, previous)
         return self._trainings[key]
@@ -91,7 +93,7 @@ class NetworkCounts:
     def _training(
         self, setting: Setting, step: int, layouts: Layouts, phase: OptimRecipe, previous: int
     ) -> TrainingCount:
-        model, before = self.grown(layouts), self.grown(layouts[:-1]) if step else None
+        model, before = copy.deepcopy(self._grown(layouts)), self._grown(layouts[:-1]) if step else None
         context = StepContext(setting, step, setting.old_classes(step), setting.new_classes(step), model, before)
         optimizer = build_optimizer(context, phase, META)
         learnt = {id(one) for group in optimizer.param_groups for one in group["params"]}
@@ -107,13 +109,14 @@ class NetworkCounts:
         image = trunk.saved + head.saved + WORD * maps * self._crop**2
         return TrainingCount(flops, MemoryNeed(_fixed_bytes(context, phase, learnt, held=bool(previous)), image))
 
-    def grown(self, layouts: Layouts) -> IncrementalModel:
-        """Return a copy of the network without data, grown by the groups of ``layouts``."""
-        network = copy.deepcopy(self._bare)
-        with META:
-            for groups in layouts:
-                network.grow(groups)
-        return network
+    def _grown(self, layouts: Layouts) -> IncrementalModel:
+        """Return the network without data, grown by the groups of ``layouts``; it must stay as it is."""
+        if layouts not in self._networks:
+            network = copy.deepcopy(self._grown(layouts[:-1]))
+            with META:
+                network.grow(layouts[-1])
+            self._networks[layouts] = network
+        return self._networks[layouts]
 
     def _passes(
         self, network: IncrementalModel, layouts: Layouts, size: tuple[int, int], precision: str,
@@ -137,7 +140,7 @@ class NetworkCounts:
         self._forwards[layouts, size] = trunk.forward + head.forward
         return trunk, head
 
-    @property
+    @cached_property
     def _trunk_names(self) -> frozenset[str]:
         ids = {id(one) for part in self._real.trunk() for one in part.parameters()}
         return frozenset(name for name, one in self._real.named_parameters() if id(one) in ids)
@@ -151,6 +154,14 @@ class NetworkCounts:
         return shares_trunk(
             StepContext(context.setting, context.step, context.old_classes, context.new_classes, real, real), learnt
         )
+
+
+def _what_counts(phase: OptimRecipe) -> tuple[object, ...]:
+    """Return what two recipes have in common if their trainings cost the same."""
+    still = tuple(sorted(name for name, rate in phase.rates.items() if rate == 0))
+    learnt = tuple(sorted(name for name, rate in phase.rates.items() if rate != 0))  # may overrule a wider selector
+    frozen = (still, learnt, phase.frozen_norms, phase.frozen_dropout)
+    return phase.optimizer, phase.momentum > 0, phase.precision, *frozen
 
 
 def _channels(layouts: Layouts) -> int:

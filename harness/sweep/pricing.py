@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from cispbench.harness.cost.devices import GIB, Device
 from cispbench.harness.cost.flops import Work
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.models.catalogue import trains_batch_norm
 from cispbench.harness.runs.step_cost import PhaseCost, StepCosts, Training, smaller_shares
 from cispbench.harness.sweep.graph import Graph, Node
@@ -52,19 +53,23 @@ class Price:
         return max(self.rows, key=lambda row: row.bytes, default=PricedRow("nothing"))
 
 
-def price_graph(graph: Graph, devices: Sequence[Device], *, by_step: bool, divisible: bool) -> Price:
+def price_graph(
+    graph: Graph, devices: Sequence[Device], view: ProgressView, *, by_step: bool, divisible: bool
+) -> Price:
     """Return what is left of a graph costs on the devices; steps that are there cost nothing.
 
     ``by_step``: a row for each step, not for each method. ``divisible``: several devices may share a step.
     """
     costs, rows, failed = StepCosts(), dict[str, PricedRow](), dict[str, None]()
-    for node in graph.to_do():
+    nodes = graph.to_do()
+    for done, node in enumerate(nodes, start=1):
         name = _row_name(node, by_step)
         row = rows.setdefault(name, PricedRow(name))
         try:
             _add(row, node, costs)
         except RunError as error:
             failed[f"Not counted: {error.message}"] = None
+        view.counting("counting the cost of steps", done, len(nodes))
     found = tuple(rows.values())
     precisions = tuple(dict.fromkeys(work.precision for row in found for work in row.work))
     price = Price(tuple(devices), found, precisions, tuple(failed))
