@@ -120,4 +120,6 @@ def _too_large(row: PricedRow, device: Device, divisible: bool) -> str | None:
 def gib(number: float) -> str:
     """Write bytes in GiB with two digits."""
     value = number / GIB
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
