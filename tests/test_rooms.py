@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # inside a function, or for type checking alone. ``commands`` and ``cli`` may use every room besides.
 WINGS = [
     "machine", "cross_entropy", "distributed", "models", "step", "method", "wrapper", "registry", "evaluate", "recipes",
-    "data", "training", "runs", "sweep", "sweep.slurm", "contract", "predictions", "commands", "cli",
+    "data", "training", "cost", "runs", "sweep", "sweep.slurm", "contract", "predictions", "commands", "cli",
 ]  # fmt: skip
 # The same for ``reports/``.
 REPORTS = ["tables", "ledger", "check", "leaderboard", "plots"]

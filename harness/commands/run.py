@@ -22,11 +22,14 @@ from cispbench.harness.commands.options import (
     WEIGHTS,
     Printing,
     collected,
+    refuse_given,
     run_request,
 )
+from cispbench.harness.commands.planning import ON, PLAN, priced_devices, print_plan
 from cispbench.harness.runs.request import RunRequest
 
 if TYPE_CHECKING:
+    from cispbench.harness.cost.devices import Device
     from cispbench.harness.distributed.group import Group
     from cispbench.harness.runs.execute import RunResult
     from cispbench.harness.runs.plan import RunPlan
@@ -64,8 +67,10 @@ class Places:
                  help="How long to wait for another process that trains the same step. [until it ends]"),
     click.option("--until", type=click.IntRange(min=0), metavar="STEP", help="Stop after this step. [the last one]"),
 )  # fmt: skip
+@PLAN
+@ON
 @PRINTING
-def run(request: RunRequest, places: Places, printing: Printing) -> None:
+def run(request: RunRequest, places: Places, plan_only: bool, on: str | None, printing: Printing) -> None:
     """Train a method through all steps of a setting.
 
     At the end it prints the mIoU of old, new and all classes. Without --profile, real data found means `paper` and
@@ -78,10 +83,33 @@ def run(request: RunRequest, places: Places, printing: Printing) -> None:
       cispbench run --method mbs --setting overlapped-15-1
       cispbench run --method mib --setting disjoint-15-5 --data-root /data --set optim.batch=12
       cispbench run --method mbs --setting overlapped-15-1 --devices 4 --micro-batch 3
+      cispbench run --method mbs --setting overlapped-100-10 --profile paper --plan --on a100,cpu
     """
+    devices = priced_devices(on, plan_only)
+    if plan_only:
+        _plan(request, places, printing, devices)
+        return
     text = run_on_devices(request, places, printing)
     if text:  # of several processes the first one alone has something to say
         click.echo(text)
+
+
+def _plan(request: RunRequest, places: Places, printing: Printing, devices: tuple[Device, ...] | None) -> None:
+    """Print the steps of a run, as a sweep of this run alone would."""
+    from cispbench.harness.machine.devices import device_name
+    from cispbench.harness.machine.progress import make_view
+    from cispbench.harness.runs.step_store import StepStore, default_steps_dir
+    from cispbench.harness.sweep.graph import build_graph
+    from cispbench.harness.sweep.planning import plan_sweep
+    from cispbench.harness.sweep.step_states import StepStates
+    from cispbench.results.store import Store
+
+    refuse_given(("until", "wait"), "--plan")
+    records, steps = Store(places.out), StepStore(places.steps_dir or default_steps_dir())
+    with make_view(quiet=printing.quiet or printing.as_json) as view:
+        plan = plan_sweep([request], steps, view, plan_only=True)
+    states = StepStates(records, steps, device_name(places.device), request.micro_batch, request.devices or 1)
+    print_plan(plan, build_graph(plan.runs, states.find), printing, devices, divisible=True)
 
 
 def run_on_devices(request: RunRequest, places: Places, printing: Printing) -> str:

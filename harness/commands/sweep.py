@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from cispbench.harness.commands.options import (
     Printing,
     collected,
 )
+from cispbench.harness.commands.planning import ON, PLAN, priced_devices, print_plan
 from cispbench.harness.commands.sweep_selection import SELECTION, SweepSelection
 from cispbench.harness.runs.request import RunRequest
 
@@ -89,9 +88,12 @@ def _example(context: click.Context, option: click.Parameter, wanted: bool) -> N
 )  # fmt: skip
 @click.option("--slurm-example", is_flag=True, expose_value=False, is_eager=True, callback=_example,
               help="Print a file for --slurm that explains itself.")  # fmt: skip
-@click.option("--plan", "plan_only", is_flag=True, help="Print the graph of steps and its cost; train nothing.")
+@PLAN
+@ON
 @PRINTING
-def sweep(selection: SweepSelection, training: Training, places: Places, plan_only: bool, printing: Printing) -> None:
+def sweep(
+    selection: SweepSelection, training: Training, places: Places, plan_only: bool, on: str | None, printing: Printing
+) -> None:
     """Train many runs, and each step that they share only once.
 
     The runs are all methods on all settings with all seeds. The profile is `paper` unless another is named: a sweep
@@ -102,6 +104,7 @@ def sweep(selection: SweepSelection, training: Training, places: Places, plan_on
     \b
     Example:
       cispbench sweep --methods mib,plop,mbs,joint --settings paper-table --seeds 0,1,2 --plan
+      cispbench sweep --methods mbs --settings paper-table --seeds 0,1,2 --plan --on h100,rtx4090
       cispbench sweep --methods mib,mbs --settings 'overlapped-15-*' --profile quick --workers 2
       cispbench sweep --slurm-example > cluster.yaml
       cispbench sweep --methods mib,plop --settings paper-table --seeds 0,1,2 --slurm cluster.yaml
@@ -121,6 +124,7 @@ def sweep(selection: SweepSelection, training: Training, places: Places, plan_on
     if not plan_only:
         import torch  # noqa: F401 (once it is loaded, what devices there are is known for certain)
     load_protocol(printing.protocol)
+    priced = priced_devices(on, plan_only)
     cluster: Cluster | None = None
     if places.slurm is not None:
         _refuse_workers(places)
@@ -137,7 +141,7 @@ def sweep(selection: SweepSelection, training: Training, places: Places, plan_on
     graph = build_graph(plan.runs, states.find)
     _warn_of_other_code(graph)
     if plan_only:
-        _print_plan(plan, graph, printing)
+        print_plan(plan, graph, printing, priced, divisible=False)
         return
     from cispbench.harness.commands.sweep_results import print_outcome
 
@@ -162,7 +166,8 @@ def _warn(graph: Graph, on_cpu: bool) -> None:
     """
     import torch
 
-    from cispbench.harness.runs.forecast import Training, paper_warnings
+    from cispbench.harness.runs.forecast import paper_warnings
+    from cispbench.harness.runs.step_cost import Training
 
     trainings = [Training(node.needs[0].run, node.step) for node in graph.to_do() if node.to_train]
     for warning in paper_warnings(trainings, torch.device("cpu") if on_cpu else None):
@@ -195,14 +200,6 @@ def _warn_of_other_code(graph: Graph) -> None:
 
 def _names(nodes: Sequence[Node]) -> str:
     return ", ".join(sorted({name for node in nodes for name in node.methods}))
-
-
-def _print_plan(plan: SweepPlan, graph: Graph, printing: Printing) -> None:
-    from cispbench.harness.sweep.showing import plan_json, plan_text
-    from cispbench.reports.tables.terminal import table_text
-
-    table = partial(table_text, terminal=sys.stdout.isatty())
-    click.echo(plan_json(plan, graph) if printing.as_json else plan_text(plan, graph, table))
 
 
 def _view(plan: SweepPlan, records: Store, printing: Printing) -> SweepView:

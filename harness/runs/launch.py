@@ -19,12 +19,13 @@ from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.runs.damaged_records import set_damaged_records_aside
 from cispbench.harness.runs.execute import RunResult, execute
-from cispbench.harness.runs.forecast import Training, paper_warnings
+from cispbench.harness.runs.forecast import paper_warnings
 from cispbench.harness.runs.imported import find_imported
 from cispbench.harness.runs.options import RunOptions
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.prepare import Preparer, served_setting
 from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_cost import Training
 from cispbench.harness.runs.step_store import StepStore
 from cispbench.results.record import StepRecord
 from cispbench.results.store import Store

@@ -88,7 +88,7 @@ class RunPlan:
     ``learnt`` is the setting as the method learns it: one step with all classes for a joint method, else ``setting``.
     ``steps`` begins with step 0, or with an imported step from which the run goes on. ``versions``: those of the
     training, the models, the method and its base. ``test_maps``: fingerprints of the companions of the test images, by
-    name.
+    name. ``test_images``: how many there are.
     """
 
     setting: Setting
@@ -105,6 +105,7 @@ class RunPlan:
     devices: int = 1
     micro_batch: int | None = None
     test_maps: Mapping[str, str] = field(default_factory=dict)
+    test_images: int = 0
 
     def planned(self, step: int) -> PlannedStep:
         """Return the plan of ``step``, by its index in the setting."""
@@ -205,6 +206,7 @@ def plan_run(
         data=PlannedData(source.kind, source.fingerprint, data_root), weights=weights, steps=tuple(steps),
         evaluation_key=evaluation_key(setting, recipe, lists, method, test_maps),
         versions=code_versions(method), devices=devices, micro_batch=micro_batch, test_maps=test_maps,
+        test_images=len(source.ids("val")),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +17,8 @@ TableWriter = Callable[[Sequence[str], Sequence[Sequence[str]], Collection[str]]
 UNMEASURED = "unknown (no record of such a step on this machine)"
 
 
-def plan_text(plan: SweepPlan, graph: Graph, table: TableWriter) -> str:
-    """Return a table of the steps, and below it what they cost and what sharing saves."""
+def plan_text(plan: SweepPlan, graph: Graph, table: TableWriter, price: Sequence[str] = ()) -> str:
+    """Return a table of the steps, what they cost, and what sharing saves; ``price``: lines that come last."""
     rows = [_row(node) for node in graph.nodes]
     parts = [
         _table(rows, table),
@@ -28,12 +28,16 @@ def plan_text(plan: SweepPlan, graph: Graph, table: TableWriter) -> str:
         _counts(plan, graph),
         *_estimates(graph),
         *_notes(plan),
+        *price,
     ]
     return "\n".join(parts)
 
 
-def plan_json(plan: SweepPlan, graph: Graph) -> str:
-    """Return the same for scripts: ``steps``, ``totals``, ``estimate`` (null: unknown), ``left_out`` and ``notes``."""
+def plan_json(plan: SweepPlan, graph: Graph, price: Mapping[str, Any] | None = None) -> str:
+    """Return the same for scripts: ``steps``, ``totals``, ``estimate`` (null: unknown), ``left_out`` and ``notes``.
+
+    ``price`` is added as it is.
+    """
     seconds, without_seconds = graph.remaining_seconds()
     size, without_size = graph.remaining_bytes()
     return json.dumps(
@@ -53,6 +57,7 @@ def plan_json(plan: SweepPlan, graph: Graph) -> str:
             "left_out": [asdict(entry) for entry in plan.left_out],
             "without_data": plan.without_data,
             "notes": plan.notes,
+            **({} if price is None else {"price": price}),
         }
     )  # fmt: skip
 
@@ -100,9 +105,14 @@ def _estimates(graph: Graph) -> list[str]:
     seconds, without_seconds = graph.remaining_seconds()
     size, without_size = graph.remaining_bytes()
     return [
-        f"Training time on one device: {_estimate(describe_seconds(seconds), steps, without_seconds)}.",
+        f"Training time on {_devices(graph)}: {_estimate(describe_seconds(seconds), steps, without_seconds)}.",
         f"Disk space for new weights: {_estimate(f'{size / 1e9:.2f} GB', steps, without_size)}.",
     ]
+
+
+def _devices(graph: Graph) -> str:
+    number = graph.nodes[0].needs[0].run.devices
+    return "one device" if number == 1 else number_of(number, "device")
 
 
 def _estimate(value: str, steps: int, without: int) -> str:

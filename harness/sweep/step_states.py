@@ -29,12 +29,14 @@ _SamePace = tuple[Any, ...]
 class StepStates:
     """The states of steps, from the stores as they are when this is made.
 
-    ``device`` and ``micro_batch``: those of the trainings to come.
+    ``device``, ``micro_batch`` and ``devices``: those of the trainings to come.
     """
 
-    def __init__(self, records: Store, steps: StepStore, device: str, micro_batch: int | None) -> None:
+    def __init__(
+        self, records: Store, steps: StepStore, device: str, micro_batch: int | None, devices: int = 1
+    ) -> None:
         self._steps = steps
-        self._execution = Execution(1, micro_batch)
+        self._execution = Execution(devices, micro_batch)
         self._records = records
         self._recorded: set[tuple[str, str]] = set()
         self._trained: dict[str, StepRecord] = {}

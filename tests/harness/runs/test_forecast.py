@@ -11,10 +11,11 @@ import torch
 
 from cispbench.harness.machine.progress import ProgressView, describe_seconds, make_view
 from cispbench.harness.runs import forecast
-from cispbench.harness.runs.forecast import Training, paper_warnings, seconds_per_image
+from cispbench.harness.runs.forecast import paper_warnings
 from cispbench.harness.runs.plan import RunPlan
 from cispbench.harness.runs.prepare import Preparer
 from cispbench.harness.runs.request import RunRequest
+from cispbench.harness.runs.step_cost import StepCosts, Training
 from cispbench.harness.runs.step_store import StepStore
 
 CPU = torch.device("cpu")
@@ -34,14 +35,15 @@ def both(plan: RunPlan) -> list[Training]:
 
 
 def test_without_a_gpu_it_tells_the_time_that_all_images_take(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "seconds_per_image", lambda *_: 3600.0)
+    costs = StepCosts()
+    flops = sum(phase.work.flops.total for training in both(plan) for phase in costs.training(training))
+    monkeypatch.setattr(forecast, "network_speed", lambda *_: flops / 36000)
     warning, text = paper_warnings(both(plan), CPU)
     assert warning.startswith("WARNING: the profile paper without a GPU.") and "--profile mini" in warning
-    # 3 x 4 images, and 2 x 4 with the previous network's forward, which is a third more.
-    assert f"about {describe_seconds(3600 * (12 + 8 * 4 / 3))} or more" in text
+    assert f"about {describe_seconds(36000)} or more" in text
     assert "20 images" in text
     _, halved = paper_warnings(both(plan), CPU, parallel=2)
-    assert f"about {describe_seconds(1800 * (12 + 8 * 4 / 3))} or more" in halved
+    assert f"about {describe_seconds(18000)} or more" in halved
 
 
 def test_a_part_of_a_data_set_is_told_on_a_gpu_too(plan: RunPlan) -> None:
@@ -57,17 +59,11 @@ def test_what_needs_no_warning_has_none(plan: RunPlan) -> None:
     assert not list(paper_warnings([], CPU))
 
 
-def test_the_pace_is_measured_and_no_random_state_changes() -> None:
-    before = torch.random.get_rng_state()
-    assert seconds_per_image("deeplabv3-tiny", 32, "fp32", CPU) > 0
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 def test_a_network_that_cannot_be_measured_is_said_and_no_error(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> float:
         raise RuntimeError("can't allocate memory\nat ...")
 
-    monkeypatch.setattr(forecast, "seconds_per_image", fail)
+    monkeypatch.setattr(forecast, "network_speed", fail)
     _, text = paper_warnings(both(plan), CPU)
     assert "could not be estimated: can't allocate memory" in text
 
