@@ -28,13 +28,25 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     if not target.numel():
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=target.device)
-    kept = target != ignore_index
-    void = prediction.masked_fill(~kept, 0), target.masked_fill(~kept, num_classes)
-    for name, values, most in (("prediction", void[0], num_classes - 1), ("target", void[1], num_classes)):
-        low, high = values.aminmax()
-        if low < 0 or high > most:
-            raise ValueError(f"{name}: a class is outside 0..{num_classes - 1}")
-    return _pairs(*void, num_classes, num_classes + 1)
+    rows = max(num_classes, ignore_index + 1) if ignore_index <= VOID else num_classes
+    # All at once, void included, for masking takes longer than counting: what is odd is looked at again below.
+    if not _within(prediction, num_classes) or not _within(target, rows):
+        kept = target != ignore_index
+        prediction, target = prediction[kept], target[kept]
+        for name, values in (("prediction", prediction), ("target", target)):
+            if values.numel() and not _within(values, num_classes):
+                raise ValueError(f"{name}: a class is outside 0..{num_classes - 1}")
+    counts = _pair_counts(prediction, target, num_classes, rows)
+    if 0 <= ignore_index < rows:
+        counts[ignore_index] = 0
+    if counts[num_classes:].any():
+        raise ValueError(f"target: a class is outside 0..{num_classes - 1}")
+    return counts[:num_classes]
+
+
+def _within(values: Tensor, count: int) -> bool:
+    low, high = values.aminmax()
+    return bool(low >= 0) and bool(high < count)
 
 
 @dataclass(frozen=True)
@@ -114,12 +126,11 @@ def predictions(model: IncrementalModel, batch: Batch, precision: str, predict: 
 
 def _count(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Count as ``confusion_matrix`` does, but without its checks, which would wait for the device."""
-    return _pairs(prediction, target, num_classes, VOID + 1)
+    return _pair_counts(prediction, target, num_classes, VOID + 1)[:num_classes]
 
 
-def _pairs(prediction: Tensor, target: Tensor, num_classes: int, rows: int) -> Tensor:
-    """Count pairs of labels below ``rows`` and classes; rows from ``num_classes`` on are left out: int64 (C, C)."""
-    # In 32 bits: counting 64-bit numbers takes six times as long.
-    pairs = (target.int() * num_classes + prediction.int()).flatten()
-    counts = torch.bincount(pairs, minlength=rows * num_classes)
-    return counts[: num_classes**2].view(num_classes, num_classes)
+def _pair_counts(prediction: Tensor, target: Tensor, num_classes: int, rows: int) -> Tensor:
+    """Count pairs of a label below ``rows`` and a class: int64 (rows, C)."""
+    # In 32 bits: 64 take longer, and 8 cannot hold a pair.
+    pairs = target.to(torch.int32, copy=True).mul_(num_classes).add_(prediction)
+    return torch.bincount(pairs.flatten(), minlength=rows * num_classes).view(rows, num_classes)

@@ -49,6 +49,32 @@ def test_wrong_shapes_and_classes_are_refused():
         confusion_matrix(torch.zeros(2, 2), torch.full((2, 2), 9), 4)
 
 
+KINDS = [(kind, ignored) for kind in (torch.uint8, torch.int16, torch.int32, torch.int64)
+         for ignored in (255, 3, 0, -1, 7, 300) if kind != torch.uint8 or 0 <= ignored < 256]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "ignored"), KINDS)
+def test_every_kind_of_integer_and_every_number_of_void(kind, ignored):
+    generator = torch.Generator().manual_seed(2)
+    target, prediction = (torch.randint(4, (3, 9, 9), generator=generator).to(kind) for _ in range(2))
+    target[0], prediction[0, 0, 0] = ignored, 99  # what is predicted for void may be anything
+    kept = target != ignored
+    expected = torch.zeros(4, 4, dtype=torch.int64)
+    for row, column in zip(target[kept].tolist(), prediction[kept].tolist(), strict=True):
+        expected[row, column] += 1
+    assert torch.equal(confusion_matrix(prediction, target, 4, ignored), expected)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 254, 2**32])
+def test_a_label_that_is_no_class_is_refused_wherever_it_lies(wrong):
+    target = torch.zeros(5, 5, dtype=torch.int64)
+    target[4, 3], target[0] = wrong, 255
+    with pytest.raises(ValueError, match=r"target: a class is outside 0\.\.3"):
+        confusion_matrix(torch.zeros_like(target), target, 4)
+    with pytest.raises(ValueError, match=r"prediction: a class is outside 0\.\.3"):
+        confusion_matrix(target, torch.zeros_like(target), 4)
+
+
 class Brightness(torch.nn.Module):
     """Predict a pixel's class from its own value, so that nothing but counting is tested."""
 
