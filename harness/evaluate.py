@@ -15,6 +15,7 @@ from cispbench.harness.step import Batch
 from cispbench.splits.errors import MethodError
 from cispbench.splits.settings import VOID
 
+PIECE = 2**17  # pixels that are counted at once
 MAPPED_BYTES = 24 * 1024**2  # glibc maps larger pieces of memory anew each time, which costs more than filling them
 
 
@@ -131,6 +132,9 @@ def _count(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
 
 def _pair_counts(prediction: Tensor, target: Tensor, num_classes: int, rows: int) -> Tensor:
     """Count pairs of a label below ``rows`` and a class: int64 (rows, C)."""
-    # In 32 bits: 64 take longer, and 8 cannot hold a pair.
-    pairs = target.to(torch.int32, copy=True).mul_(num_classes).add_(prediction)
-    return torch.bincount(pairs.flatten(), minlength=rows * num_classes).view(rows, num_classes)
+    bins = rows * num_classes
+    counts = torch.zeros(bins, dtype=torch.int64, device=target.device)
+    # In pieces that a CPU's cache holds, and in 32 bits: 64 take longer, and 8 cannot hold a pair.
+    for found, label in zip(prediction.flatten().split(PIECE), target.flatten().split(PIECE), strict=True)  # type: ignore[no-untyped-call]:
+        counts += torch.bincount(torch.add(found.int(), label.int(), alpha=num_classes), minlength=bins)
+    return counts.view(rows, num_classes)
