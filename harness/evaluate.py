@@ -135,6 +135,7 @@ def _pair_counts(prediction: Tensor, target: Tensor, num_classes: int, rows: int
     bins = rows * num_classes
     counts = torch.zeros(bins, dtype=torch.int64, device=target.device)
     # In pieces that a CPU's cache holds, and in 32 bits: 64 take longer, and 8 cannot hold a pair.
-    for found, label in zip(prediction.flatten().split(PIECE), target.flatten().split(PIECE), strict=True)  # type: ignore[no-untyped-call]:
+    pieces = (torch.split(labels.flatten(), PIECE) for labels in (prediction, target))
+    for found, label in zip(*pieces, strict=True):
         counts += torch.bincount(torch.add(found.int(), label.int(), alpha=num_classes), minlength=bins)
     return counts.view(rows, num_classes)
