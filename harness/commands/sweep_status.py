@@ -16,8 +16,8 @@ from cispbench.harness.runs.step_store import StepStore
 from cispbench.harness.sweep.matrix import PAPER_TABLE, SweepRequest
 from cispbench.harness.sweep.showing import TableWriter
 from cispbench.harness.sweep.slurm.notes import SlurmNotes
-from cispbench.results.record import StepRecord
-from cispbench.results.record_fields import has_title
+from cispbench.results.record_fields import StepFacts, has_title
+from cispbench.results.scan import scan_record, scan_steps
 from cispbench.results.store import Store
 from cispbench.splits.settings import paper_table, parse_setting
 
@@ -102,8 +102,8 @@ class Status:
 
 def read_status(records: Store, steps: StepStore, request: SweepRequest) -> Status:
     """Read both stores; ``request`` selects runs (a field that is None selects all). Raises StoreError."""
-    everything = records.records()
-    by_run: dict[str, list[StepRecord]] = defaultdict(list)
+    everything = [step.facts for last in records.last_files() for step in scan_steps(scan_record(last))]
+    by_run: dict[str, list[StepFacts]] = defaultdict(list)
     for record in everything:
         if _selected(record, request):
             by_run[record.run_key].append(record)
@@ -115,7 +115,7 @@ def read_status(records: Store, steps: StepStore, request: SweepRequest) -> Stat
     )  # fmt: skip
 
 
-def _run_status(records: list[StepRecord]) -> RunStatus:
+def _run_status(records: list[StepFacts]) -> RunStatus:
     last = max(records, key=lambda record: record.step)
     return RunStatus(
         last.method.title, last.setting, last.seed, last.profile, last.model.name, last.data.kind, len(records),
@@ -150,7 +150,7 @@ def _on_cluster(steps: StepStore) -> list[StepOnCluster]:
     return found
 
 
-def _selected(record: StepRecord, request: SweepRequest) -> bool:
+def _selected(record: StepFacts, request: SweepRequest) -> bool:
     tests = (
         request.methods is None or any(has_title(record.method.title, word) for word in request.methods),
         request.settings is None or any(_is_setting(record.setting, word) for word in request.settings),
