@@ -57,7 +57,6 @@ class Prediction:
         return scores.argmax(1)
 
 
-@torch.inference_mode()
 def evaluate(
     model: IncrementalModel,
     batches: Iterable[Batch],
@@ -73,6 +72,20 @@ def evaluate(
     class indices (b, H, W) of an output. ``progress`` is called with the number of images done. Counts are integers, so
     the size of batches has no effect but through the network's rounding.
     """
+    return count_on_device(model, batches, num_classes, device, precision, progress, predict).cpu()
+
+
+@torch.inference_mode()
+def count_on_device(
+    model: IncrementalModel,
+    batches: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+    precision: str,
+    progress: Callable[[int], None] | None,
+    predict: Callable[[Output], Tensor],
+) -> Tensor:
+    """Do what ``evaluate`` does, and leave the counts where they are: nothing here waits for the device."""
     model.eval()
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     done = 0
@@ -84,7 +97,7 @@ def evaluate(
         done += len(batch.ids)
         if progress is not None:
             progress(done)
-    return total.cpu()
+    return total
 
 
 def _count(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -96,5 +109,15 @@ def _pairs(prediction: Tensor, target: Tensor, num_classes: int, rows: int) -> T
     """Count pairs of labels below ``rows`` and classes; rows from ``num_classes`` on are left out: int64 (C, C)."""
     # In 32 bits: counting 64-bit numbers takes six times as long.
     pairs = (target.int() * num_classes + prediction.int()).flatten()
-    counts = torch.bincount(pairs, minlength=rows * num_classes)
+    length = rows * num_classes
+    counts = torch.bincount(pairs, minlength=length) if pairs.device.type == "cpu" else scattered_counts(pairs, length)
     return counts[: num_classes**2].view(num_classes, num_classes)
+
+
+def scattered_counts(numbers: Tensor, length: int) -> Tensor:
+    """Return how often each of the numbers 0 to ``length`` - 1 occurs, int64; there are no others.
+
+    Unlike torch.bincount it does not read the largest one, for which a GPU would have to be waited for.
+    """
+    counts = torch.zeros(length, dtype=torch.int64, device=numbers.device)
+    return counts.scatter_add_(0, numbers.long(), torch.ones_like(counts[:1]).expand_as(numbers))
