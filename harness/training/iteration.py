@@ -22,7 +22,7 @@ from cispbench.harness.training.micro_batches import TermWeights, cut_share
 from cispbench.harness.training.nonfinite import DeviceLosses
 from cispbench.harness.training.optimisation import Stepper
 from cispbench.harness.training.services import StepServices
-from cispbench.harness.training.state import TrainingState
+from cispbench.harness.training.state import StateBefore, TrainingState
 from cispbench.harness.training.trunk import shares_trunk, trunk_features
 from cispbench.harness.wrapper import overrides
 from cispbench.splits.errors import MethodError
@@ -84,8 +84,9 @@ class PhaseTraining:
         # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
         finite = stepper.update(self.group.sum(not_finite) == 0, self._after_gradients)
-        if before is not None and not finite:
-            method.load_state_dict(before)
+        # Asked in this order: reading whether it is finite makes a GPU wait.
+        if before is not None and before.changed(method.state_dict()) and not finite:
+            method.load_state_dict(before.copies)
         state.iteration += 1
         terms = {self.phase.logged(name): term for name, term in sums.items()}
         notes = {self.phase.logged(name): value for name, value in self.services.notes().items()}
@@ -127,11 +128,12 @@ class PhaseTraining:
             output: Output = previous(*micro_batch.inputs, **features)
         return output
 
-    def _state_before(self) -> dict[str, Tensor] | None:
-        """Return copies of the state that `losses` may change, None where it may not, or where there is none."""
+    def _state_before(self) -> StateBefore | None:
+        """Return the state that `losses` may change, None where it may not, or where there is none."""
         if self.job.method.micro_batches:
             return None
-        return {name: tensor.detach().clone() for name, tensor in self.job.method.state_dict().items()} or None
+        state = self.job.method.state_dict()
+        return StateBefore(state) if state else None
 
     @torch.no_grad()
     def _show_gradients(self) -> None:
