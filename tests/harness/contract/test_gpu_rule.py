@@ -235,6 +235,14 @@ class CallsGradient(Sound):
         return {"gradient": gradient.pow(2).mean()}
 
 
+class UnknownOperator(Sound):
+    def after_gradients(self, gradients, context):
+        torch._fused_sgd_(
+            list(gradients.values()), list(gradients.values()), [], weight_decay=0.0, momentum=0.0, lr=0.1,
+            dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+        )  # fmt: skip
+
+
 class NeverEnds(Sound):
     def before_training(self, context, batches):
         scale = next(iter(batches)).images.abs().max()
@@ -244,7 +252,14 @@ class NeverEnds(Sound):
 
 @pytest.mark.parametrize(
     ("cls", "says"),
-    [(CallsGradient, "losses was not followed to its end: "), (NeverEnds, "values are read 10000 times")],
+    [
+        (CallsGradient, "losses was not followed to its end: "),
+        (
+            UnknownOperator,
+            "after_gradients was not followed to its end: UnsupportedOperatorException: aten._fused_sgd_",
+        ),
+        (NeverEnds, "values are read 10000 times"),
+    ],
 )
 def test_what_cannot_be_followed_is_a_note(tmp_path, cls, says):
     if cls is CallsGradient and torch.cuda.is_available():
