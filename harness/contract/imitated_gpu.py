@@ -73,7 +73,7 @@ class ImitatedGpu:
     """
 
     def __init__(self, own: Collection[str] = ()) -> None:
-        # Where torch cannot tell what an operator returns, it would run it on a real GPU; that it cannot is to be known.
+        # Where torch cannot tell what an operator returns, it is to say so, not to run it on a real GPU.
         self._fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         self._own = tuple(own)
         self.seen: list[Sighting] = []
