@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cispbench.harness.distributed.data_parallel import data_parallel, without_all_reduce
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.method import Batch, Output, StepContext
+from cispbench.harness.training.compiled import CompiledNetworks
 from cispbench.harness.training.job import TrainingJob
 from cispbench.harness.training.micro_batches import TermWeights, cut_share
 from cispbench.harness.training.nonfinite import DeviceLosses
@@ -45,6 +46,9 @@ class PhaseTraining:
         self._after_gradients = self._show_gradients if overrides(job.method, "after_gradients") else None
         # Last: DDP copies the first process's weights to the others.
         self.network: nn.Module = data_parallel(model, job.group, job.device)
+        # In place, so that what wraps them calls them compiled, too.
+        compiled = [one for one in (model, context.previous) if one is not None] if job.compile else []
+        self.networks = CompiledNetworks(compiled, job.view.warn)
 
     def iterate(self, batch: Batch) -> DeviceLosses:
         """Train on one global batch, of which ``batch`` is this process's share.
@@ -68,7 +72,7 @@ class PhaseTraining:
                 features = self._features(micro_batch)
                 previous = self._previous_output(micro_batch, features)
                 with autocast(job.device, self.phase.recipe.precision):
-                    output = self.network(*micro_batch.inputs, **features)
+                    output = self.networks.call(self.network, *micro_batch.inputs, **features)
                 terms = method.losses(micro_batch, output, previous, self.context)
                 if not terms:
                     raise MethodError(f"the method {method.name} returned no loss term at step {self.context.step}.")
@@ -88,6 +92,7 @@ class PhaseTraining:
         if before is not None and before.changed(method.state_dict()) and not finite:
             method.load_state_dict(before.copies)
         state.iteration += 1
+        state.log.compiled = self.networks.compiled
         terms = {self.phase.logged(name): term for name, term in sums.items()}
         notes = {self.phase.logged(name): value for name, value in self.services.notes().items()}
         return DeviceLosses(state.done, batch.ids, terms, finite, notes)
@@ -125,7 +130,7 @@ class PhaseTraining:
         if previous is None or not self.job.method.reads_previous:
             return None
         with autocast(self.job.device, self.phase.recipe.precision), torch.no_grad():
-            output: Output = previous(*micro_batch.inputs, **features)
+            output: Output = self.networks.call(previous, *micro_batch.inputs, **features)
         return output
 
     def _state_before(self) -> StateBefore | None:
