@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.gpu.training_step import Case, begin
+from tests.gpu.training_step import Case, batch_of, begin
 
 CASES = (
     ("mbs", "segmenter-vit-b16"),
@@ -53,7 +53,7 @@ def measure(case: Case, device: torch.device, iterations: int, limit: float) -> 
     try:
         return _measured(case, device, iterations, limit)
     except torch.OutOfMemoryError:
-        batch = (case.batch or begin(replace(case, batch=1), torch.device("cpu"), 1).phase.recipe.batch) // 2
+        batch = batch_of(case) // 2
         if batch < 1:
             raise
     # Outside the handler, whose error holds the tensors of what did not fit.

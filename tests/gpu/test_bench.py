@@ -29,7 +29,10 @@ def test_peaks_are_found_by_the_devices_name(monkeypatch: pytest.MonkeyPatch, na
     assert bench.peak_of(torch.device("cuda")) == (None if tera is None else tera * 1e12)
 
 
-def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch", "tries"), [(12, [12, 6, 3]), (None, [None, 12, 6, 3])])
+def test_a_batch_that_does_not_fit_is_halved(
+    monkeypatch: pytest.MonkeyPatch, batch: int | None, tries: list[int | None]
+) -> None:
     tried = []
 
     def measured(case: bench.Case, device: torch.device, iterations: int, limit: float) -> bench.Measured:
@@ -39,5 +42,5 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
         return bench.Measured(case, case.batch, 1.0, 1, None)
 
     monkeypatch.setattr(bench, "_measured", measured)
-    found = bench.measure(bench.Case("plop", "deeplabv3-tiny", 32, 12), torch.device("cpu"), 1, 1.0)
-    assert (tried, found.batch) == ([12, 6, 3], 3)
+    found = bench.measure(bench.Case("plop", "deeplabv3-resnet101", 32, batch), torch.device("cpu"), 1, 1.0)
+    assert (tried, found.batch) == (tries, 3)

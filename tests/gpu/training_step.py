@@ -17,6 +17,7 @@ from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.recipes.fields import Precision
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.harness.registry import load_method, make_method
+from cispbench.harness.step import TRAIN
 from cispbench.harness.training.hooks import Hooks
 from cispbench.harness.training.iteration import PhaseTraining
 from cispbench.harness.training.job import TrainingJob
@@ -65,6 +66,14 @@ class RandomImages:
         """There are no workers."""
 
 
+def batch_of(case: Case) -> int:
+    """Return how many images a case trains on at once: its own number, or the recipe's."""
+    if case.batch is not None:
+        return case.batch
+    recipe = load_recipe(load_method(case.method), parse_setting(case.setting), case.profile, case.model)
+    return recipe.phase(1, TRAIN).batch
+
+
 def begin(case: Case, device: torch.device, iterations: int) -> PhaseTraining:
     """Return the iterations of step 1, whose hooks before them have been called."""
     seed_everything(0)
@@ -79,7 +88,7 @@ def begin(case: Case, device: torch.device, iterations: int) -> PhaseTraining:
     context = StepContext(setting, step, old, new, model.to(device), previous.to(device))
     (phase,) = method.phases(setting, step)
     chosen = recipe.phase(step, phase)
-    batch = case.batch or chosen.batch
+    batch = batch_of(case)
     chosen = replace(chosen, batch=batch, iterations=iterations, epochs=None, precision=case.precision, warmup=0)
     loader: Any = RandomImages(batch, case.size, (0, *range(old, old + new), 255), device.type == "cuda")
     job = TrainingJob(
