@@ -78,7 +78,6 @@ def arg_max(scores: Tensor) -> Tensor:
     return scores.movedim(1, -1).contiguous().max(-1).indices
 
 
-@torch.inference_mode()
 def evaluate(
     model: IncrementalModel,
     batches: Iterable[Batch],
@@ -94,6 +93,20 @@ def evaluate(
     class indices (b, H, W) of an output. ``progress`` is called with the number of images done. Counts are integers, so
     the size of batches has no effect but through the network's rounding.
     """
+    return count_on_device(model, batches, num_classes, device, precision, progress, predict).cpu()
+
+
+@torch.inference_mode()
+def count_on_device(
+    model: IncrementalModel,
+    batches: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+    precision: str,
+    progress: Callable[[int], None] | None,
+    predict: Callable[[Output], Tensor],
+) -> Tensor:
+    """Do what ``evaluate`` does, and leave the counts where they are: nothing here waits for the device."""
     model.eval()
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     done = 0
@@ -103,7 +116,7 @@ def evaluate(
         done += len(batch.ids)
         if progress is not None:
             progress(done)
-    return total.cpu()
+    return total
 
 
 def predictions(model: IncrementalModel, batch: Batch, precision: str, predict: Callable[[Output], Tensor]) -> Tensor:
@@ -134,8 +147,20 @@ def _pair_counts(prediction: Tensor, target: Tensor, num_classes: int, rows: int
     """Count pairs of a label below ``rows`` and a class: int64 (rows, C)."""
     bins = rows * num_classes
     counts = torch.zeros(bins, dtype=torch.int64, device=target.device)
+    if target.device.type != "cpu":
+        pairs = torch.add(prediction.int(), target.int(), alpha=num_classes)
+        return scattered_counts(pairs.flatten(), bins).view(rows, num_classes)
     # In pieces that a CPU's cache holds, and in 32 bits: 64 take longer, and 8 cannot hold a pair.
     pieces = (torch.split(labels.flatten(), PIECE) for labels in (prediction, target))
     for found, label in zip(*pieces, strict=True):
         counts += torch.bincount(torch.add(found.int(), label.int(), alpha=num_classes), minlength=bins)
     return counts.view(rows, num_classes)
+
+
+def scattered_counts(numbers: Tensor, length: int) -> Tensor:
+    """Return how often each of the numbers 0 to ``length`` - 1 occurs, int64; there are no others.
+
+    Unlike torch.bincount it does not read the largest one, for which a GPU would have to be waited for.
+    """
+    counts = torch.zeros(length, dtype=torch.int64, device=numbers.device)
+    return counts.scatter_add_(0, numbers.long(), torch.ones_like(counts[:1]).expand_as(numbers))

@@ -48,6 +48,10 @@ It must not change the batch, the previous model or its output; in ``losses`` it
 images. Random numbers come from the global RNGs of torch, NumPy or Python, which the harness seeds, or from
 ``context.generator``.
 
+All tensors lie on the device that trains. What a method makes lies beside them, and no hook of an iteration, nor
+``scores``, reads a value from a GPU or copies one to it, for which it would wait: by ``item()``, by a mask as an index,
+by a tensor made of a list (docs/add-method.md).
+
 With ``--devices`` or ``--micro-batch`` each batch is cut into parts. ``losses`` is then called once for each part, and
 the harness puts each term together as a weighted mean; ``Method.counts`` says how.
 

@@ -62,7 +62,10 @@ def quadratic_penalty(
     fcdl94/MiB, utils/regularizer.py:78-84.
     """
     terms = [(weight * (parameters[name] - anchors[name]) ** 2).sum() for name, weight in importance.items()]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    if terms:
+        return torch.stack(terms).sum()
+    # Beside the parameters, if there are any: what is logged is put together with the terms of the loss.
+    return next(iter(parameters.values()), torch.zeros(())).new_zeros(())
 
 
 def parameters_of(model: IncrementalModel | None) -> dict[str, Tensor]:

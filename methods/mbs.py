@@ -74,7 +74,7 @@ def patch_weights(old_masks: Tensor, labels: Tensor, new_classes: Sequence[int])
     model's probability of background. Source: MBS, section 3.3.
     """
     weights = old_masks.float().softmax(1)[:, 0]
-    new = torch.isin(labels, torch.as_tensor(list(new_classes), device=labels.device))
+    new = _among(labels, new_classes)
     old = (labels != 0) & ~new & (labels != VOID)
     return weights.masked_fill(old, 1.0).masked_fill(new | (labels == VOID), 0.0)
 
@@ -126,11 +126,27 @@ def orthogonality(class_tokens: Tensor, new_classes: Sequence[int], weight: floa
     their own and exact zeros left out; mean of absolute values times ``weight``. Source: MBS, equation 9.
     """
     tokens = functional.normalize(class_tokens.float(), dim=-1)
-    chosen = torch.as_tensor(list(new_classes), device=tokens.device)
+    chosen = _numbers(new_classes, tokens.device)
     similarity = tokens[..., chosen, :] @ tokens.detach().transpose(-1, -2)
     own = functional.one_hot(chosen, tokens.shape[-2]).bool()
     similarity = similarity.masked_fill(own, 0.0).abs()
     return weight * similarity.sum() / (similarity > 0).sum().clamp(min=1)
+
+
+def _among(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return where labels are among the classes; without a list on the device, whose copy would make a GPU wait."""
+    if isinstance(classes, range) and classes.step == 1:
+        return (labels >= classes.start) & (labels < classes.stop)
+    found = torch.zeros_like(labels, dtype=torch.bool)
+    for number in classes:
+        found |= labels == number
+    return found
+
+
+def _numbers(classes: Sequence[int], device: torch.device) -> Tensor:
+    if isinstance(classes, range):
+        return torch.arange(classes.start, classes.stop, classes.step, device=device)
+    return torch.as_tensor(list(classes), device=device)
 
 
 class MBS(Method):

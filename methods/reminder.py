@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Output, Range, StepContext
-from cispbench.methods.losses import VOID, Weight, cross_entropy, labelled_pixels
+from cispbench.methods.losses import VOID, Weight, class_probabilities, cross_entropy, labelled_pixels
 from cispbench.methods.plop import PLOP, PLOPOptions
 from cispbench.splits.errors import MethodError
 
@@ -119,10 +119,14 @@ def class_similarity_distillation(
         )
     similarity = cosines.softmax(1)
     similarity = similarity.masked_fill(similarity < delta / known, 0.0)
-    log_probabilities = (logits[:, :known].movedim(1, -1)[new].float() / temperature).log_softmax(1)
-    soft = (old_logits.movedim(1, -1)[new].float() / temperature).softmax(1)
-    cost = -((soft * similarity[target[new]] + 1e-7) * log_probabilities).sum()
-    return temperature**2 * cost / new.sum().clamp(min=1)
+    # All pixels are computed, and those of other classes left out at the end: which ones are new is known on the device
+    # alone, and a mask as an index would make a GPU wait. With z the logits and w the weights the cost of a pixel is
+    # -sum w (z - log sum exp z), put so that no log-probabilities are kept.
+    scaled = logits[:, :known].float() / temperature
+    weights = class_probabilities(old_logits.float() / temperature)
+    weights = weights * similarity[target.masked_fill(~new, 0)].movedim(-1, 1) + 1e-7
+    cost = weights.sum(1) * scaled.logsumexp(1) - (weights * scaled).sum(1)
+    return temperature**2 * cost.masked_fill(~new, 0.0).sum() / new.sum().clamp(min=1)
 
 
 class REMINDER(PLOP):

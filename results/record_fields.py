@@ -141,10 +141,17 @@ class GitState:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the step was trained: on how many ``devices``, with how many images at once on each (None: its share)."""
+    """How the step was trained: on how many ``devices``, with how many images at once on each (None: its share).
+
+    ``compile``, ``tf32``, ``cudnn_benchmark``: what was switched on to be faster, at the cost of other rounding. Older
+    records had none of them on.
+    """
 
     devices: int
     micro_batch: int | None
+    compile: bool = False
+    tf32: bool = False
+    cudnn_benchmark: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ class Places:
     loaders: int | None
     wait: float | None
     until: int | None
+    compile: bool = False
+    tf32: bool = False
+    cudnn_benchmark: bool = False
 
 
 @click.command()
@@ -66,6 +69,9 @@ class Places:
     click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS",
                  help="How long to wait for another process that trains the same step. [until it ends]"),
     click.option("--until", type=click.IntRange(min=0), metavar="STEP", help="Stop after this step. [the last one]"),
+    click.option("--compile", is_flag=True, help="Compile the networks (torch.compile); rounding differs."),
+    click.option("--tf32", is_flag=True, help="Multiply float32 in TF32 on GPUs that can; rounding differs."),
+    click.option("--cudnn-benchmark", is_flag=True, help="Let cuDNN choose its algorithms by trial."),
 )  # fmt: skip
 @PLAN
 @ON
@@ -141,6 +147,7 @@ def run_on_devices(request: RunRequest, places: Places, printing: Printing) -> s
 
 
 def _run(request: RunRequest, places: Places, printing: Printing, group: Group, rank: int | None) -> str:
+    from cispbench.harness.machine.acceleration import Acceleration
     from cispbench.harness.machine.devices import choose_device
     from cispbench.harness.machine.progress import ProgressView, make_view
     from cispbench.harness.runs.launch import RunPlaces, launch
@@ -151,7 +158,7 @@ def _run(request: RunRequest, places: Places, printing: Printing, group: Group, 
     load_protocol(printing.protocol)
     where = RunPlaces(
         places.out, places.steps_dir or default_steps_dir(), choose_device(places.device, rank), places.loaders,
-        places.wait, places.until,
+        places.wait, places.until, Acceleration(places.compile, places.tf32, places.cudnn_benchmark),
     )  # fmt: skip
     with make_view(quiet=printing.quiet or printing.as_json) if group.first else ProgressView() as view:
         plan, result = launch(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cispbench.harness.contract import hook_rules, loss_rules, model_rules, run_rules
+from cispbench.harness.contract import gpu_rules, hook_rules, loss_rules, model_rules, run_rules
 from cispbench.harness.contract.bench import Bench, Sizes
 from cispbench.harness.contract.rules import Rule
 from cispbench.harness.contract.verdict import ContractReport
@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     hook_rules.weights_untouched,
     hook_rules.reads_previous,
     hook_rules.scores,
+    gpu_rules.gpu_ready,
 )
 
 

@@ -70,7 +70,8 @@ class RecordedStep:
 
     ``context``: with the grown model as it was before ``initialise``, and the previous model (copies, if models are
     kept). ``state_before``, ``state_after``: the method's state when the step begins and ends;
-    ``state_fault``: why the latter cannot be stored. ``initial``, ``end``: the model's weights after ``initialise`` and
+    ``state_fault``: why the latter cannot be stored; ``state_at``: the state when the iterations of a phase begin.
+    ``initial``, ``end``: the model's weights after ``initialise`` and
     after the training. ``passes``: ``context.batches`` of each phase. ``test_reads``: reads of test images.
     ``previous_changed``: what differs of the previous model at the end. ``ended``: the phase that has ended last.
     ``hooks``: those outside the iterations, in the order of their calls.
@@ -84,6 +85,7 @@ class RecordedStep:
     state_before: State | None = None
     initial: State = field(default_factory=dict)
     passes: dict[str, Callable[..., Iterable[Batch]]] = field(default_factory=dict)
+    state_at: dict[str, State] = field(default_factory=dict)
     calls: list[RecordedCall] = field(default_factory=list)
     test_reads: list[str] = field(default_factory=list)
     previous_changed: tuple[str, ...] = ()

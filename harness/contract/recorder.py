@@ -34,6 +34,8 @@ from cispbench.splits.settings import Setting
 # What the harness reads of a method besides its functions; of the instance, because a wrapper has them from its base.
 FACTS = ("name", "version", "joint", "Options", "needs", "reads_previous", "micro_batches", "devices")
 
+STATE = "state."  # of names in what a call may change
+
 OUTSIDE_ITERATIONS = ("select_exemplars", "initialise", "before_training", "after_training")
 
 
@@ -188,6 +190,11 @@ class _Recorder(Method):
         self._record_gradients(context)
         step = self._step
         before = snapshots.copied(self._seen(batch, previous, context))
+        if context.phase not in step.state_at:
+            kept = {name: tensor for name, tensor in before.items() if name.startswith(STATE)}
+            step.state_at[context.phase] = {
+                name.removeprefix(STATE): tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)
+            }
         self._training.location = self._training.at(step, len(step.calls))
         noted = None if previous is None else NotedOutput.of(previous)
         with self._calling("losses"), _watched(context.previous) as ran:
@@ -208,7 +215,7 @@ class _Recorder(Method):
     def _seen(self, batch: Batch, previous: Output | None, context: StepContext) -> Snapshot:
         """Return what a call of ``losses`` might change; buffers are left out, as any forward pass may change them."""
         state: Any = self.state_dict()
-        kept = {f"state.{n}": t for n, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
+        kept = {f"{STATE}{n}": t for n, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
         model = {f"model.{name}": value for name, value in snapshots.of_model(context.model).items()}
         return {**snapshots.of_call(batch, previous), **kept, **model}
 

@@ -28,6 +28,10 @@ def data_parallel(model: nn.Module, group: Group, device: torch.device) -> nn.Mo
         # The buffers are statistics of batch norms. ``batch_norm.synchronise`` has made them the same everywhere.
         SYNC_BUFFERS: False,
         "device_ids": [device] if device.type == "cuda" else None,
+        # Gradients lie in what is sent, and are not copied there and back.
+        "gradient_as_bucket_view": True,
+        # Not static_graph: a method may read other outputs in another iteration, and so reach other parameters; and the
+        # graph would be taken from the first backward pass, which with micro-batches exchanges nothing (no_sync).
     }
     return DistributedDataParallel(model, **options)
 

@@ -14,6 +14,7 @@ import torch
 
 from cispbench.harness.data.source import ENVIRONMENT
 from cispbench.harness.distributed.group import ALONE, Group
+from cispbench.harness.machine.acceleration import NONE, Acceleration
 from cispbench.harness.machine.devices import default_loaders
 from cispbench.harness.machine.environment import emulates_bf16, usable_cores
 from cispbench.harness.machine.progress import ProgressView
@@ -45,6 +46,7 @@ class RunPlaces:
 
     ``loaders``: processes that load images (None: as many as suit the device). ``wait``: seconds to wait for another
     process that trains the same step (None: until it ends). ``until``: the last step to train (None: all).
+    ``acceleration``: what is switched on to be faster.
     """
 
     out: Path
@@ -53,6 +55,7 @@ class RunPlaces:
     loaders: int | None = None
     wait: float | None = None
     until: int | None = None
+    acceleration: Acceleration = NONE
 
 
 def launch(
@@ -88,8 +91,10 @@ def launch(
     options = RunOptions(
         records=records, steps=steps, device=places.device, view=view, workers=_loaders(places),
         wait=places.wait, on_step=on_step, until=places.until, group=group, source=preparer.source(plan),
+        acceleration=places.acceleration,
     )  # fmt: skip
-    return plan, execute(plan, options)
+    with places.acceleration.in_force():
+        return plan, execute(plan, options)
 
 
 def _warn(plan: RunPlan, places: RunPlaces, steps: StepStore, view: ProgressView, group: Group) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from cispbench.harness.data.source import Source
 from cispbench.harness.distributed.group import ALONE, Group
+from cispbench.harness.machine.acceleration import NONE, Acceleration
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method
 from cispbench.harness.runs.step_store import StepStore
@@ -23,7 +24,8 @@ class RunOptions:
     ``until``: the last step to train and test (None: the last one of the setting). ``stop`` is asked after every
     iteration; once it returns True the run ends with a StoppedError, at a checkpoint. ``group``: the processes that
     share each batch; the first one alone reads and writes the stores. ``source``, ``method``: those of the plan, where
-    they are open already (None: they are opened when they are needed).
+    they are open already (None: they are opened when they are needed). ``acceleration``: what is switched on to be
+    faster.
     """
 
     records: Store
@@ -38,3 +40,4 @@ class RunOptions:
     group: Group = ALONE
     source: Source | None = None
     method: Method | None = None
+    acceleration: Acceleration = NONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,13 @@ class GuardedUpdate:
 
     The optimiser keeps momenta, the buffers are statistics of batch norms.
     ``on_host``: the answer is read first, and an update that is not wanted is not made. On the CPU this costs nothing.
-    A GPU would run out of work while the host reads; there the update is always made, and taken back on the device.
+    A GPU would run out of work while the host reads. There the optimiser's kernel is given the answer, and leaves all
+    as it is: fused optimisers can do that. What another one has done is taken back, from copies of all that it changes.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, on_host: bool) -> None:
         self._optimizer, self._on_host = optimizer, on_host
+        self._in_kernel = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
         self._buffers = list(model.buffers())
         self._old_buffers = [tensor.clone() for tensor in self._buffers]
         self._old_values: dict[tuple[int, str], Tensor] = {}
@@ -37,10 +40,29 @@ class GuardedUpdate:
     def update_if(self, finite: Tensor, update: Callable[[], object]) -> None:
         """Call ``update``, the optimiser's step; without any effect if the iteration is not finite."""
         self.restore_buffers_unless(finite)
+        self.update_parameters_if(finite, update)
+
+    @torch.no_grad()
+    def update_parameters_if(self, finite: Tensor, update: Callable[[], object]) -> None:
+        """Do what ``update_if`` does, and leave the buffers as they are."""
         if self._on_host:
             if finite:
                 update()
-            return
+        elif self._in_kernel:
+            self._update_in_kernel(finite, update)
+        else:
+            self._update_and_undo(finite, update)
+
+    def _update_in_kernel(self, finite: Tensor, update: Callable[[], object]) -> None:
+        # The attributes through which torch's GradScaler tells fused optimisers the same.
+        optimizer: Any = self._optimizer
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+        try:
+            update()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf
+
+    def _update_and_undo(self, finite: Tensor, update: Callable[[], object]) -> None:
         values = self._updated_values()
         if self._old_values.keys() != values.keys():
             self._old_values = {key: tensor.clone() for key, tensor in values.items()}

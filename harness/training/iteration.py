@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from cispbench.harness.distributed.data_parallel import data_parallel, without_all_reduce
 from cispbench.harness.machine.devices import autocast
 from cispbench.harness.method import Batch, Output, StepContext
+from cispbench.harness.training.compiled import CompiledNetworks
 from cispbench.harness.training.job import TrainingJob
 from cispbench.harness.training.micro_batches import TermWeights, cut_share
 from cispbench.harness.training.nonfinite import DeviceLosses
 from cispbench.harness.training.optimisation import Stepper
 from cispbench.harness.training.services import StepServices
-from cispbench.harness.training.state import TrainingState
+from cispbench.harness.training.state import StateBefore, TrainingState
 from cispbench.harness.training.trunk import shares_trunk, trunk_features
 from cispbench.harness.wrapper import overrides
 from cispbench.splits.errors import MethodError
@@ -45,6 +46,9 @@ class PhaseTraining:
         self._after_gradients = self._show_gradients if overrides(job.method, "after_gradients") else None
         # Last: DDP copies the first process's weights to the others.
         self.network: nn.Module = data_parallel(model, job.group, job.device)
+        # In place, so that what wraps them calls them compiled, too.
+        compiled = [one for one in (model, context.previous) if one is not None] if job.compile else []
+        self.networks = CompiledNetworks(compiled, job.view.warn)
 
     def iterate(self, batch: Batch) -> DeviceLosses:
         """Train on one global batch, of which ``batch`` is this process's share.
@@ -68,7 +72,7 @@ class PhaseTraining:
                 features = self._features(micro_batch)
                 previous = self._previous_output(micro_batch, features)
                 with autocast(job.device, self.phase.recipe.precision):
-                    output = self.network(*micro_batch.inputs, **features)
+                    output = self.networks.call(self.network, *micro_batch.inputs, **features)
                 terms = method.losses(micro_batch, output, previous, self.context)
                 if not terms:
                     raise MethodError(f"the method {method.name} returned no loss term at step {self.context.step}.")
@@ -84,9 +88,11 @@ class PhaseTraining:
         # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
         finite = stepper.update(self.group.sum(not_finite) == 0, self._after_gradients)
-        if before is not None and not finite:
-            method.load_state_dict(before)
+        # Asked in this order: reading whether it is finite makes a GPU wait.
+        if before is not None and before.changed(method.state_dict()) and not finite:
+            method.load_state_dict(before.copies)
         state.iteration += 1
+        state.log.compiled = self.networks.compiled
         terms = {self.phase.logged(name): term for name, term in sums.items()}
         notes = {self.phase.logged(name): value for name, value in self.services.notes().items()}
         return DeviceLosses(state.done, batch.ids, terms, finite, notes)
@@ -124,14 +130,15 @@ class PhaseTraining:
         if previous is None or not self.job.method.reads_previous:
             return None
         with autocast(self.job.device, self.phase.recipe.precision), torch.no_grad():
-            output: Output = previous(*micro_batch.inputs, **features)
+            output: Output = self.networks.call(previous, *micro_batch.inputs, **features)
         return output
 
-    def _state_before(self) -> dict[str, Tensor] | None:
-        """Return copies of the state that `losses` may change, None where it may not, or where there is none."""
+    def _state_before(self) -> StateBefore | None:
+        """Return the state that `losses` may change, None where it may not, or where there is none."""
         if self.job.method.micro_batches:
             return None
-        return {name: tensor.detach().clone() for name, tensor in self.job.method.state_dict().items()} or None
+        state = self.job.method.state_dict()
+        return StateBefore(state) if state else None
 
     @torch.no_grad()
     def _show_gradients(self) -> None:

@@ -33,7 +33,7 @@ class TrainingJob:
     it returns True, the training saves a checkpoint and ends. ``group``: the processes that share each global batch.
     ``micro_batch``: the most images that one of them holds at once, None for its whole share. ``code``: the digest of
     the method's code, which a checkpoint keeps; None where it is not known. ``key``: that of the step, which a
-    checkpoint keeps, too.
+    checkpoint keeps, too. ``compile``: whether the networks are compiled.
     """
 
     method: Method
@@ -50,6 +50,7 @@ class TrainingJob:
     micro_batch: int | None = None
     code: str | None = None
     key: str | None = None
+    compile: bool = False
     passes: Callable[[TrainLoader], Passes] | None = None
 
 
@@ -92,7 +93,8 @@ class TrainingLog:
 
     ``terms``, ``notes``: for each name a value at each of ``iterations``. Where a term is absent it adds 0 to the loss;
     a note that is absent, or no finite number, is None. ``planned``: the iterations of all phases.
-    ``skipped``: see ``nonfinite.py``; it is set at the end of the training.
+    ``skipped``: see ``nonfinite.py``; it is set at the end of the training. ``compiled``: whether the networks were
+    compiled to the end.
     """
 
     iterations: list[int] = field(default_factory=list)
@@ -104,6 +106,7 @@ class TrainingLog:
     images: int = 0
     resumed: bool = False
     skipped: int = 0
+    compiled: bool = False
     peak_host_bytes: int = 0
     peak_device_bytes: int | None = None
 

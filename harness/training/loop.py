@@ -79,6 +79,7 @@ class StepTraining:
             training = PhaseTraining(job, state, state.stepper, context, services)
             for batch in training.batches():
                 monitor.after_iteration(training.iterate(batch))
+            training.networks.leave()
         hooks.after_training(context, precision)
         require_finite_weights(context.model, context.step, state.done)
 

@@ -45,6 +45,18 @@ class _Counts:
         return self.named.get(term, self.images)
 
 
+def as_count(count: Tensor | int, micro_batch: Batch) -> Tensor:
+    """Return what a method counts in a part as a tensor beside its images.
+
+    In float64, which holds every number of pixels exactly, and counts that are no integers, too.
+    """
+    device = micro_batch.images.device
+    if isinstance(count, Tensor):
+        return count.detach().to(device).double()
+    # Filled in, not copied from the host: a copy would make a GPU wait.
+    return torch.full((), float(count), dtype=torch.float64, device=device)
+
+
 class TermWeights:
     """Weigh the terms of micro-batches, and refuse methods whose losses cannot be divided.
 
@@ -135,15 +147,11 @@ class TermWeights:
     @torch.no_grad()
     def _count(self, micro_batch: Batch, previous: Output | None) -> _Counts:
         found = self._method.counts(micro_batch, previous, self._context)
-        named = {name: self._as_count(count, micro_batch) for name, count in sorted(found.items())}
+        named = {name: as_count(count, micro_batch) for name, count in sorted(found.items())}
         return _Counts(self._count_images(micro_batch).images, named)
 
     def _count_images(self, micro_batch: Batch) -> _Counts:
-        return _Counts(self._as_count(len(micro_batch.ids), micro_batch), {})
-
-    def _as_count(self, count: Tensor | int, micro_batch: Batch) -> Tensor:
-        # In float64, which holds every number of pixels exactly, and counts that are no integers, too.
-        return torch.as_tensor(count, device=micro_batch.images.device).detach().double()
+        return _Counts(as_count(len(micro_batch.ids), micro_batch), {})
 
     def _add_up(self, counts: Sequence[_Counts]) -> _Counts:
         """Return the counts of the global batch: of all micro-batches, of all processes."""

@@ -26,7 +26,7 @@ Checkpoints keep the counts. A step that is resumed again and again ends as the 
 the losses, and this file counts.
 
 Whether an iteration is finite stays on the device until the losses are logged: reading it in every iteration would
-make the device wait. Exceptions: on the CPU reading costs nothing, and with fp16 GradScaler reads it anyway.
+make the device wait. So do the overflows of fp16. Exception: on the CPU reading costs nothing.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,26 +74,41 @@ def build_optimizer(context: StepContext, recipe: OptimRecipe, device: torch.dev
         for (_, rate, decay), group in groups.items()
         for lr in [recipe.lr * rate]
     ] or [{"params": [], "base_lr": recipe.lr}]
+    # A fused optimiser can leave an update out on the device (GuardedUpdate); AdamW then counts its updates there, too.
     if recipe.optimizer == "sgd":
         sgd: torch.optim.Optimizer = uncompiled(torch.optim.SGD)(
             described, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
+            weight_decay=recipe.weight_decay, fused=fuses(device) or None,
         )  # fmt: skip
+        _start_momenta(sgd)
         return sgd
     first, second = recipe.betas
-    # Not capturable, AdamW would count its updates on the host, where an update cannot be taken back (GuardedUpdate).
     adamw: torch.optim.Optimizer = uncompiled(torch.optim.AdamW)(
         described, lr=recipe.lr, betas=(first, second), eps=recipe.eps, weight_decay=recipe.weight_decay,
-        capturable=device.type == "cuda",
+        fused=fuses(device) or None,
     )  # fmt: skip
     return adamw
 
 
-class Stepper:
-    """Carry out an iteration's optimisation: ``start_iteration``, ``backward`` for each micro-batch, ``update``.
+def fuses(device: torch.device) -> bool:
+    """Return whether a device updates all parameters in one kernel; the CPU keeps the form that its results have."""
+    return device.type == "cuda"
 
-    ``overflows`` counts the updates that fp16's GradScaler left out while it searched; see ``nonfinite.py``.
+
+def _start_momenta(optimizer: torch.optim.Optimizer) -> None:
+    """Set the momenta that a fused SGD lacks to 0, from which its first update gives the gradient, as it should.
+
+    It would make them itself, with no values yet, and leave them so if that update is left out.
     """
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.SGD) and group["fused"] and group["momentum"] != 0:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+class Stepper:
+    """Carry out an iteration's optimisation: ``start_iteration``, ``backward`` for each micro-batch, ``update``."""
 
     def __init__(self, context: StepContext, recipe: OptimRecipe, iterations: int, device: torch.device) -> None:
         self.recipe = recipe
@@ -105,10 +120,12 @@ class Stepper:
                 hint="Give a part of the network a rate above 0 (optim.rates), or set iterations to 0.",
             )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        self.overflows = 0
+        self._overflows: int | Tensor = 0  # on the device, where the updates are left out there
         self._gradients_are_old = True
-        on_device = device.type == "cuda" or recipe.optimizer == "sgd"
-        self._guard = GuardedUpdate(context.model, self.optimizer, on_host=device.type == "cpu" or not on_device)
+        self._fused = fuses(device)
+        # Not fused, AdamW counts its updates on the host, where an update cannot be taken back.
+        on_host = not self._fused and (device.type == "cpu" or recipe.optimizer == "adamw")
+        self._guard = GuardedUpdate(context.model, self.optimizer, on_host=on_host)
 
     def start_iteration(self, iteration: int) -> None:
         """Set the learning rates of ``iteration`` (from 0)."""
@@ -160,9 +177,12 @@ class Stepper:
         return torch.stack(found).all() if found else torch.ones_like(loss_finite)
 
     def _update_fp16(self, loss_finite: Tensor, *, unscaled: bool) -> Tensor:
-        scale = self.scaler.get_scale()
         if not unscaled:
             self.scaler.unscale_(self.optimizer)  # in which the scaler looks at the gradients
+        return self._update_fp16_on_device(loss_finite) if self._fused else self._update_fp16_on_host(loss_finite)
+
+    def _update_fp16_on_host(self, loss_finite: Tensor) -> Tensor:
+        scale = self.scaler.get_scale()
         if loss_finite:
             self.scaler.step(self.optimizer)  # without effect if a gradient is not finite
         self.scaler.update()
@@ -171,8 +191,29 @@ class Stepper:
             return loss_finite
         # With a scale above 1 the overflow was part of the search for a scale, and no fault.
         finite = loss_finite & (scale > 1.0)
-        self.overflows += int(finite)
+        self._overflows += int(finite)
         return finite
+
+    def _update_fp16_on_device(self, loss_finite: Tensor) -> Tensor:
+        """Do the same without reading anything; ``scaler.step`` would not know of a loss that is not finite."""
+        found = torch.stack(list(self.scaler._found_inf_per_device(self.optimizer).values()))
+        overflowed, scale = (found != 0).any(), self.scaler._get_scale_async()
+        assert scale is not None  # the loss was scaled by it
+        searching = scale > 1.0  # before the update of the scaler, which changes the scale in place
+        self._guard.update_parameters_if(loss_finite & ~overflowed, self.optimizer.step)
+        self.scaler.update()
+        self._guard.restore_buffers_unless(loss_finite)
+        finite = loss_finite & (searching | ~overflowed)
+        self._overflows = self._overflows + (finite & overflowed)
+        return finite
+
+    @property
+    def overflows(self) -> int:
+        """How many updates fp16's GradScaler left out while it searched (``nonfinite.py``).
+
+        Asking waits for the device.
+        """
+        return int(self._overflows)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are learnt."""
@@ -188,6 +229,14 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Take back what ``state_dict`` returned."""
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(self._as_here(state["optimizer"]))
+        _start_momenta(self.optimizer)
         self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
-        self.overflows = int(state["overflows"])  # type: ignore[call-overload]
+        self._overflows = int(state["overflows"])  # type: ignore[call-overload]
+
+    def _as_here(self, saved: Any) -> dict[str, Any]:
+        """Return the state of an optimiser as this device keeps it: it may come from another one, or from before."""
+        pairs = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        how = ("fused", "foreach", "capturable")  # AdamW counts on the device or on the host, by these
+        groups = [{**group, **{name: own[name] for name in how if name in own}} for group, own in pairs]
+        return {**saved, "param_groups": groups}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from cispbench.harness.machine.seeds import derive_seed
 from cispbench.harness.training.job import Phase, TrainingJob, TrainingLog, phases_of
@@ -75,3 +78,25 @@ class TrainingState:
         """Set where the training is, in a phase that is not begun."""
         self.number, self.iteration, self.overflows_before = number, iteration, overflows_before
         self.begun, self.stepper = False, None
+
+
+class StateBefore:
+    """The state of a method before an iteration: ``copies`` of its tensors, to be taken back."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self.copies = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self._seen = {name: (tensor, _version(tensor)) for name, tensor in state.items()}
+
+    def changed(self, state: Mapping[str, Tensor]) -> bool:
+        """Return whether the state may be another one now; no value is compared, as that would make a GPU wait."""
+        if state.keys() != self._seen.keys():
+            return True
+        return any(
+            tensor is not self._seen[name][0] or self._seen[name][1] is None or _version(tensor) != self._seen[name][1]
+            for name, tensor in state.items()
+        )
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Return torch's count of the writes to a tensor; None for one of inference mode, whose writes are not counted."""
+    return None if tensor.is_inference() else tensor._version

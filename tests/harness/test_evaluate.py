@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cispbench.harness.evaluate import confusion_matrix, evaluate
+from cispbench.harness.evaluate import confusion_matrix, evaluate, scattered_counts
 from cispbench.harness.method import Batch, Group, Output
 from cispbench.harness.models.output import Features
 
@@ -27,6 +27,14 @@ def test_against_a_loop(seed, classes):
     ours = confusion_matrix(prediction, target, classes)
     assert ours.dtype == torch.int64
     np.testing.assert_array_equal(ours.numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_a_gpu_counts_as_the_cpu_does(size):
+    numbers = torch.randint(30, (size,), generator=torch.Generator().manual_seed(0)).int()
+    expected = torch.bincount(numbers, minlength=40)
+    found = scattered_counts(numbers, 40)
+    assert found.dtype == expected.dtype and torch.equal(found, expected)
 
 
 def test_against_torchmetrics():

@@ -181,3 +181,21 @@ def test_losses_of_void_only_targets_are_zero_and_differentiable():
 def test_patch_distillation_without_any_weight_is_zero():
     patches, old = torch.randn(1, 4, 3, requires_grad=True), torch.randn(1, 4, 3)
     assert float(mbs.adaptive_feature_distillation(patches, old, torch.zeros(1, 4)).detach()) == 0.0
+
+
+@pytest.mark.parametrize("new", [range(3, 6), range(3, 4), range(0, 8, 3)])
+def test_mbs_takes_a_range_of_classes_as_it_takes_their_list(new):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 7, (2, 5, 4), generator=generator)
+    labels[0, 0] = 255
+    masks, tokens = torch.randn(2, 3, 5, 4, generator=generator), torch.randn(8, 6, generator=generator)
+    assert torch.equal(mbs.patch_weights(masks, labels, new), mbs.patch_weights(masks, labels, list(new)))
+    assert torch.equal(mbs.orthogonality(tokens, new, 0.5), mbs.orthogonality(tokens, list(new), 0.5))
+
+
+@pytest.mark.parametrize("classes", [[3, 4, 5], [], [6, 0]])
+def test_mbs_weighs_by_new_classes_old_ones_and_background(classes):
+    labels = torch.tensor([[[0, 3, 4, 255, 6]]])
+    masks = torch.zeros(1, 2, 1, 5)
+    expected = [0.0 if l in classes or l == 255 else 0.5 if l == 0 else 1.0 for l in labels.flatten().tolist()]  # noqa: E741
+    assert mbs.patch_weights(masks, labels, classes).flatten().tolist() == expected

@@ -27,7 +27,7 @@ NAMES = [
     "declarations", "losses-finite", "previous-untouched", "no-future-labels", "test-images-never-read", "state-exact",
     "new-classes-one-and-many", "odd-batches", "deterministic", "precisions", "initialise", "hands-off",
     "learns", "class-numbering", "halves-add-up", "select-exemplars", "prepare", "weights-untouched",
-    "reads-previous", "scores",
+    "reads-previous", "scores", "gpu-ready",
 ]  # fmt: skip
 
 WITH_MEMORY = {"dkd_m", "ssul_m"}
@@ -163,6 +163,7 @@ class SeesOtherLabels(Sound):
     def spoil(self, terms, batch, output, previous, context):
         source = SyntheticSource("voc", train=1, val=1, size=batch.target.shape[-1])
         masks = torch.stack([source.read(self.split, self.split + name[5:])[1] for name in batch.ids])
+        masks = masks.to(batch.target.device, non_blocking=True)
         others = (masks > 0) & (masks < context.old_classes)
         sizes = output.logits.pow(2).mean((1, 2, 3)) * (1 + others.float().mean((1, 2)))
         return {**terms, "others": 0.1 * sizes.mean()}
@@ -253,7 +254,8 @@ class TenAreTooMany(Sound):
 class ForegroundOnly(Sound):
     def spoil(self, terms, batch, output, previous, context):
         cost = functional.cross_entropy(output.logits.float(), batch.target, ignore_index=VOID, reduction="none")
-        return {**terms, "foreground": cost[self.foreground(batch)].mean()}
+        shown = self.foreground(batch)
+        return {**terms, "foreground": (cost * shown).sum() / shown.sum()}
 
     def foreground(self, batch):
         return (batch.target > 0) & (batch.target != VOID)
@@ -438,8 +440,8 @@ class Chance(Sound):
         return None if model.startswith("segmenter") else "it needs class tokens"
 
     def spoil(self, terms, batch, output, previous, context):
-        dropped = torch.rand(output.logits.shape[1]) < 0.3
-        return {**terms, "some": 0.1 * output.logits[:, dropped].pow(2).sum() / 1000}
+        dropped = torch.rand(output.logits.shape[1], device=output.logits.device) < 0.3
+        return {**terms, "some": 0.1 * (output.logits.pow(2) * dropped[:, None, None]).sum() / 1000}
 
 
 class NowhereAtHome(Sound):
