@@ -17,6 +17,7 @@ from cispbench.harness.contract.gpu_waits import GPU
 from cispbench.harness.contract.imitated_gpu import ImitatedGpu, Sighting
 from cispbench.harness.contract.probe import first_batch
 from cispbench.harness.evaluate import Prediction, evaluate
+from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.method import Method, StepContext
 from cispbench.harness.registry import load_method, method_names
 from cispbench.harness.training.iteration import PhaseTraining
@@ -92,7 +93,7 @@ def iterate(
         recipe = replace(bench.recipe().phase(step, context.phase), precision=precision)
         fields: dict[str, Any] = {
             "method": method, "context": context, "phases": {context.phase: recipe}, "loader": lambda _: Loader(),
-            "device": GPU, "seed": 0, "checkpoint": Path("none"), "view": None, "images": 4, **changes,
+            "device": GPU, "seed": 0, "checkpoint": Path("none"), "view": ProgressView(), "images": 4, **changes,
         }  # fmt: skip
         job = TrainingJob(**fields)
         state = TrainingState(job)
