@@ -7,7 +7,7 @@ included), N = C - O new ones. ``target`` is int64 (B, H, W) with 0 background, 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cispbench.harness.cross_entropy import cross_entropy as cross_entropy
 from cispbench.harness.cross_entropy import labelled_pixels as labelled_pixels
@@ -32,13 +32,19 @@ def class_probabilities(logits: Tensor) -> Tensor:
     return logits.float().movedim(1, -1).softmax(-1).movedim(-1, 1)
 
 
-def unbiased_cross_entropy(logits: Tensor, target: Tensor, old_classes: int, void_in_mean: bool = True) -> Tensor:
+def unbiased_cross_entropy(
+    logits: Tensor, target: Tensor, old_classes: int, reduction: Literal["mean", "none"] = "mean",
+    void_in_mean: bool = True,
+) -> Tensor:  # fmt: skip
     """Return the cross-entropy in which p(background) is the sum of the softmax over all O old classes.
 
     ``logits`` (B, C, H, W), ``target`` (B, H, W); labels below ``old_classes`` count as background. Void pixels cost
-    0, and count in the mean as MiB's released train.py takes it; ``void_in_mean=False`` leaves them out. Source: MiB
-    (Cermelli et al., CVPR 2020), equation 5.
+    0, and count in the mean as MiB's released train.py takes it; ``void_in_mean=False`` leaves them out.
+    ``reduction="none"`` returns (B, H, W). Source: MiB (Cermelli et al., CVPR 2020), equation 5.
     """
+    if reduction == "none":
+        rows = logits.float().movedim(1, -1).flatten(0, 2)
+        return pixel_unbiased_cross_entropy(rows, target.flatten(), old_classes).view_as(target)
     cost = partial(pixel_unbiased_cross_entropy, old_classes=old_classes)
     return sum_over_pixels(cost, logits, target) / pixels_in_mean(target, void_in_mean)
 

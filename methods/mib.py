@@ -77,7 +77,9 @@ class MiB(Method):
     def losses(self, batch: Batch, output: Output, previous: Output | None, context: StepContext) -> dict[str, Tensor]:
         """Return the unbiased cross-entropy and the distillation."""
         assert previous is not None  # the harness trains step 0
-        cost = unbiased_cross_entropy(output.logits, batch.target, context.old_classes, self.options.void_in_mean)
+        cost = unbiased_cross_entropy(
+            output.logits, batch.target, context.old_classes, void_in_mean=self.options.void_in_mean
+        )
         kept = unbiased_distillation(output.logits, previous.logits, self.options.alpha)
         return {"cross_entropy": cost, "distillation": self.options.distillation * kept}
 

@@ -159,8 +159,8 @@ def pseudo_labels(
 def local_pod_embedding(x: Tensor, scales: Sequence[int] = (1, 2, 4)) -> Tensor:
     """Pool (B, D, H, W) over the columns and over the rows of s x s blocks, for every scale s; returns (B, .).
 
-    A block's side is W // s, which must be at least 1; blocks that reach below the map are cut. Source: PLOP,
-    equation 6.
+    A block's side is W // s, which must be at least 1. Blocks that reach below the map are cut; all must
+    begin inside it. Source: PLOP, equation 6.
     """
     return torch.cat([part for scale in _pooled(x, scales) for part in _in_released_order(*scale)], 1)
 
@@ -268,9 +268,11 @@ class PLOP(Method):
         if not options.adaptive_factor:
             return cross_entropy(output.logits, target, options.void_in_mean)
         weights = factor[:, None, None].expand_as(target)
-        total = sum_over_pixels(
-            lambda logits, target, weight: weight * pixel_cross_entropy(logits, target), output.logits, target, weights
-        )
+
+        def cost(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+            return weight * pixel_cross_entropy(logits, target)
+
+        total = sum_over_pixels(cost, output.logits, target, weights)
         return total / pixels_in_mean(target, options.void_in_mean)
 
     def _pseudo_labels(

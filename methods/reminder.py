@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cispbench.harness.machine.lazy import functional, torch
 from cispbench.harness.method import Batch, Output, Range, StepContext
-from cispbench.methods.losses import VOID, Weight, class_probabilities, cross_entropy, labelled_pixels
+from cispbench.methods.losses import VOID, Weight, cross_entropy, labelled_pixels, sum_over_pixels
 from cispbench.methods.plop import PLOP, PLOPOptions
 from cispbench.splits.errors import MethodError
 
@@ -119,14 +119,17 @@ def class_similarity_distillation(
         )
     similarity = cosines.softmax(1)
     similarity = similarity.masked_fill(similarity < delta / known, 0.0)
-    # All pixels are computed, and those of other classes left out at the end: which ones are new is known on the device
-    # alone, and a mask as an index would make a GPU wait. With z the logits and w the weights the cost of a pixel is
-    # -sum w (z - log sum exp z), put so that no log-probabilities are kept.
-    scaled = logits[:, :known].float() / temperature
-    weights = class_probabilities(old_logits.float() / temperature)
-    weights = weights * similarity[target.masked_fill(~new, 0)].movedim(-1, 1) + 1e-7
-    cost = weights.sum(1) * scaled.logsumexp(1) - (weights * scaled).sum(1)
-    return temperature**2 * cost.masked_fill(~new, 0.0).sum() / new.sum().clamp(min=1)
+
+    # All pixels are computed, and those of other classes left out: which ones are new is known on the device alone, and
+    # a mask as an index would make a GPU wait.
+    def cost(logits: Tensor, old_logits: Tensor, target: Tensor) -> Tensor:
+        # With z the logits and w the weights -sum w (z - log sum exp z), without keeping log-probabilities.
+        scaled, new = logits[:, :known] / temperature, new_pixels(target, known)
+        weights = (old_logits.float() / temperature).softmax(1) * similarity[target.masked_fill(~new, 0)] + 1e-7
+        cost = weights.sum(1) * scaled.logsumexp(1) - (weights * scaled).sum(1)
+        return cost.masked_fill(~new, 0.0)
+
+    return temperature**2 * sum_over_pixels(cost, logits, old_logits, target) / new.sum().clamp(min=1)
 
 
 class REMINDER(PLOP):

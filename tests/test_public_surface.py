@@ -51,6 +51,8 @@ PUBLIC = {
     "cispbench.harness.data.layout": ["Layout", "SplitFolders"],
     "cispbench.harness.data.decode": ["Pair"],
     "cispbench.harness.evaluate": ["confusion_matrix"],
+    "cispbench.harness.pixel_bands": ["each_pixel", "sum_over_pixels"],
+    "cispbench.harness.models.upsampling": ["upsample"],
     "cispbench.methods.losses": [
         "bce_with_ignore", "cross_entropy", "distillation", "labelled_pixels", "unbiased_cross_entropy",
         "unbiased_distillation",

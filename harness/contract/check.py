@@ -13,6 +13,7 @@ from cispbench.harness.contract.rules import Rule
 from cispbench.harness.contract.verdict import ContractReport
 from cispbench.harness.method import Method
 from cispbench.harness.models.catalogue import model_spec
+from cispbench.harness.pixel_bands import small_bands
 from cispbench.harness.recipes.layers import load_recipe
 from cispbench.splits.settings import parse_setting
 
@@ -70,7 +71,8 @@ def check_method(
     models = models_to_check(cls) if models is None else models
     total = len(RULES) * len(models)
     for number, model in enumerate(models):
-        with tempfile.TemporaryDirectory(prefix="cispbench-check-") as folder:
+        # Images are small here: with usual bands no loss would be cut into any.
+        with tempfile.TemporaryDirectory(prefix="cispbench-check-") as folder, small_bands():
             bench = Bench(cls, model, sizes or Sizes(), Path(folder))
             reason = bench.unsupported()
             if reason is not None:

@@ -63,9 +63,9 @@ class ImageAndMask:
         filled = mask.new_empty(*mask.shape[:-2], height, width)
         for plane, fill in zip(filled.view(-1, height, width), fills, strict=True):
             plane.fill_(fill)
-        inside = ((max(-start, 0), size) for start, size in zip((top, left), image.shape[1:], strict=True))
-        rows, columns = (slice(start, start + size) for start, size in inside)
-        black[:, rows, columns], filled[..., rows, columns] = image, mask
+        down, along = max(-top, 0), max(-left, 0)
+        inside = ..., slice(down, down + image.shape[1]), slice(along, along + image.shape[2])
+        black[inside], filled[inside] = image, mask
         return ImageAndMask(black, filled)
 
 

@@ -155,7 +155,7 @@ class TrainLoader:
     def _batch(self, labelled: Labelled) -> Batch:
         pixels, planes, places = labelled
         images, target, companions = _on_device(pixels, planes, self._names, self._normalise)
-        origin = None if self._origins is None else self._origins[list(places)].to(target.device)
+        origin = None if self._origins is None else self._origins[list(places)].to(target.device, non_blocking=True)
         return Batch(images, target, tuple(self._set.ids[place] for place in places), origin, companions)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Features:
     def part(self, images: slice) -> Features:
         """Return the features of some of the images."""
         stages = tuple(stage[images] for stage in self.stages)
-        return Features(self.size, self.encoded[images], stages, self.decoded[images])
+        return replace(self, encoded=self.encoded[images], stages=stages, decoded=self.decoded[images])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from cispbench.harness.models.interface import Encoder
 
 @cache
 def _has_matrix_unit() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
+    # Older versions of torch cannot tell; without AMX nothing is slower than need be but on machines that have it.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def fused_attention_pays(device: torch.device) -> bool:

@@ -17,4 +17,5 @@ def upsample(masks: Tensor, size: tuple[int, int]) -> Tensor:
         # With the strides of a batch: those of a single image may leave its memory format open, and torch's result
         # would have the other one.
         masks = masks[0].permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return functional.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+    logits = functional.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+    return logits.contiguous(memory_format=torch.channels_last)

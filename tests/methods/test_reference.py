@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cispbench.harness import pixel_bands
 from cispbench.methods import dkd, losses, lwf_mc, mbs, plop, ssul
+from cispbench.splits.errors import MethodError
 
 
 def scene(seed: int, classes: int, old: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -71,7 +72,7 @@ def test_the_layout_in_memory_changes_no_loss_and_no_gradient(name):
 def test_bands_of_pixels_change_no_loss_and_no_gradient(name, precision, monkeypatch):
     results = []
     for whole in (2**20, 0):
-        monkeypatch.setattr(pixel_bands, "WHOLE_BYTES", {"cpu": whole})
+        monkeypatch.setitem(pixel_bands.WHOLE_BYTES, "cpu", whole)
         monkeypatch.setattr(
             pixel_bands, "BAND_BYTES", {"cpu": 5 * 7 * 4, "cuda": 0}
         )  # 5 pixels, which do not divide 24
@@ -89,8 +90,34 @@ def test_bands_of_pixels_change_no_loss_and_no_gradient(name, precision, monkeyp
     torch.testing.assert_close(other_gradient, its_gradient)
 
 
+@pytest.mark.parametrize("whole", [0, 2**30])
+def test_what_gets_no_gradient_is_an_error_however_large_the_logits(whole, monkeypatch):
+    monkeypatch.setitem(pixel_bands.WHOLE_BYTES, "cpu", whole)
+    logits, old_logits, target = scene(3, 7, 5)
+    with pytest.raises(MethodError, match="no gradient to anything but the logits"):
+        losses.distillation(logits.requires_grad_(), old_logits.requires_grad_())
+    with pytest.raises(ValueError, match="not of the same pixels"):
+        losses.cross_entropy(logits, target[:, :2])
+
+
+def test_what_a_cost_learns_besides_its_logits_is_an_error_in_bands():
+    logits, _, target = scene(3, 7, 5)
+    scale = torch.ones((), requires_grad=True)
+    with pixel_bands.small_bands(), pytest.raises(MethodError, match="something else that is learnt"):
+        pixel_bands.sum_over_pixels(lambda z, t: scale * z[:, 0], logits.requires_grad_(), target)
+
+
+def test_second_derivatives_are_refused_in_bands():
+    logits, _, target = scene(3, 7, 5)
+    power = torch.ones((), requires_grad=True)
+    with pixel_bands.small_bands():
+        loss = losses.cross_entropy(logits * power**2, target)
+    with pytest.raises(MethodError, match="only once"):
+        torch.autograd.grad(loss, power, create_graph=True)
+
+
 def test_a_loss_in_bands_can_be_differentiated_twice_over_its_graph(monkeypatch):
-    monkeypatch.setattr(pixel_bands, "WHOLE_BYTES", {"cpu": 0})
+    monkeypatch.setitem(pixel_bands.WHOLE_BYTES, "cpu", 0)
     logits, _, target = scene(3, 7, 5)
     logits.requires_grad_()
     loss = losses.cross_entropy(logits, target)
@@ -107,7 +134,7 @@ def test_unbiased_cross_entropy_is_minus_log_of_summed_probability(size):
         -math.log(p[:old].sum() if label < old else p[label]) for p, label, _ in pixels(logits, target) if label != 255
     ]
     for void_in_mean, count in ((True, target.numel()), (False, max(len(found), 1))):
-        ours = losses.unbiased_cross_entropy(logits, target, old, void_in_mean)
+        ours = losses.unbiased_cross_entropy(logits, target, old, void_in_mean=void_in_mean)
         assert math.isclose(float(ours), sum(found) / count, rel_tol=1e-4, abs_tol=1e-5)
 
 
