@@ -121,14 +121,17 @@ def count_on_device(
 
 def predictions(model: IncrementalModel, batch: Batch, precision: str, predict: Callable[[Output], Tensor]) -> Tensor:
     """Return what ``predict`` makes of a network's outputs for a batch, int64 (B, H, W)."""
-    device = batch.images.device
+    device, size = batch.images.device, len(batch.ids)
+    # Logits that a CPU's allocator would map anew for each batch are made of fewer images at a time.
+    if device.type == "cpu" and type(model).forward is IncrementalModel.forward:
+        logits = 4 * sum(group.channels for group in model.groups) * batch.target[0].numel()
+        size = max(1, MAPPED_BYTES // logits)
+    if size >= len(batch.ids):
+        with autocast(device, precision):
+            output = model(*batch.inputs)
+        return predict(output)
     with autocast(device, precision):
         features = model.features(batch.images)
-    size = len(batch.ids)
-    # Logits that a CPU's allocator would map anew for each batch are made of fewer images at a time.
-    if device.type == "cpu":
-        logits = 4 * sum(group.channels for group in model.groups) * batch.target[0].numel()
-        size = min(size, max(1, MAPPED_BYTES // logits))
     found = []
     for start in range(0, len(batch.ids), size):
         part = slice(start, start + size)

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cispbench.harness.evaluate import confusion_matrix, evaluate, scattered_counts
-from cispbench.harness.method import Batch, Group, Output
-from cispbench.harness.models.output import Features
+from cispbench.harness import evaluate as evaluation
+from cispbench.harness.evaluate import arg_max, confusion_matrix, evaluate, predictions, scattered_counts
+from cispbench.harness.method import Batch, Output
+from cispbench.harness.models.catalogue import build_model
 
 
 @settings(max_examples=30, deadline=None)
@@ -86,13 +87,8 @@ def test_a_label_that_is_no_class_is_refused_wherever_it_lies(wrong):
 class Brightness(torch.nn.Module):
     """Predict a pixel's class from its own value, so that nothing but counting is tested."""
 
-    groups = (Group(4),)
-
-    def features(self, images):
-        return Features(tuple(images.shape[-2:]), images, (), images)
-
-    def from_features(self, features, companions=None):
-        level = (features.encoded[:, 0] * 3).round().long().clamp(0, 3)
+    def forward(self, images):
+        level = (images[:, 0] * 3).round().long().clamp(0, 3)
         logits = torch.nn.functional.one_hot(level, 4).movedim(-1, 1).float()
         empty = torch.empty(0)
         return Output(logits, empty, empty, empty, empty, empty)
@@ -109,7 +105,31 @@ def test_counts_do_not_depend_on_the_batch(batch):
     batches = [whole.part(slice(start, start + batch)) for start in range(0, 7, batch)]
     seen = []
     total = evaluate(Brightness(), batches, 4, torch.device("cpu"), "fp32", seen.append)
-    prediction = Brightness().from_features(Brightness().features(images)).logits.argmax(1)
+    prediction = Brightness()(images).logits.argmax(1)
     assert torch.equal(total, confusion_matrix(prediction, target, 4))
     assert total.sum() == 7 * 30
     assert seen[-1] == 7
+
+
+@pytest.mark.parametrize("name", ["segmenter-tiny", "deeplabv3-tiny", "deeplabv3-tiny-branches"])
+def test_images_predicted_one_at_a_time_are_predicted_as_together(name, monkeypatch):
+    torch.manual_seed(0)
+    model = build_model(name, 48)
+    model.grow(9)
+    images, ids = torch.randn(5, 3, 48, 48), tuple("abcde")
+    batch = Batch(images, torch.zeros(5, 48, 48, dtype=torch.int64), ids)
+    together, seen = predictions(model.eval(), batch, "fp32", lambda output: output.logits.argmax(1)), []
+
+    def predict(output):
+        seen.append(len(output.logits))
+        return arg_max(output.logits)
+
+    monkeypatch.setattr(evaluation, "MAPPED_BYTES", 2 * 4 * 9 * 48 * 48)
+    apart = predictions(model, batch, "fp32", predict)
+    assert seen == [2, 2, 1]
+    assert (apart == together).float().mean() > 0.999  # a product of other sizes may be rounded otherwise
+
+
+def test_the_first_of_equal_scores_wins():
+    scores = torch.tensor([1.0, 3.0, 3.0, 2.0]).view(1, 4, 1, 1).expand(2, 4, 3, 3)
+    assert (arg_max(scores) == 1).all()

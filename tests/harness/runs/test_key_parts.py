@@ -27,8 +27,8 @@ def planned(tmp_path: Path, *overrides: str, **asked: Any) -> tuple[RunPlan, Pla
 @pytest.mark.parametrize(
     ("part", "value", "says"),
     [
-        ("training", 1, "training is 2, was 1"),
-        ("models", 1, "models is 2, was 1"),
+        ("training", 1, "training is 3, was 1"),
+        ("models", 1, "models is 3, was 1"),
         ("data", "abc", "the data changed"),
         ("images", "abc", "the data changed"),
         ("classes", [1, 2], "the classes changed"),
