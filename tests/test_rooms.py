@@ -23,8 +23,9 @@ MAY_IMPORT = {
 # The wings of ``harness/`` from the ground up: one may import those above it in this list, in any way: at its head,
 # inside a function, or for type checking alone. ``commands`` and ``cli`` may use every room besides.
 WINGS = [
-    "machine", "pixel_bands", "cross_entropy", "distributed", "models", "step", "method", "wrapper", "registry", "evaluate",
-    "recipes", "data", "training", "cost", "runs", "sweep", "sweep.slurm", "contract", "predictions", "commands", "cli",
+    "machine", "pixel_bands", "cross_entropy", "distributed", "models", "step", "method", "wrapper", "registry",
+    "evaluate", "recipes", "data", "training", "cost", "runs", "sweep", "sweep.slurm", "contract", "predictions",
+    "commands", "cli",
 ]  # fmt: skip
 # The same for ``reports/``.
 REPORTS = ["tables", "ledger", "check", "leaderboard", "plots"]
