@@ -2,7 +2,7 @@
 
 ``planned_keys.json`` was written by version 0.1.0. An entry may change only where results change, together with a
 version that is part of the key (``TRAINING_VERSION``, the models' ``VERSION``, a method's ``version``) or a value of
-the recipe. Changed so far: the profile paper on the Segmenter (``data.pad``).
+the recipe. All changed with ``TRAINING_VERSION`` 3 and the models' ``VERSION`` 3 (memory format, losses in bands).
 """
 
 from __future__ import annotations
