@@ -88,9 +88,10 @@ class PhaseTraining:
         # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
         finite = stepper.update(self.group.sum(not_finite) == 0, self._after_gradients)
-        # Asked in this order: reading whether it is finite makes a GPU wait.
-        if before is not None and before.changed(method.state_dict()) and not finite:
-            method.load_state_dict(before.copies)
+        if before is not None:
+            right = before.taken_back(method.state_dict(), finite)
+            if right is not None:
+                method.load_state_dict(right)
         state.iteration += 1
         state.log.compiled = self.networks.compiled
         terms = {self.phase.logged(name): term for name, term in sums.items()}
@@ -134,7 +135,10 @@ class PhaseTraining:
         return output
 
     def _state_before(self) -> StateBefore | None:
-        """Return the state that `losses` may change, None where it may not, or where there is none."""
+        """Return the state that may have to be taken back, None without any.
+
+        ``losses`` may change it only where a batch is never cut: only then is it copied in each iteration.
+        """
         if self.job.method.micro_batches:
             return None
         state = self.job.method.state_dict()
