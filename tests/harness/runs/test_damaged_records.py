@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cispbench.results.record import SCHEMA
+
 
 @pytest.fixture
 def damaged(commands: Any, finished: Any) -> tuple[Any, Path]:
