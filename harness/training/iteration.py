@@ -47,8 +47,8 @@ class PhaseTraining:
         # Last: DDP copies the first process's weights to the others.
         self.network: nn.Module = data_parallel(model, job.group, job.device)
         # In place, so that what wraps them calls them compiled, too.
-        compiled = [one for one in (model, context.previous) if one is not None] if job.compile else []
-        self.networks = CompiledNetworks(compiled, job.view.warn)
+        compiled = [one for one in (model, context.previous) if one is not None] if job.acceleration.compile else []
+        self.networks = CompiledNetworks(compiled, job.view.warn, job.device)
 
     def iterate(self, batch: Batch) -> DeviceLosses:
         """Train on one global batch, of which ``batch`` is this process's share.
@@ -81,7 +81,8 @@ class PhaseTraining:
                 del output, previous, features
                 # DDP divides the sum of the processes' gradients by their number. The gradient of the global batch
                 # is the sum: the terms are divided by the counts of the global batch already.
-                stepper.backward(torch.stack(list(terms.values())).sum() * self.group.size)
+                with self.networks.backward_pass():
+                    stepper.backward(torch.stack(list(terms.values())).sum() * self.group.size)
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         self.term_weights.end_batch()
@@ -93,7 +94,7 @@ class PhaseTraining:
             if right is not None:
                 method.load_state_dict(right)
         state.iteration += 1
-        state.log.compiled = self.networks.compiled
+        state.log.compiled |= self.networks.compiled
         terms = {self.phase.logged(name): term for name, term in sums.items()}
         notes = {self.phase.logged(name): value for name, value in self.services.notes().items()}
         return DeviceLosses(state.done, batch.ids, terms, finite, notes)
