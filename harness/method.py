@@ -234,5 +234,7 @@ class Method(ABC):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 (optional)
         """Restore what ``state_dict`` returned: that of the step before, and on a resume that of the checkpoint.
 
-        Read it by name: a stored state may come back in another order.
+        Read it by name: a stored state may come back in another order. With ``micro_batches = False`` it is also called
+        after an iteration that is not finite, with the state of before; on a GPU after every iteration, where it should
+        read no value.
         """

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 4
+SCHEMA = 5
 # What a record of an older schema says of the fields that a later one has added.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"execution": {"devices": 1, "micro_batch": None}, "trained_for": None, "origin": "measured"},
     3: {},
     4: {"exemplars": None, "supervision": ()},
+    5: {},
+}
+# The same of the fields within others.
+ADDED_WITHIN: dict[int, dict[str, dict[str, Any]]] = {
+    5: {"execution": {"compile": False, "tf32": False, "cudnn_benchmark": False}},
 }
 CHECKED = 3  # from this schema on a record's file carries a checksum
 MOST_PIXELS = 10**15  # of one count: sums over the classes stay exact as int64, and no test has so many
@@ -151,6 +156,9 @@ def upgraded(value: Any) -> Any:
     if type(schema) is int and schema >= 1:
         for added in range(schema + 1, SCHEMA + 1):
             value = {**ADDED[added], **value, "schema": added}
+            for name, fields in ADDED_WITHIN.get(added, {}).items():
+                if isinstance(value.get(name), dict):  # all else is an error, which the reader names
+                    value[name] = {**fields, **value[name]}
     return value
 
 

@@ -143,8 +143,8 @@ class GitState:
 class Execution:
     """How the step was trained: on how many ``devices``, with how many images at once on each (None: its share).
 
-    ``compile``, ``tf32``, ``cudnn_benchmark``: what was switched on to be faster, at the cost of other rounding. Older
-    records had none of them on.
+    ``compile``, ``tf32``, ``cudnn_benchmark``: what was switched on to be faster, at the cost of other rounding, in any
+    part of the training. Before schema 5 there was none of them to switch on.
     """
 
     devices: int

@@ -110,7 +110,7 @@ def _plan(request: RunRequest, places: Places, printing: Printing, devices: tupl
     from cispbench.harness.sweep.step_states import StepStates
     from cispbench.results.store import Store
 
-    refuse_given(("until", "wait"), "--plan")
+    refuse_given(("until", "wait", "compile", "tf32", "cudnn_benchmark"), "--plan")
     records, steps = Store(places.out), StepStore(places.steps_dir or default_steps_dir())
     with make_view(quiet=printing.quiet or printing.as_json) as view:
         plan = plan_sweep([request], steps, view, plan_only=True)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from cispbench.harness.contract.bench import SEED, Bench
 from cispbench.harness.contract.gpu_waits import GPU
-from cispbench.harness.contract.imitated_gpu import ImitatedGpu, no_imitation
 from cispbench.harness.contract.probe import first_batch, own_steps
 from cispbench.harness.contract.rules import rule
 from cispbench.harness.contract.verdict import NotApplicable, Violation
@@ -24,6 +23,9 @@ from cispbench.harness.runs.method_code import with_bases
 from cispbench.harness.step import View
 from cispbench.harness.training.optimisation import build_optimizer
 from cispbench.splits.errors import describe_error
+
+if TYPE_CHECKING:
+    from cispbench.harness.contract.imitated_gpu import ImitatedGpu
 
 PRECISIONS = ("fp32", "bf16")
 FOUND = {
@@ -57,6 +59,23 @@ def gpu_ready(bench: Bench) -> Iterator[Violation | str]:
         yield from _StepOnGpu(bench, step).found()
 
 
+def no_imitation() -> str | None:
+    """Return why no GPU can be imitated here, None if one can."""
+    try:
+        # Not with this module: it needs names that are private to torch, which another version may lack.
+        from cispbench.harness.contract import imitated_gpu
+    except (ImportError, AttributeError) as error:
+        return f"torch {torch.__version__} imitates no GPU: {describe_error(error)}"
+    reason: str | None = imitated_gpu.no_imitation()
+    return reason
+
+
+def _imitated(own: Sequence[str]) -> ImitatedGpu:
+    from cispbench.harness.contract.imitated_gpu import ImitatedGpu
+
+    return ImitatedGpu(own)
+
+
 class _StepOnGpu:
     """One step of the main training, whose hooks are called again with all tensors on an imitated GPU."""
 
@@ -65,7 +84,7 @@ class _StepOnGpu:
         classes = [cls for one in with_bases(bench.method) for cls in type(one).__mro__ if issubclass(cls, Method)]
         modules = {cls.__module__ for cls in classes} - {"cispbench.harness.method", "cispbench.harness.wrapper"}
         roots = {name.partition(".")[0] for name in modules}
-        self._gpu = ImitatedGpu(["cispbench.methods" if root == "cispbench" else root for root in roots])
+        self._gpu = _imitated(["cispbench.methods" if root == "cispbench" else root for root in roots])
         context = self._seen.context
         previous = None if context.previous is None else self._gpu.put_module(context.previous)
         if previous is not None:

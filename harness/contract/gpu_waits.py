@@ -70,9 +70,22 @@ def _check_errors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kind | None
     return "kernel" if on_gpu(args[0]) else None
 
 
+def _asked_to_check(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kind | None:
+    return _check_errors(args, kwargs) if kwargs.get("check_errors") else None
+
+
+# They look inside whether they have converged, or how large a norm is.
+_DECOMPOSITIONS = (
+    "_linalg_svd", "_linalg_eigh", "linalg_eig", "linalg_eigvals", "linalg_pinv", "linalg_matrix_exp", "cholesky",
+    "cholesky_inverse",
+)  # fmt: skip
+# They look at it if they are asked to; torch.linalg.inv, solve and others ask by an operator of their own.
+_CHECKED = ("linalg_inv_ex", "linalg_cholesky_ex", "_linalg_solve_ex", "linalg_lu_factor_ex", "linalg_ldl_factor_ex")
+
 _WAITS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Kind | None]] = {
     "_to_copy": _to_copy, "copy_": _copy, "index": _index, "index_put": _index_put, "index_put_": _index_put,
     "_index_put_impl_": _index_put, "isin": _isin, "histc": _histc, "_linalg_check_errors": _check_errors,
+    **dict.fromkeys(_DECOMPOSITIONS, _check_errors), **dict.fromkeys(_CHECKED, _asked_to_check),
 }  # fmt: skip
 
 

@@ -88,6 +88,7 @@ class ImitatedGpu:
             stack.enter_context(mock.patch("torch.cuda.is_bf16_supported", lambda *_, **__: True))
             stack.enter_context(mock.patch.object(Tensor, "numpy", _made_up_array))
             stack.enter_context(mock.patch.object(FakeTensor, "tolist", self._made_up_list, create=True))
+            stack.enter_context(mock.patch.object(FakeTensor, "__format__", self._made_up_text))
             stack.enter_context(self._fake)
             stack.enter_context(_Watch(self))
             yield self.seen
@@ -134,10 +135,20 @@ class ImitatedGpu:
                 self.note("read", "tolist")
             # At once: torch reads the values of a fake tensor one by one.
             with no_dispatch():
-                known = getattr(tensor, "constant", None)  # what was written down as a list has its values
-                return (torch.ones(tensor.shape, dtype=tensor.dtype) if known is None else known).tolist()
+                return _values(tensor).tolist()
 
         return tolist
+
+    @property
+    def _made_up_text(self) -> Callable[[FakeTensor, str], str]:
+        def in_text(tensor: FakeTensor, spec: str) -> str:
+            if on_gpu(tensor):
+                self.note("read", "format")
+            # torch refuses to format a fake tensor as a number.
+            with no_dispatch():
+                return format(_values(tensor), spec)
+
+        return in_text
 
     def note(self, kind: Kind, operator: str) -> None:
         """Note an operator that is being called."""
@@ -203,6 +214,12 @@ def _made_up(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], device: 
         ones = tree_map(lambda v: torch.ones(v.shape, dtype=v.dtype) if isinstance(v, Tensor) else v, (args, kwargs))
         found = func(*ones[0], **ones[1])
     return tree_map(lambda v: torch.empty(v.shape, dtype=v.dtype, device=device) if isinstance(v, Tensor) else v, found)
+
+
+def _values(tensor: FakeTensor) -> Tensor:
+    """Return a real tensor: what was written down as a list has its values, all else is ones. Within no_dispatch."""
+    known: Tensor | None = getattr(tensor, "constant", None)
+    return torch.ones(tensor.shape, dtype=tensor.dtype) if known is None else known
 
 
 def _made_up_array(tensor: Tensor, *, force: bool = False) -> Any:

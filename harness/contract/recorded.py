@@ -44,9 +44,9 @@ class RecordedCall:
     ``batch``: as it was loaded, before ``prepare``. ``phase``: which of the step's phases is trained.
     ``terms``: what was returned, with tensors copied; ``differentiable``: whether any term requires a gradient.
     ``changed``: names of what the call changed, beginning with ``batch.``, ``previous.`` (the previous model's output),
-    ``model.`` or ``state.`` (the method's). ``gradients``: for each
-    parameter with a gradient after backward(), whether it is finite. ``ran_previous``: whether the call ran the
-    previous network itself; ``read_previous``: whether it did so, or has read anything of its output.
+    ``model.`` or ``state.`` (the method's). ``gradients``: for each parameter with a gradient after backward(), whether
+    it is finite. ``ran_previous``: whether the call ran the previous network itself; ``read_previous``: whether it did
+    so, or has read anything of its output.
     """
 
     batch: Batch
@@ -69,12 +69,11 @@ class RecordedStep:
     """One step of a training.
 
     ``context``: with the grown model as it was before ``initialise``, and the previous model (copies, if models are
-    kept). ``state_before``, ``state_after``: the method's state when the step begins and ends;
-    ``state_fault``: why the latter cannot be stored; ``state_at``: the state when the iterations of a phase begin.
-    ``initial``, ``end``: the model's weights after ``initialise`` and
-    after the training. ``passes``: ``context.batches`` of each phase. ``test_reads``: reads of test images.
-    ``previous_changed``: what differs of the previous model at the end. ``ended``: the phase that has ended last.
-    ``hooks``: those outside the iterations, in the order of their calls.
+    kept). ``state_before``, ``state_after``: the method's state when the step begins and ends; ``state_fault``: why the
+    latter cannot be stored; ``state_at``: the state when the iterations of a phase begin. ``initial``, ``end``: the
+    model's weights after ``initialise`` and after the training. ``passes``: ``context.batches`` of each phase.
+    ``test_reads``: reads of test images. ``previous_changed``: what differs of the previous model at the end.
+    ``ended``: the phase that has ended last. ``hooks``: those outside the iterations, in the order of their calls.
 
     ``selecting``: whether exemplars are being chosen. ``exemplars``: what was chosen, None without a choice.
     ``shown``: the classes that the labels of an exemplar show, by its name. ``faults``: what is wrong with what

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 
 from cispbench.harness.cost.counting import count_head, count_trunk
-from cispbench.harness.cost.network import on_meta
-from cispbench.harness.machine.devices import autocast
+from cispbench.harness.cost.network import counting, on_meta
+from cispbench.harness.machine.devices import autocast, to_device
 from cispbench.harness.models.catalogue import build_model, least_images
 from cispbench.harness.models.interface import IncrementalModel
 
@@ -25,16 +25,19 @@ def network_speed(model: str, crop: int, precision: str, device: torch.device) -
     """Measure FLOP/s over one pass, forward and backward, of a network with random weights.
 
     ``crop``: pixels a side of the training images; a CPU is measured on smaller ones. No random state of the caller
-    changes. Raises RuntimeError where the memory is too small.
+    changes. Raises RuntimeError where the memory is too small, RunError
+    for a network that cannot be counted.
     """
     side = min(crop, CPU_SIDE) if device.type == "cpu" else crop
     count = least_images(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_model(model, side)
-        network.grow(CLASSES)
-        flops = _flops(network, side, count, precision)
-        network.to(device).train()
-        images = torch.randn(count, 3, side, side, device=device)
+        with counting(model):
+            network.grow(CLASSES)
+            flops = _flops(network, side, count, precision)
+        # In the order of memory that the training has (``data/normalise.py``), on which the pace depends.
+        to_device(network, device).train()
+        images = torch.randn(count, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
         took = min(_seconds(network, images, precision) for _ in range(PASSES))
     return flops / took
 

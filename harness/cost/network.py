@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,12 +19,13 @@ from cispbench.harness.recipes.fields import OptimRecipe
 from cispbench.harness.step import StepContext
 from cispbench.harness.training.optimisation import build_optimizer
 from cispbench.harness.training.trunk import shares_trunk
-from cispbench.splits.errors import RunError, describe_error
+from cispbench.splits.errors import CispbenchError, RunError, describe_error
 from cispbench.splits.settings import Setting
 
 WORD = 4  # bytes of a weight, a gradient, or a value of the loss: float32
-# Maps of the size of the images that a cross-entropy holds at its backward pass, for each channel: the logits, their
-# log-probabilities and a gradient.
+# Maps of the size of the images, for each channel, that are held when the last loss term is computed: the logits, and
+# their gradient, which each of two terms keeps for the backward pass, a cross-entropy and a distillation. They work in
+# bands and keep nothing else of that size (``pixel_bands.py``).
 LOSS_MAPS = 3
 
 Layouts = tuple[tuple[Group, ...], ...]  # the groups that each step adds, from step 0 on
@@ -49,6 +51,20 @@ class TrainingCount:
     memory: MemoryNeed
 
 
+@contextmanager
+def counting(name: str) -> Iterator[None]:
+    """Raise RunError, naming the network, for whatever its code raises: it is anybody's, and may look at values."""
+    try:
+        yield
+    except CispbenchError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"the network {name} cannot be counted on tensors without data: {describe_error(error)}.",
+            hint="Plan it without --on.",
+        ) from error
+
+
 def on_meta(network: IncrementalModel) -> IncrementalModel:
     """Return a copy of a network without data."""
     return copy.deepcopy(network).to(META)
@@ -59,12 +75,13 @@ class NetworkCounts:
 
     def __init__(self, model: str, crop: int, freeze_batch_norm: bool) -> None:
         self._crop, self._batch = crop, least_images(model)
+        self._name = model
         with torch.random.fork_rng(devices=[]):
             # With weights, unlike its copies: whether a trunk is shared is asked of real ones.
             self._real = build_model(model, crop)
         self._real.freeze_batch_norm = freeze_batch_norm
-        self._name = model
-        self._networks: dict[Layouts, IncrementalModel] = {(): on_meta(self._real)}
+        with counting(model):
+            self._networks: dict[Layouts, IncrementalModel] = {(): on_meta(self._real)}
         self._trunks: dict[tuple[object, ...], Trunk] = {}
         self._heads: dict[tuple[object, ...], PassCount] = {}
         self._forwards: dict[tuple[object, ...], Flops] = {}
@@ -74,7 +91,8 @@ class NetworkCounts:
         """Return the operations of a pass without gradients over an image of ``size`` (None: that of the training)."""
         key = (layouts, size or (self._crop, self._crop))
         if key not in self._forwards:
-            self._passes(copy.deepcopy(self._grown(layouts)).requires_grad_(False), layouts, key[1], "fp32", ())
+            with counting(self._name):
+                self._passes(copy.deepcopy(self._grown(layouts)).requires_grad_(False), layouts, key[1], "fp32", ())
         return self._forwards[key]
 
     def training(
@@ -87,7 +105,8 @@ class NetworkCounts:
         """
         key = (layouts, step, setting.old_classes(step), setting.num_classes(0), _what_counts(phase), previous)
         if key not in self._trainings:  # other seeds have the same
-            self._trainings[key] = self._training(setting, step, layouts, phase, previous)
+            with counting(self._name):
+                self._trainings[key] = self._training(setting, step, layouts, phase, previous)
         return self._trainings[key]
 
     def _training(
@@ -126,16 +145,10 @@ class NetworkCounts:
         key = (size, precision, learns)
         of_trunk = (*key, tuple(name for name in frozen if name in self._trunk_names))
         of_head = (*key, tuple(frozen), layouts)
-        try:
-            if of_trunk not in self._trunks:
-                self._trunks[of_trunk] = count_trunk(network, size, self._batch, precision)
-            if of_head not in self._heads:
-                self._heads[of_head] = count_head(network, self._trunks[of_trunk], precision)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # code that looks at values
-            raise RunError(
-                f"the network {self._name} cannot be counted on tensors without data: {describe_error(error)}.",
-                hint="Plan it without --on.",
-            ) from error
+        if of_trunk not in self._trunks:
+            self._trunks[of_trunk] = count_trunk(network, size, self._batch, precision)
+        if of_head not in self._heads:
+            self._heads[of_head] = count_head(network, self._trunks[of_trunk], precision)
         trunk, head = self._trunks[of_trunk].count, self._heads[of_head]
         self._forwards[layouts, size] = trunk.forward + head.forward
         return trunk, head
@@ -169,14 +182,12 @@ def _channels(layouts: Layouts) -> int:
 
 
 def _fixed_bytes(context: StepContext, phase: OptimRecipe, learnt: set[int], *, held: bool) -> float:
-    """Return the bytes of the networks, and of gradients, optimiser and what an update is taken back to."""
+    """Return the bytes of the networks, of the gradients and of what the optimiser keeps."""
     half = WORD / 2 if phase.precision != "fp32" else 0  # autocast keeps the weights in half precision, too
     numbers = sum(one.numel() for one in context.model.parameters())
     updated = sum(one.numel() for one in context.model.parameters() if id(one) in learnt)
     kept = 2 if phase.optimizer == "adamw" else int(phase.momentum > 0)
-    # ``GuardedUpdate`` keeps copies of weights and optimiser; with fp16 the scaler does without.
-    copies = 0 if phase.precision == "fp16" else 1 + kept
-    found = numbers * (WORD + half) + updated * WORD * (1 + kept + copies)
+    found = numbers * (WORD + half) + updated * WORD * (1 + kept)
     if held and context.previous is not None:
         found += sum(one.numel() for one in context.previous.parameters()) * (WORD + half)
     return found

@@ -111,9 +111,8 @@ class _Run:
             self.options.group.decide((TRAIN, step))
             model, log, iterations = self.work.train(planned, folder / CHECKPOINT)
             seconds = log.wall_before + time.perf_counter() - started
-            chosen = self.options.acceleration
             execution = Execution(
-                self.options.group.size, self.plan.micro_batch, log.compiled, chosen.tf32, chosen.cudnn_benchmark
+                self.options.group.size, self.plan.micro_batch, log.compiled, log.tf32, log.cudnn_benchmark
             )
             made = step_manifest(model, log, str(self.options.device), iterations=iterations, seconds=seconds)
             memory = memory_part(self.work.exemplars, self.work.source)

@@ -14,7 +14,6 @@ from cispbench.harness.cost.measured import network_speed
 from cispbench.harness.machine.progress import describe_seconds
 from cispbench.harness.runs.step_cost import StepCosts, Training
 from cispbench.splits.datasets import dataset
-from cispbench.splits.errors import RunError
 
 
 def paper_warnings(trainings: Sequence[Training], device: torch.device | None, parallel: int = 1) -> Iterator[str]:
@@ -44,12 +43,9 @@ def _estimate(trainings: Sequence[Training], device: torch.device, parallel: int
         for training in trainings:
             for work in (phase.work for phase in costs.training(training)):
                 seconds += work.flops.total / network_speed(work.model, work.crop, work.precision, device)
-    except (
-        RuntimeError,
-        MemoryError,
-        RunError,
-    ) as error:  # as for lack of memory; the training will say more
-        return f"Its training time could not be estimated: {str(error).partition(chr(10))[0]}"
+    # For lack of memory, or whatever a network's code raises: an estimate ends no training, which will say more.
+    except Exception as error:  # noqa: BLE001 (foreign code)
+        return f"Its training time could not be estimated: {(str(error) or type(error).__name__).partition(chr(10))[0]}"
     images = sum(training.images for training in trainings)
     return (
         f"Training will take about {describe_seconds(seconds / parallel)} or more here: {images:,} images, at the pace "

@@ -134,7 +134,7 @@ class StepWork:
             # No code of a method has a part in a shared base.
             code=None if shared else plan.method.code,
             key=planned.key,
-            compile=options.acceleration.compile,
+            acceleration=options.acceleration,
         )
         self.exemplars = exemplars_of(planned, self.data, job)
         log = StepTraining(job).run()

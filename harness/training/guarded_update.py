@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cispbench.splits.errors import RunError
+
 
 class GuardedUpdate:
     """Update weights, what the optimiser keeps of them, and buffers only if an iteration is finite.
@@ -15,15 +17,18 @@ class GuardedUpdate:
     The optimiser keeps momenta, the buffers are statistics of batch norms.
     ``on_host``: the answer is read first, and an update that is not wanted is not made. On the CPU this costs nothing.
     A GPU would run out of work while the host reads. There the optimiser's kernel is given the answer, and leaves all
-    as it is: fused optimisers can do that. What another one has done is taken back, from copies of all that it changes.
+    as it is; the optimiser must be a fused one, and RunError is raised for one that cannot do so.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, on_host: bool) -> None:
         self._optimizer, self._on_host = optimizer, on_host
-        self._in_kernel = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        if not on_host and not getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise RunError(
+                f"{type(optimizer).__name__} of torch {torch.__version__} cannot leave out an update on the device.",
+                hint="Use a version of torch that cispbench supports.",
+            )
         self._buffers = list(model.buffers())
         self._old_buffers = [tensor.clone() for tensor in self._buffers]
-        self._old_values: dict[tuple[int, str], Tensor] = {}
 
     def remember_buffers(self) -> None:
         """Copy the buffers, before the network's forward pass changes them."""
@@ -48,10 +53,8 @@ class GuardedUpdate:
         if self._on_host:
             if finite:
                 update()
-        elif self._in_kernel:
-            self._update_in_kernel(finite, update)
         else:
-            self._update_and_undo(finite, update)
+            self._update_in_kernel(finite, update)
 
     def _update_in_kernel(self, finite: Tensor, update: Callable[[], object]) -> None:
         # The attributes through which torch's GradScaler tells fused optimisers the same.
@@ -61,27 +64,6 @@ class GuardedUpdate:
             update()
         finally:
             del optimizer.grad_scale, optimizer.found_inf
-
-    def _update_and_undo(self, finite: Tensor, update: Callable[[], object]) -> None:
-        values = self._updated_values()
-        if self._old_values.keys() != values.keys():
-            self._old_values = {key: tensor.clone() for key, tensor in values.items()}
-        _copy(list(self._old_values.values()), list(values.values()))
-        update()
-        for key, tensor in self._updated_values().items():
-            # The optimiser makes its state in its first update. Taken back it is 0, as SGD and AdamW start it.
-            old = self._old_values[key] if key in self._old_values else torch.zeros_like(tensor)
-            _restore_unless(finite, [tensor], [old])
-
-    def _updated_values(self) -> dict[tuple[int, str], Tensor]:
-        """Return all that the optimiser changes: the parameters, and the tensors that it keeps of them, if any yet."""
-        values: dict[tuple[int, str], Tensor] = {}
-        for parameter in (p for group in self._optimizer.param_groups for p in group["params"]):
-            values[id(parameter), "value"] = parameter.data
-            for name, kept in self._optimizer.state.get(parameter, {}).items():
-                if isinstance(kept, Tensor):
-                    values[id(parameter), name] = kept
-        return values
 
 
 @torch.no_grad()

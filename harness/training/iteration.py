@@ -47,8 +47,8 @@ class PhaseTraining:
         # Last: DDP copies the first process's weights to the others.
         self.network: nn.Module = data_parallel(model, job.group, job.device)
         # In place, so that what wraps them calls them compiled, too.
-        compiled = [one for one in (model, context.previous) if one is not None] if job.compile else []
-        self.networks = CompiledNetworks(compiled, job.view.warn)
+        compiled = [one for one in (model, context.previous) if one is not None] if job.acceleration.compile else []
+        self.networks = CompiledNetworks(compiled, job.view.warn, job.device)
 
     def iterate(self, batch: Batch) -> DeviceLosses:
         """Train on one global batch, of which ``batch`` is this process's share.
@@ -81,18 +81,20 @@ class PhaseTraining:
                 del output, previous, features
                 # DDP divides the sum of the processes' gradients by their number. The gradient of the global batch
                 # is the sum: the terms are divided by the counts of the global batch already.
-                stepper.backward(torch.stack(list(terms.values())).sum() * self.group.size)
+                with self.networks.backward_pass():
+                    stepper.backward(torch.stack(list(terms.values())).sum() * self.group.size)
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         self.term_weights.end_batch()
         # A loss that is NaN in one process must keep all of them from the update, or their weights would differ.
         not_finite = (~torch.stack(list(sums.values())).sum().isfinite()).int()
         finite = stepper.update(self.group.sum(not_finite) == 0, self._after_gradients)
-        # Asked in this order: reading whether it is finite makes a GPU wait.
-        if before is not None and before.changed(method.state_dict()) and not finite:
-            method.load_state_dict(before.copies)
+        if before is not None:
+            right = before.taken_back(method.state_dict(), finite)
+            if right is not None:
+                method.load_state_dict(right)
         state.iteration += 1
-        state.log.compiled = self.networks.compiled
+        state.log.compiled |= self.networks.compiled
         terms = {self.phase.logged(name): term for name, term in sums.items()}
         notes = {self.phase.logged(name): value for name, value in self.services.notes().items()}
         return DeviceLosses(state.done, batch.ids, terms, finite, notes)
@@ -134,7 +136,10 @@ class PhaseTraining:
         return output
 
     def _state_before(self) -> StateBefore | None:
-        """Return the state that `losses` may change, None where it may not, or where there is none."""
+        """Return the state that may have to be taken back, None without any.
+
+        ``losses`` may change it only where a batch is never cut: only then is it copied in each iteration.
+        """
         if self.job.method.micro_batches:
             return None
         state = self.job.method.state_dict()

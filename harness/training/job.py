@@ -12,6 +12,7 @@ import torch
 from cispbench.harness.data.loader import TrainLoader
 from cispbench.harness.distributed.division import Division
 from cispbench.harness.distributed.group import ALONE, Group
+from cispbench.harness.machine.acceleration import NONE, Acceleration
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import derive_seed
 from cispbench.harness.method import Batch, Method, StepContext
@@ -33,7 +34,8 @@ class TrainingJob:
     it returns True, the training saves a checkpoint and ends. ``group``: the processes that share each global batch.
     ``micro_batch``: the most images that one of them holds at once, None for its whole share. ``code``: the digest of
     the method's code, which a checkpoint keeps; None where it is not known. ``key``: that of the step, which a
-    checkpoint keeps, too. ``compile``: whether the networks are compiled.
+    checkpoint keeps, too. ``acceleration``: what is switched on; the
+    training itself compiles the networks, and whoever calls it sees to the rest.
     """
 
     method: Method
@@ -50,7 +52,7 @@ class TrainingJob:
     micro_batch: int | None = None
     code: str | None = None
     key: str | None = None
-    compile: bool = False
+    acceleration: Acceleration = NONE
     passes: Callable[[TrainLoader], Passes] | None = None
 
 
@@ -93,8 +95,8 @@ class TrainingLog:
 
     ``terms``, ``notes``: for each name a value at each of ``iterations``. Where a term is absent it adds 0 to the loss;
     a note that is absent, or no finite number, is None. ``planned``: the iterations of all phases.
-    ``skipped``: see ``nonfinite.py``; it is set at the end of the training. ``compiled``: whether the networks were
-    compiled to the end.
+    ``skipped``: see ``nonfinite.py``; it is set at the end of the training. ``compiled``, ``tf32``,
+    ``cudnn_benchmark``: whether any part of the training ran so, those before an interruption included.
     """
 
     iterations: list[int] = field(default_factory=list)
@@ -107,6 +109,8 @@ class TrainingLog:
     resumed: bool = False
     skipped: int = 0
     compiled: bool = False
+    tf32: bool = False
+    cudnn_benchmark: bool = False
     peak_host_bytes: int = 0
     peak_device_bytes: int | None = None
 

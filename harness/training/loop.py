@@ -39,6 +39,9 @@ class StepTraining:
         if job.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(job.device)
         state = resume(job) or self._initialised()
+        # A part before an interruption may have used what this one does not.
+        state.log.tf32 |= job.acceleration.tf32
+        state.log.cudnn_benchmark |= job.acceleration.cudnn_benchmark
         self._announce(state)
         monitor = Monitor(job, state, started)
         self._train_phase(state, monitor)
@@ -77,9 +80,11 @@ class StepTraining:
         if state.stepper is not None:
             monitor.start_phase(measured=overrides(job.method, "before_training"))
             training = PhaseTraining(job, state, state.stepper, context, services)
-            for batch in training.batches():
-                monitor.after_iteration(training.iterate(batch))
-            training.networks.leave()
+            try:
+                for batch in training.batches():
+                    monitor.after_iteration(training.iterate(batch))
+            finally:
+                training.networks.leave()
         hooks.after_training(context, precision)
         require_finite_weights(context.model, context.step, state.done)
 

@@ -123,9 +123,7 @@ class Stepper:
         self._overflows: int | Tensor = 0  # on the device, where the updates are left out there
         self._gradients_are_old = True
         self._fused = fuses(device)
-        # Not fused, AdamW counts its updates on the host, where an update cannot be taken back.
-        on_host = not self._fused and (device.type == "cpu" or recipe.optimizer == "adamw")
-        self._guard = GuardedUpdate(context.model, self.optimizer, on_host=on_host)
+        self._guard = GuardedUpdate(context.model, self.optimizer, on_host=not self._fused)
 
     def start_iteration(self, iteration: int) -> None:
         """Set the learning rates of ``iteration`` (from 0)."""

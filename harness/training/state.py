@@ -81,22 +81,27 @@ class TrainingState:
 
 
 class StateBefore:
-    """The state of a method before an iteration: ``copies`` of its tensors, to be taken back."""
+    """Copies of a method's state before an iteration, to be taken back if the iteration is not finite.
+
+    Values are copied and not looked at: a write through ``.data`` or NumPy leaves no trace on a tensor.
+    """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.copies = {name: tensor.detach().clone() for name, tensor in state.items()}
-        self._seen = {name: (tensor, _version(tensor)) for name, tensor in state.items()}
+        self._copies = {name: tensor.detach().clone() for name, tensor in state.items()}
 
-    def changed(self, state: Mapping[str, Tensor]) -> bool:
-        """Return whether the state may be another one now; no value is compared, as that would make a GPU wait."""
-        if state.keys() != self._seen.keys():
-            return True
-        return any(
-            tensor is not self._seen[name][0] or self._seen[name][1] is None or _version(tensor) != self._seen[name][1]
-            for name, tensor in state.items()
+    @torch.no_grad()
+    def taken_back(self, now: Mapping[str, Tensor], finite: Tensor) -> dict[str, Tensor] | None:
+        """Return the state that the method must have after the iteration, None if it may keep the one of ``now``.
+
+        On a GPU that is a state in any case, chosen there: reading ``finite`` would make it wait.
+        """
+        if finite.device.type != "cpu" and self._is_like(now, finite.device):
+            return {name: torch.where(finite, now[name], copy) for name, copy in self._copies.items()}
+        return None if finite else self._copies
+
+    def _is_like(self, now: Mapping[str, Tensor], device: torch.device) -> bool:
+        """Return whether ``now`` has tensors of the same names and shapes, all on the device, to choose from."""
+        return now.keys() == self._copies.keys() and all(
+            copy.device == now[name].device == device and (copy.shape, copy.dtype) == (now[name].shape, now[name].dtype)
+            for name, copy in self._copies.items()
         )
-
-
-def _version(tensor: Tensor) -> int | None:
-    """Return torch's count of the writes to a tensor; None for one of inference mode, whose writes are not counted."""
-    return None if tensor.is_inference() else tensor._version

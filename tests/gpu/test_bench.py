@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 
 from tests.gpu import bench
+from tests.gpu.training_step import Case, begin
 
 
 def test_a_dry_run_on_the_cpu_prints_a_row_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,6 +21,20 @@ def test_a_dry_run_on_the_cpu_prints_a_row_for_each_method(capsys: pytest.Captur
     for row in cells:
         assert row[2:5] == ["64", "2", "fp32"] and float(row[5]) > 0 and float(row[6]) > 0.001
         assert row[7:] == ["-", "-"]
+
+
+def test_what_is_measured_lies_in_memory_as_in_a_training() -> None:
+    training = begin(Case("mib", "deeplabv3-tiny", 32, batch=2, profile="quick"), torch.device("cpu"), iterations=2)
+    first, second = islice(training.batches(), 2)
+    last = torch.channels_last
+    assert training.context.previous is not None
+    for model in (training.context.model, training.context.previous):
+        wide = [one for one in model.parameters() if one.dim() == 4 and min(one.shape[1:]) > 1]
+        assert wide and all(one.is_contiguous(memory_format=last) for one in wide)
+    for batch in (first, second):
+        assert batch.images.is_contiguous(memory_format=last) and batch.images.dtype == torch.float32
+        assert abs(float(batch.images.mean())) < 0.5 and 0.5 < float(batch.images.std()) < 2
+    assert not torch.equal(first.images, second.images)
 
 
 @pytest.mark.parametrize(

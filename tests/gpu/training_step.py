@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cispbench.harness.data.normalise import Normalisation, Statistics
+from cispbench.harness.machine.devices import to_device
 from cispbench.harness.machine.progress import ProgressView
 from cispbench.harness.machine.seeds import seed_everything
 from cispbench.harness.method import Batch, StepContext
@@ -43,24 +45,30 @@ class Case:
 
 
 class RandomImages:
-    """Stands in for the loader: a few batches of noise, with labels of the step and void, in pinned memory."""
+    """Stands in for the loader: a few batches of noise, with labels of the step and void, in pinned memory.
 
-    def __init__(self, batch: int, size: int, labels: tuple[int, ...], pinned: bool) -> None:
+    As from the loader, 8-bit pixels go to the device and become images there, in the memory format of channels_last.
+    """
+
+    def __init__(
+        self, batch: int, size: int, labels: tuple[int, ...], statistics: Statistics, device: torch.device
+    ) -> None:
         generator, places = torch.Generator().manual_seed(0), torch.tensor(labels)
-        self._batches = []
+        self._normalise, self._batches = Normalisation(statistics, device), []
         for number in range(2):
-            images = torch.randn(batch, 3, size, size, generator=generator)
+            pixels = torch.randint(256, (batch, 3, size, size), generator=generator, dtype=torch.uint8)
             target = places[torch.randint(len(labels), (batch, size // 8, size // 8), generator=generator)]
             target = target.repeat_interleave(8, 1).repeat_interleave(8, 2)
-            if pinned:
-                images, target = images.pin_memory(), target.pin_memory()
-            self._batches.append(Batch(images, target, tuple(f"{number}_{place}" for place in range(batch))))
+            if device.type == "cuda":
+                pixels, target = pixels.pin_memory(), target.pin_memory()
+            self._batches.append(Batch(pixels, target, tuple(f"{number}_{place}" for place in range(batch))))
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        yield from self._batches[start:]
+        for pixels in self._batches[start:]:
+            yield replace(pixels.to(self._normalise.device), images=self._normalise(pixels.images))
 
     def close(self) -> None:
         """There are no workers."""
@@ -85,12 +93,13 @@ def begin(case: Case, device: torch.device, iterations: int) -> PhaseTraining:
     previous = copy.deepcopy(model).eval().requires_grad_(False)
     model.grow(method.layout(setting, step))
     old, new = setting.old_classes(step), setting.new_classes(step)
-    context = StepContext(setting, step, old, new, model.to(device), previous.to(device))
+    context = StepContext(setting, step, old, new, to_device(model, device), to_device(previous, device))
     (phase,) = method.phases(setting, step)
     chosen = recipe.phase(step, phase)
     batch = batch_of(case)
     chosen = replace(chosen, batch=batch, iterations=iterations, epochs=None, precision=case.precision, warmup=0)
-    loader: Any = RandomImages(batch, case.size, (0, *range(old, old + new), 255), device.type == "cuda")
+    labels = (0, *range(old, old + new), 255)
+    loader: Any = RandomImages(batch, case.size, labels, recipe.data.normalise, device)
     job = TrainingJob(
         method=method, context=context, phases={phase: chosen}, loader=lambda _: loader, device=device, seed=0,
         checkpoint=Path("none"), view=ProgressView(), images=2 * batch,

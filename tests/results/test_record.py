@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cispbench.results.record import StepRecord, confusion_rows
+from cispbench.results.record import SCHEMA, StepRecord, confusion_rows, upgraded
 from cispbench.results.record_fields import Execution, Losses, Timing, TrainedFor
+from cispbench.results.scan import scan_record
+from cispbench.results.store import Store
 from cispbench.splits.errors import StoreError
 
 Maker = Callable[..., StepRecord]
@@ -53,13 +55,35 @@ def test_a_record_of_the_first_schema_stays_readable() -> None:
     record = StepRecord.from_json(path.read_bytes(), str(path))
     assert record.setting == "disjoint-15-1-b"
     assert record.learning_order[1] == 12
-    assert (record.schema, record.execution, record.origin) == (4, Execution(1, None), "measured")
+    assert (record.schema, record.execution, record.origin) == (SCHEMA, Execution(1, None), "measured")
     assert record.trained_for is None
     assert not record.shared
     assert StepRecord.from_json(record.to_json(), "x") == record
     before, now = json.loads(path.read_text(encoding="utf-8")), record.content()
     before["method"]["code"] = None  # earlier versions did not know the digest of the method's code
-    assert {name: now[name] for name in before} == {**before, "schema": 4}
+    assert {name: now[name] for name in before} == {**before, "schema": SCHEMA}
+
+
+def test_a_record_of_the_fourth_schema_was_trained_with_nothing_switched_on(tmp_path: Path) -> None:
+    path = Path(__file__).parent / "record_schema_4.json"
+    record = StepRecord.from_json(path.read_bytes(), str(path))
+    assert (record.schema, record.execution) == (SCHEMA, Execution(2, 6, compile=False, tf32=False))
+    assert StepRecord.from_json(record.to_json(), "x") == record
+    before, now = json.loads(path.read_text(encoding="utf-8")), record.content()
+    del before["sha256"]
+    before["execution"] |= {"compile": False, "tf32": False, "cudnn_benchmark": False}
+    assert now == {**before, "schema": SCHEMA}
+    assert scan_record(Store(tmp_path).write(record)).facts.execution == record.execution
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
+def test_an_upgrade_adds_what_is_missing_within_a_field_and_keeps_what_is_there(schema: int) -> None:
+    whole = {"devices": 2, "micro_batch": None, "compile": False, "tf32": True, "cudnn_benchmark": False}
+    given = {"schema": schema, "execution": {"devices": 2, "micro_batch": None, "tf32": True}}
+    assert upgraded(given)["execution"] == whole
+    assert given["execution"] == {"devices": 2, "micro_batch": None, "tf32": True}  # itself unchanged
+    assert upgraded({"schema": SCHEMA, "execution": {"devices": 2}})["execution"] == {"devices": 2}
+    assert upgraded({"schema": schema, "execution": 7})["execution"] == 7
 
 
 def test_a_step_is_shared_if_another_run_made_it(make_record: Maker) -> None:
@@ -116,7 +140,7 @@ def edited(record: StepRecord, path: str, value: Any) -> dict[str, Any]:
         ("created", "2025-01-31T12:00:00", ["UTC"]),
         ("created", "2025-01-31T12:00:00+02:00", ["UTC"]),
         ("key", "", ["key is empty"]),
-        ("schema", 5, ["schema is 5", "Update cispbench"]),
+        ("schema", 6, ["schema is 6", "Update cispbench"]),
         ("schema", 0, ["schema is 0"]),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cispbench.results.record import StepRecord
+from cispbench.results.record import SCHEMA, StepRecord
 from cispbench.results.record_fields import ExemplarsUsed
 from cispbench.results.scan import scan_record
 from cispbench.results.store import Store
@@ -33,7 +33,7 @@ def test_a_record_of_schema_3_had_neither(make_record: Maker, tmp_path: Path) ->
     record = make_record(step=1)
     content = {name: value for name, value in record.content().items() if name not in USED}
     old = StepRecord.from_content(content | {"schema": 3}, "old")
-    assert (old.schema, old.exemplars, old.supervision) == (4, None, ())
+    assert (old.schema, old.exemplars, old.supervision) == (SCHEMA, None, ())
     assert old == record
 
 

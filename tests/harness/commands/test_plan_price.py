@@ -129,9 +129,10 @@ def test_wrong_words_are_refused_at_once(commands: Any, words: list[str]) -> Non
     commands.refused(2, [*words, "--on", "h100", *commands.places()], "--on h100", "Add --plan.")
 
 
-def test_a_plan_of_a_run_stops_nowhere(commands: Any) -> None:
-    words = ["run", "--method", "mib", "--setting", "overlapped-15-5", "--profile", "quick", "--plan", "--until", "0"]
-    commands.refused(2, [*words, *commands.places()], "--until does not go with --plan")
+@pytest.mark.parametrize("option", [("--until", "0"), ("--compile",), ("--tf32",), ("--cudnn-benchmark",)])
+def test_what_a_plan_of_a_run_has_no_use_for_is_refused(commands: Any, option: tuple[str, ...]) -> None:
+    words = ["run", "--method", "mib", "--setting", "overlapped-15-5", "--profile", "quick", "--plan", *option]
+    commands.refused(2, [*words, *commands.places()], f"{option[0]} does not go with --plan")
 
 
 def test_without_devices_no_plan_imports_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 
 import pytest
 import torch
 
+from cispbench.harness import contract
 from cispbench.harness.contract import gpu_rules
 from cispbench.harness.contract.bench import Bench, Sizes
 from cispbench.harness.contract.check import RULES, check_method
 from cispbench.harness.contract.gpu_rules import gpu_ready
+from cispbench.harness.contract.imitated_gpu import ImitatedGpu
 from cispbench.harness.method import Exemplar, Memory, Method
 from cispbench.methods.losses import cross_entropy, labelled_pixels
 
@@ -128,6 +132,19 @@ class MeasuresOnTheCPU(Sound):
             seen += torch.bincount(batch.target.flatten(), minlength=256)  # here
 
 
+class Decomposes(Sound):
+    def extra(self, batch, output, previous, context):
+        pixels = output.logits.detach().flatten(2).float()
+        values = torch.linalg.svdvals(pixels @ pixels.mT)  # here
+        return {"scaled": output.logits.pow(2).mean() / (1 + values.max())}
+
+
+class WritesText(Sound):
+    def extra(self, batch, output, previous, context):
+        self.said = f"the mean is {output.logits.mean().detach():.3f}"  # here
+        return {"more": output.logits.pow(2).mean()}
+
+
 class SelectsOnTheCPU(Sound):
     def memory(self):
         return Memory(2)
@@ -155,6 +172,8 @@ DEVICES, READ, COPY, KERNEL = (gpu_rules.FOUND[kind][0] for kind in ("devices", 
         (IndexesByList, "losses", COPY),
         (IndexesByTheCPU, "losses", COPY),
         (SortsAllLabels, "losses", KERNEL),
+        (Decomposes, "losses", KERNEL),
+        (WritesText, "losses", READ),
         (Counts, "counts", READ),
         (ReadsGradients, "after_gradients", READ),
         (Prepares, "prepare", READ),
@@ -272,6 +291,55 @@ def test_without_an_imitation_the_rule_is_skipped_and_says_so(tmp_path, monkeypa
     monkeypatch.setattr(gpu_rules, "no_imitation", lambda: "torch 0.1 imitates no GPU")
     result = gpu_ready.result(Bench(ReadsItem, MODEL, SMALL, tmp_path))
     assert (result.outcome, result.note) == ("skipped", "torch 0.1 imitates no GPU")
+
+
+def test_a_torch_that_lacks_a_private_name_skips_the_rule_and_no_other(tmp_path, monkeypatch):
+    # As in a version of torch without it.
+    monkeypatch.setitem(sys.modules, "torch.utils._mode_utils", None)
+    monkeypatch.delitem(sys.modules, "cispbench.harness.contract.imitated_gpu", raising=False)
+    monkeypatch.delattr(contract, "imitated_gpu", raising=False)
+    monkeypatch.delitem(sys.modules, "cispbench.harness.contract.gpu_rules")
+    monkeypatch.setattr(contract, "gpu_rules", gpu_rules)  # to be set back, as the import below sets it
+    again = importlib.import_module("cispbench.harness.contract.gpu_rules")
+    result = again.gpu_ready.result(Bench(ReadsItem, MODEL, SMALL, tmp_path))
+    assert result.outcome == "skipped"
+    assert f"torch {torch.__version__} imitates no GPU: " in result.note and "_mode_utils" in result.note
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        torch.linalg.svd, torch.linalg.svdvals, torch.linalg.eigh, torch.linalg.eigvalsh, torch.linalg.eig,
+        torch.linalg.eigvals, torch.linalg.pinv, torch.linalg.matrix_exp, torch.linalg.inv, torch.linalg.cholesky,
+        torch.linalg.matrix_rank, torch.linalg.lu_factor, torch.cholesky_inverse,
+        lambda x: torch.linalg.inv_ex(x, check_errors=True), lambda x: torch.linalg.solve_ex(x, x, check_errors=True),
+    ],
+)  # fmt: skip
+def test_decompositions_wait_for_a_gpu(call):
+    gpu = ImitatedGpu()
+    with gpu.watch() as seen:
+        call(gpu.put(torch.eye(3)))
+    assert {one.kind for one in seen} == {"kernel"}, seen
+
+
+@pytest.mark.parametrize(
+    "call",
+    [torch.linalg.qr, torch.linalg.inv_ex, torch.linalg.cholesky_ex, torch.linalg.det, torch.linalg.norm],
+)
+def test_what_checks_nothing_does_not(call):
+    gpu = ImitatedGpu()
+    with gpu.watch() as seen:
+        call(gpu.put(torch.eye(3)))
+        torch.linalg.svd(torch.eye(3))  # on the CPU
+    assert not seen
+
+
+def test_tensors_in_a_text_are_read_and_have_made_up_values():
+    gpu = ImitatedGpu()
+    with gpu.watch() as seen:
+        one, many = gpu.put(torch.zeros(())), gpu.put(torch.zeros(2))
+        assert (f"{one:.2f}", f"{many}", f"{torch.tensor(3.0):.1f}") == ("1.00", "tensor([1., 1.])", "3.0")
+    assert [(sighting.kind, sighting.operator) for sighting in seen] == [("read", "format")] * 2
 
 
 def test_it_is_one_of_the_rules():

@@ -70,3 +70,16 @@ def test_the_speed_is_measured_and_no_random_state_changes() -> None:
     before = torch.random.get_rng_state()
     assert 1e6 < network_speed("deeplabv3-tiny", 32, "fp32", CPU) < 1e14
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_images_and_weights_lie_in_memory_as_the_training_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def seconds(network: torch.nn.Module, images: torch.Tensor, precision: str) -> float:
+        wide = [one for one in network.parameters() if one.dim() == 4 and min(one.shape[1:]) > 1]
+        seen.extend(one.is_contiguous(memory_format=torch.channels_last) for one in (images, *wide))
+        return 1.0
+
+    monkeypatch.setattr(measured, "_seconds", seconds)
+    network_speed.__wrapped__("deeplabv3-tiny", 32, "fp32", CPU)  # without its cache
+    assert len(seen) > 2 and all(seen)

@@ -72,13 +72,13 @@ def test_the_memory_by_hand(counts: NetworkCounts) -> None:
     before = sum(parameter.numel() for parameter in network.parameters())
     numbers = before + 5 * 48 + 5
     sgd = second_step(counts).memory
-    # Weights, gradients, momenta, copies of weights and momenta; and the previous network.
-    assert sgd.fixed == 4 * (5 * numbers + before)
+    # Weights, gradients, momenta; and the previous network.
+    assert sgd.fixed == 4 * (3 * numbers + before)
     adamw = second_step(counts, replace(PHASE, optimizer="adamw")).memory
-    assert adamw.fixed - sgd.fixed == 4 * 2 * numbers  # a second moment, and the copy of it
+    assert adamw.fixed - sgd.fixed == 4 * numbers  # a second moment
     half = second_step(counts, replace(PHASE, precision="fp16")).memory
-    assert half.fixed == 4 * (3 * numbers + before) + 2 * (numbers + before)  # no copies, but weights in fp16
-    # Three maps of the loss for each of 21 channels, and the previous logits of 16, beside what the network keeps.
+    assert half.fixed == 4 * (3 * numbers + before) + 2 * (numbers + before)  # weights in fp16, too
+    # Logits and two gradients of 21 channels, and the previous logits of 16, beside what the network keeps.
     loss = 4 * 32 * 32 * (3 * 21 + 16)
     assert loss < sgd.image and half.image - loss == pytest.approx((sgd.image - loss) / 2, rel=0.1)
     assert sgd.bytes(3) == sgd.fixed + 3 * sgd.image
@@ -94,4 +94,14 @@ def test_a_network_that_looks_at_values_is_an_error_that_says_so(monkeypatch: py
     features = DeepLab.features
     monkeypatch.setattr(DeepLab, "features", lambda self, images: features(self, images * float(images.mean())))
     with pytest.raises(RunError, match="deeplabv3-tiny cannot be counted on tensors without data"):
+        second_step(NetworkCounts("deeplabv3-tiny", 32, False))
+
+
+@pytest.mark.parametrize("what", ["features", "grow", "train", "__deepcopy__"])
+def test_whatever_a_network_raises_is_an_error_that_names_it(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("not on tensors without data")
+
+    monkeypatch.setattr(DeepLab, what, fail, raising=False)
+    with pytest.raises(RunError, match=r"deeplabv3-tiny cannot be counted .*AssertionError: not on tensors"):
         second_step(NetworkCounts("deeplabv3-tiny", 32, False))

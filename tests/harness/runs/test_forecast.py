@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cispbench.harness.machine.progress import ProgressView, describe_seconds, make_view
+from cispbench.harness.models.catalogue import build_model
 from cispbench.harness.runs import forecast
 from cispbench.harness.runs.forecast import paper_warnings
 from cispbench.harness.runs.plan import RunPlan
@@ -66,6 +67,26 @@ def test_a_network_that_cannot_be_measured_is_said_and_no_error(plan: RunPlan, m
     monkeypatch.setattr(forecast, "network_speed", fail)
     _, text = paper_warnings(both(plan), CPU)
     assert "could not be estimated: can't allocate memory" in text
+
+
+@pytest.mark.parametrize("what", ["features", "grow"])
+def test_a_network_that_asserts_ends_no_training(plan: RunPlan, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    # The networks of the plan's steps are made again for the estimate, and may be anybody's.
+    monkeypatch.setattr(type(build_model(plan.recipe.model, 32)), what, fail)
+    _, text = paper_warnings(both(plan), CPU)
+    assert "could not be estimated: the network" in text and "AssertionError" in text
+
+
+def test_what_fails_without_words_is_named_by_its_kind(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr(forecast, "network_speed", fail)
+    _, text = paper_warnings(both(plan), CPU)
+    assert "could not be estimated: AssertionError" in text
 
 
 def test_a_run_warns_before_it_starts_even_if_quiet_and_not_once_it_is_finished(

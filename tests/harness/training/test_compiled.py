@@ -13,10 +13,15 @@ from torch import nn
 from cispbench.harness.machine.acceleration import NONE, Acceleration
 from cispbench.harness.training import compiled
 from cispbench.harness.training.compiled import CompiledNetworks
+from cispbench.harness.training.job import StoppedError
 from cispbench.harness.training.loop import StepTraining
+from cispbench.harness.training.optimisation import Stepper
 from cispbench.results.record_fields import Execution
+from cispbench.splits.errors import RunError
 from cispbench.splits.strict_fields import read_fields
 from tests.harness.training.toys import Toy, context, job
+
+CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +49,9 @@ def test_a_compiled_step_has_the_numbers_of_a_plain_one(
     traced = graphs(monkeypatch)
     for chosen in (False, True):
         there = context(name)
-        log = StepTraining(job(SimpleToy(), tmp_path / f"{chosen}", context=there, compile=chosen)).run()
+        log = StepTraining(
+            job(SimpleToy(), tmp_path / f"{chosen}", context=there, acceleration=Acceleration(compile=chosen))
+        ).run()
         assert log.compiled is chosen and bool(traced) is chosen
         assert there.model._compiled_call_impl is None
         ends.append({key: tensor.clone() for key, tensor in there.model.state_dict().items()})
@@ -86,13 +93,97 @@ def test_what_is_switched_on_is_recorded_and_enters_no_key(monkeypatch: pytest.M
     assert not torch.backends.cudnn.benchmark and torch.get_float32_matmul_precision() == "highest"
 
 
+class Broken(nn.Module):
+    """A batch norm and random numbers, before a break of the graph after which nothing compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x) + torch.rand(3)
+        torch._dynamo.graph_break()
+        return x * 2.0
+
+
+@torch.no_grad()
+def test_a_call_that_fails_half_way_leaves_nothing_of_its_first_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        seen.append(graph)
+        if len(seen) == 2:
+            raise RuntimeError("the second half")
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    network, plain, told, x = Broken(), Broken(), [], torch.randn(4, 3)
+    networks = CompiledNetworks([network], told.append, CPU)
+    torch.manual_seed(7)
+    found, drawn = networks.call(network, x), torch.rand(1)
+    assert len(seen) == 2 and len(told) == 1 and not networks.compiled
+    torch.manual_seed(7)
+    assert torch.equal(found, plain(x)) and torch.equal(drawn, torch.rand(1))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+class Fails(SimpleToy):
+    """An error of the method itself."""
+
+    def losses(self, *args: Any) -> Any:
+        raise ValueError("of the method")
+
+
+def test_networks_are_as_they_were_after_a_training_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs(monkeypatch)
+    there = context()
+    with pytest.raises(ValueError, match="of the method"):
+        StepTraining(job(Fails(), tmp_path / "c", context=there, acceleration=Acceleration(compile=True))).run()
+    assert there.previous is not None
+    assert there.model._compiled_call_impl is None and there.previous._compiled_call_impl is None
+
+
+def test_a_backward_pass_that_cannot_be_compiled_ends_the_training_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs(monkeypatch)
+
+    def backward(self: Stepper, loss: torch.Tensor) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no kernel for it")
+
+    monkeypatch.setattr(Stepper, "backward", backward)
+    with pytest.raises(RunError, match=r"backward pass cannot be compiled .*no kernel for it") as caught:
+        StepTraining(job(SimpleToy(), tmp_path / "c", acceleration=Acceleration(compile=True))).run()
+    assert "Leave --compile out" in str(caught.value.hint)
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException):  # without it, an error is left as it is
+        StepTraining(job(SimpleToy(), tmp_path / "d")).run()
+
+
+ALL = Acceleration(compile=True, tf32=True, cudnn_benchmark=True)
+
+
+@pytest.mark.parametrize(("first", "second"), [(ALL, NONE), (NONE, ALL), (NONE, NONE)])
+def test_a_resumed_step_has_used_what_any_part_of_it_has(
+    first: Acceleration, second: Acceleration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs(monkeypatch)
+    asked = iter(range(1, 9))
+    with pytest.raises(StoppedError):
+        StepTraining(job(SimpleToy(), tmp_path / "c", acceleration=first, stop=lambda: next(asked) == 2)).run()
+    log = StepTraining(job(SimpleToy(), tmp_path / "c", acceleration=second)).run()
+    assert log.resumed
+    assert {log.compiled, log.tf32, log.cudnn_benchmark} == {ALL in (first, second)}
+
+
 def test_an_error_of_the_network_is_not_taken_for_one_of_the_compiler() -> None:
-    class Broken(nn.Module):
+    class Faulty(nn.Module):
         def forward(self, x):  # type: ignore[no-untyped-def]
             raise ValueError("of the network")
 
-    network, told = Broken(), []
-    networks = CompiledNetworks([], told.append)
+    network, told = Faulty(), []
+    networks = CompiledNetworks([], told.append, CPU)
     with pytest.raises(ValueError, match="of the network"):
         networks.call(network, torch.ones(1))
     assert not told
