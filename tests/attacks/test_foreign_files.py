@@ -35,7 +35,7 @@ from cispbench.splits.errors import CispbenchError
 from cispbench.splits.strict_yaml import load_yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-RUN = ROOT / "results/runs/voc/overlapped-15-1/mbs/quick-segmenter-tiny-seed10-c5e10cc38a"
+RUN = ROOT / "results/runs/voc/overlapped-15-1/mbs/quick-segmenter-tiny-seed10-9cca078063"
 RECIPE = ROOT / "methods/recipes/mbs.yaml"
 MORE_MEMORY = 200 * 1024  # KiB
 LONGEST = 5.0  # seconds for one file
