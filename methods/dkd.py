@@ -98,7 +98,7 @@ def distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
     def cost(logits: Tensor, old_logits: Tensor) -> Tensor:
         return (functional.softplus(logits) - old_logits.float().sigmoid() * logits).sum(1)
 
-    return sum_over_pixels(cost, logits, old_logits) / logits[:, 0].numel()
+    return sum_over_pixels(cost, logits, old_logits.detach()) / logits[:, 0].numel()
 
 
 def decomposed_logits(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -138,12 +138,16 @@ RECORDED_BEFORE = {
 }  # fmt: skip
 
 
+# The quick recipe has changed since.
+AS_BEFORE = ("optim.optimizer=sgd", "optim.lr=0.2", "optim.warmup=20", "optim.iterations=600")
+
+
 def test_records_hold_what_they_held_before() -> None:
-    recipe = quick()
+    recipe = quick(*AS_BEFORE)
     recorded = recipe.as_recorded()
     assert recorded["optim"] == RECORDED_BEFORE == recipe.phase(0).as_recorded()
     assert "steps" not in recorded and "phases" not in recorded
-    changed = quick("optim.encoder_lr=0.5", "later.encoder_lr=0.25", "optim.rates.decoder=2")
+    changed = quick(*AS_BEFORE, "optim.encoder_lr=0.5", "later.encoder_lr=0.25", "optim.rates.decoder=2")
     assert changed.as_recorded()["optim"] == {**RECORDED_BEFORE, "encoder_lr": 0.5, "rates": {"decoder": 2.0}}
     assert changed.as_recorded()["later"]["encoder_lr"] == 0.25
 
