@@ -122,7 +122,8 @@ def count_on_device(
 def predictions(model: IncrementalModel, batch: Batch, precision: str, predict: Callable[[Output], Tensor]) -> Tensor:
     """Return what ``predict`` makes of a network's outputs for a batch, int64 (B, H, W)."""
     device, size = batch.images.device, len(batch.ids)
-    # Logits that a CPU's allocator would map anew for each batch are made of fewer images at a time.
+    # Logits that a CPU's allocator would map anew for each batch are made of fewer images at a time: the trunk sees the
+    # batch, the rest a part of it. A network with a `forward` of its own cannot be taken apart like this.
     if device.type == "cpu" and type(model).forward is IncrementalModel.forward:
         logits = 4 * sum(group.channels for group in model.groups) * batch.target[0].numel()
         size = max(1, MAPPED_BYTES // logits)

@@ -74,8 +74,8 @@ def classification(
         own = logits.gather(1, (target - old_classes).masked_fill(~positive, 0).unsqueeze(1)).squeeze(1)
         # All as negatives, then the positives corrected: without a one-hot (n, N).
         corrected = positive_weight * functional.softplus(-own) - functional.softplus(own)
-        cost = functional.softplus(logits).sum(1) + corrected.masked_fill(~positive, 0.0)
-        return cost if void_is_negative else cost.masked_fill(void, 0.0)
+        loss = functional.softplus(logits).sum(1) + corrected.masked_fill(~positive, 0.0)
+        return loss if void_is_negative else loss.masked_fill(void, 0.0)
 
     return sum_over_pixels(cost, logits, target) / pixels_in_mean(target, void_is_negative)
 
@@ -98,6 +98,7 @@ def distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
     def cost(logits: Tensor, old_logits: Tensor) -> Tensor:
         return (functional.softplus(logits) - old_logits.float().sigmoid() * logits).sum(1)
 
+    # Detached: a target, whoever computed it, is not learnt.
     return sum_over_pixels(cost, logits, old_logits.detach()) / logits[:, 0].numel()
 
 

@@ -27,11 +27,6 @@ InverseTemperature = Annotated[float, Range(above=0, most=1000)]
 Probability = Annotated[float, Range(least=0, most=1)]
 
 
-def class_probabilities(logits: Tensor) -> Tensor:
-    """Return the softmax over the classes of (B, C, H, W), in float32."""
-    return logits.float().movedim(1, -1).softmax(-1).movedim(-1, 1)
-
-
 def unbiased_cross_entropy(
     logits: Tensor, target: Tensor, old_classes: int, reduction: Literal["mean", "none"] = "mean",
     void_in_mean: bool = True,

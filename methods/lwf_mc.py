@@ -48,8 +48,8 @@ def lwf_mc_loss(logits: Tensor, target: Tensor, old_logits: Tensor, void_in_mean
         is_new = (target >= known) & ~void
         own = logits.gather(1, target.masked_fill(~is_new, 0).unsqueeze(1)).squeeze(1).masked_fill(~is_new, 0.0)
         # A class costs softplus(z) - t z.
-        cost = functional.softplus(logits).sum(1) - (soft * logits[:, :known]).sum(1) - own
-        return cost if void_in_mean else cost.masked_fill(void, 0.0)
+        loss = functional.softplus(logits).sum(1) - (soft * logits[:, :known]).sum(1) - own
+        return loss if void_in_mean else loss.masked_fill(void, 0.0)
 
     return sum_over_pixels(cost, logits, old_logits, target) / pixels_in_mean(target, void_in_mean)
 

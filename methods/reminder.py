@@ -126,8 +126,8 @@ def class_similarity_distillation(
         # With z the logits and w the weights -sum w (z - log sum exp z), without keeping log-probabilities.
         scaled, new = logits[:, :known] / temperature, new_pixels(target, known)
         weights = (old_logits.float() / temperature).softmax(1) * similarity[target.masked_fill(~new, 0)] + 1e-7
-        cost = weights.sum(1) * scaled.logsumexp(1) - (weights * scaled).sum(1)
-        return cost.masked_fill(~new, 0.0)
+        loss = weights.sum(1) * scaled.logsumexp(1) - (weights * scaled).sum(1)
+        return loss.masked_fill(~new, 0.0)
 
     return temperature**2 * sum_over_pixels(cost, logits, old_logits, target) / new.sum().clamp(min=1)
 

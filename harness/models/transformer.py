@@ -13,15 +13,15 @@ from cispbench.harness.models.interface import Encoder
 
 @cache
 def _has_matrix_unit() -> bool:
-    # Older versions of torch cannot tell; without AMX nothing is slower than need be but on machines that have it.
+    # Older versions of torch cannot tell. "No" is then only slower, and only on a machine that has AMX.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def fused_attention_pays(device: torch.device) -> bool:
-    """Whether ``scaled_dot_product_attention`` is the fastest way on a device at this place of the program.
+    """Return whether ``scaled_dot_product_attention`` is faster here than two products and a softmax.
 
-    On a CPU under bf16 autocast it is not: its backward pass takes up to four times as long as that of two products and
-    a softmax, and without AMX so does its forward pass.
+    Under bf16 autocast on a CPU it is not: with its backward pass it takes 1.4 to 4.3 times as long (measured with
+    AMX), and without AMX 407 against 262 ms for a layer of ViT-B/16. Its forward pass alone is faster with AMX.
     """
     if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return True

@@ -47,7 +47,6 @@ LOSSES = {
     "bce_with_ignore": lambda logits, old, target: losses.bce_with_ignore(logits, target),
     "label_guided": mbs.label_guided_output_distillation,
     "pseudo_labels": lambda logits, old, target: mbs.selective_pseudo_labels(target, old, 0.4),
-    "probabilities": lambda logits, old, target: losses.class_probabilities(logits),
 }
 
 
